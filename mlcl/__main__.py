@@ -1,0 +1,115 @@
+"""The door: help, version and plain mistakes are answered at once, before torch is imported; then the verb."""
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlcl import __version__
+from mlcl.errors import MlclError
+
+VERBS = {
+    "fit": "train, and test the best checkpoint",
+    "validate": "evaluate a checkpoint on the validation images",
+    "test": "evaluate a checkpoint on the test images",
+}
+_KEYS = (
+    *("model", "data", "trainer", "config", "seed_everything", "ckpt_path", "name", "ema_decay", "test_after_fit"),
+    *("import", "print_config", "help"),
+)
+_HELP = f"""mlcl {__version__}: multi-label image classification with class-specific features
+
+usage: mlcl <verb> [options]
+
+{chr(10).join(f"  {verb:10} {text}" for verb, text in VERBS.items())}
+
+examples:
+  mlcl fit --config configs/demo.yaml
+  mlcl fit --config configs/coco.yaml --data.root DIR --model.network.head SemanticAttention
+  mlcl fit --config configs/coco.yaml --ckpt_path last         continue where the last run stopped
+  mlcl test --ckpt_path runs/coco/version_0/checkpoints/best.ckpt
+
+Every option, with its default: mlcl fit --help. What a run would do: mlcl fit ... --print_config.
+MLCL_DEBUG=1 shows the traceback of an error.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0
+    if arguments[0] in ("-V", "--version", "version"):
+        print(f"mlcl {__version__}")
+        return 0
+    verb, *rest = arguments
+    if mistake := _mistake(verb, rest):
+        return _fail(mistake, 2)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # at the end: a timm.py that lies here must not win
+    try:
+        from mlcl import cli
+
+        cli.run(verb, rest)
+    except MlclError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except SystemExit as stop:  # jsonargparse has said what is wrong, or has printed help or a config
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except Exception as error:
+        text = " ".join(str(error).split()) or "no message"
+        return _fail(f"{type(error).__name__}: {text[:600]} (MLCL_DEBUG=1 shows where)", 1)
+    return 0
+
+
+def _mistake(verb: str, arguments: list[str]) -> str | None:
+    """What is wrong with the command line, as far as that can be told without knowing the classes."""
+    if verb not in VERBS:
+        return f"unknown verb {verb!r}{_meant(verb, tuple(VERBS))}; verbs: {', '.join(VERBS)}"
+    for number, argument in enumerate(arguments):
+        if not argument.startswith("-") or argument == "-h":
+            continue
+        flag, given, value = argument.partition("=")
+        if not given and number + 1 < len(arguments):
+            value = arguments[number + 1]
+        key = "config" if flag == "-c" else flag.removeprefix("--").split(".")[0].rstrip("+")
+        if flag.startswith("--") or flag == "-c":
+            if key not in _KEYS:
+                return f"unknown option {flag}{_meant('--' + key, tuple('--' + known for known in _KEYS))}"
+            if key == "config" and not value.lstrip().startswith("{") and not Path(value).is_file():
+                return f"--config {value}: no such file"
+            if key == "ckpt_path" and value not in ("last", "null") and not Path(value).is_file():
+                return f"--ckpt_path {value}: no such file; give a checkpoint, or last"
+            if key == "import" and value:
+                sys.path.append(str(Path.cwd()))
+    if verb != "fit" and not any(a.split("=")[0] == "--ckpt_path" for a in arguments) and "--help" not in arguments:
+        if "-h" not in arguments and not any(a.startswith("--print_config") for a in arguments):
+            return f"mlcl {verb} needs --ckpt_path: a checkpoint, or last"
+    return None
+
+
+def _meant(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _fail(message: str, status: int) -> int:
+    """One line on stderr, from the first process only; every rank of a group fails alike."""
+    if os.environ.get("MLCL_DEBUG") == "1" and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"mlcl: {message}", file=sys.stderr)
+    return status
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,65 @@
+"""What a person sees while it runs: a bar with images per second, and one line per epoch."""
+
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
+
+
+class ImageProgressBar(RichProgressBar):
+    """Lightning's rich progress bar, with images instead of batches per second."""
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """The columns, the speed's replaced."""
+        columns: list[Any] = super().configure_columns(trainer)
+        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        if batch_size is None:
+            return columns
+        images = _ImagesPerSecond(batch_size * trainer.world_size)
+        return [images if type(c).__name__ == "ProcessingSpeedColumn" else c for c in columns]
+
+
+class _ImagesPerSecond(ProgressColumn):
+    def __init__(self, images_per_batch: int) -> None:
+        super().__init__()
+        self.images_per_batch = images_per_batch
+
+    def render(self, task: Task) -> Text:
+        speed = task.speed
+        return Text(f"{speed * self.images_per_batch:.0f} images/s" if speed else "")
+
+
+class EpochLines(Callback):
+    """One line per epoch: loss, validation metrics, speed of training. All there is where no terminal shows a bar."""
+
+    def __init__(self) -> None:
+        self._started = self._trained = self._loss = 0.0
+        self._images = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started, self._images, self._loss = time.perf_counter(), 0, 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count images; the loss is summed where it lies, without waiting for the device."""
+        self._images += len(batch["target"])
+        self._loss = self._loss + outputs["loss"].detach() * len(batch["target"])
+        self._trained = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say it, once validation (which Lightning runs inside the training epoch) is over."""
+        values = trainer.callback_metrics
+        scores = "  ".join(f"{n} {100 * values[f'val/{n}']:.2f}" for n in ("mAP", "CF1", "OF1") if f"val/{n}" in values)
+        speed = self._images * trainer.world_size / max(self._trained - self._started, 1e-9)
+        loss = float(self._loss) / max(self._images, 1)
+        rank_zero_info(
+            f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {loss:.4f}"
+            f"{'  val ' + scores if scores else ''}  {speed:.0f} images/s  "
+            f"{time.perf_counter() - self._started:.1f} s"
+        )

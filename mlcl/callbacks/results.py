@@ -1,0 +1,140 @@
+"""What a test (or a validation by itself) leaves behind: metrics.json, per_class.csv, scores.npz and a table."""
+
+import csv
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from mlcl.metrics import Evaluation
+from mlcl.runs import write_text
+
+
+class Results(Callback):
+    """Writes and prints the results of the test and validate verbs; during training it keeps quiet.
+
+    Args:
+        folder: where the files go.
+        checkpoint: what is evaluated, to be named in the files.
+    """
+
+    def __init__(self, folder: Path, checkpoint: str | None = None) -> None:
+        self.folder, self.checkpoint = folder, checkpoint
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The test split."""
+        self._report(trainer, "test", pl_module.test_metrics.evaluation)  # type: ignore[union-attr, arg-type]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The validation split, when validated by itself."""
+        if trainer.state.fn == "validate":
+            self._report(trainer, "val", pl_module.val_metrics.evaluation)  # type: ignore[union-attr, arg-type]
+
+    def _report(self, trainer: Trainer, split: str, evaluation: Evaluation) -> None:
+        if not trainer.is_global_zero:
+            return
+        data = getattr(trainer, "datamodule", None)
+        classes = list(getattr(data, "classes", None) or map(str, range(evaluation.logits.shape[1])))
+        paths = data.splits[split].paths if data is not None else None
+        root = data.root if data is not None else Path()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        summary = {"split": split, "checkpoint": self.checkpoint, **_summary(evaluation, classes)}
+        write_text(self.folder / "metrics.json", json.dumps(summary, indent=2))
+        write_text(self.folder / "per_class.csv", _per_class(evaluation, classes))
+        write_scores(self.folder / "scores.npz", evaluation, classes, [_relative(p, root) for p in paths or ()])
+        _print(summary, evaluation, classes, self.folder)
+
+
+def write_scores(path: Path, evaluation: Evaluation, classes: list[str], images: list[str]) -> None:
+    """``scores.npz``: logits (N, K), targets (N, K) int8, index (N,), classes (K,), images (N,), no pickle."""
+    index = evaluation.index.cpu().numpy()
+    names = np.array(images)[index] if images else np.array([], dtype=str)
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            logits=evaluation.logits.cpu().numpy(),
+            targets=evaluation.targets.cpu().numpy(),
+            index=index,
+            classes=np.array(classes),
+            images=names,
+        )
+
+
+def _summary(evaluation: Evaluation, classes: list[str]) -> dict[str, Any]:
+    positives = evaluation.positives.tolist()
+    return {
+        "N": len(evaluation.logits),
+        "num_classes": len(classes),
+        "metrics": {name: _plain(float(value)) for name, value in evaluation.values.items()},
+        "definitions": evaluation.definitions,
+        "unknown_entries": int((evaluation.targets < 0).sum()),
+        "images_without_label": int((~(evaluation.targets == 1).any(1)).sum()),
+        "classes_without_positives": [name for name, count in zip(classes, positives, strict=True) if not count],
+    }
+
+
+def _per_class(evaluation: Evaluation, classes: list[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "AP", "positives", "unknown"])
+    unknown = (evaluation.targets < 0).sum(0).tolist()
+    rows = zip(classes, evaluation.class_ap.tolist(), evaluation.positives.tolist(), unknown, strict=True)
+    writer.writerows([name, "" if math.isnan(ap) else ap, *counts] for name, ap, *counts in rows)
+    return text.getvalue()
+
+
+def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], folder: Path) -> None:
+    console = Console()
+    metrics, definitions = summary["metrics"], summary["definitions"]
+    table = Table(title=f"{summary['split']}: {summary['N']:,} images, {len(classes)} classes (percent)")
+    names = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")
+    for name in ("", *names):
+        table.add_column(name, justify="right")
+    table.add_row("all", *(_percent(metrics[name]) for name in names))
+    table.add_row("top-3", "", *(_percent(metrics[f"{name}_top3"]) for name in names[1:]))
+    console.print(table)
+    console.print(_class_table(evaluation, classes, console.width))
+    for name, meaning in definitions.items():
+        console.print(f"  {name}: {meaning}", style="dim", highlight=False)
+    if empty := summary["classes_without_positives"]:
+        console.print(f"  no positive, so no AP: {', '.join(empty)}", style="yellow", highlight=False)
+    console.print(f"results in {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
+
+
+def _class_table(evaluation: Evaluation, classes: list[str], width: int) -> Table:
+    """AP and number of positives of every class, best first, in as many columns as fit."""
+    aps, counts = evaluation.class_ap.tolist(), evaluation.positives.tolist()
+    ranked = sorted(range(len(classes)), key=lambda k: -1.0 if math.isnan(aps[k]) else aps[k], reverse=True)
+    longest = max(map(len, classes))
+    columns = max(1, min(4, width // (longest + 18), math.ceil(len(classes) / 4)))
+    rows = math.ceil(len(classes) / columns)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for _ in range(columns):
+        table.add_column("class", no_wrap=True)
+        table.add_column("AP", justify="right")
+        table.add_column("n", justify="right", style="dim")
+    for row in range(rows):
+        cells = []
+        for k in ranked[row::rows]:
+            cells += [classes[k], _percent(aps[k]), str(counts[k])]
+        table.add_row(*cells)
+    return table
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f}"

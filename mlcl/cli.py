@@ -1,0 +1,285 @@
+"""fit, validate, test: the only file that knows jsonargparse and LightningCLI."""
+
+import logging
+import os
+import re
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+import mlcl.callbacks as callbacks
+import mlcl.data
+import mlcl.heads
+import mlcl.losses
+from mlcl import record, runs
+from mlcl.errors import MlclError
+from mlcl.module import MultiLabelModule
+
+_RUN_FOLDER = "MLCL_RUN_FOLDER"  # tells the child processes of a DDP run where the first one put it
+
+
+class Parser(LightningArgumentParser):
+    """Errors in one line, status 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Print the translated message and stop."""
+        if os.environ.get("MLCL_DEBUG") == "1" and ex is not None:
+            raise ex
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"mlcl: {translate(message)}", file=sys.stderr)
+        sys.exit(2)
+
+
+class CLI(LightningCLI):
+    """One parser for one verb: ``model``, ``data``, ``trainer`` and a few keys of ours."""
+
+    def __init__(self, verb: str, arguments: list[str]) -> None:
+        self.verb = verb
+        super().__init__(
+            MultiLabelModule,
+            mlcl.data.MultiLabelDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": f"mlcl {verb}", "description": None},
+            subclass_mode_data=True,
+            args=arguments,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys of ours, the defaults that make a short command line work, and the links."""
+        parser.add_argument("--ckpt_path", type=str | None, help="a checkpoint, or last: the newest run of this name")
+        parser.add_argument("--name", type=str, default="run", help="runs/<name>/version_<n> is the run's folder")
+        parser.add_argument("--ema_decay", type=float | None, help="moving average of the weights, e.g. 0.9997")
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
+        parser.add_argument("--import", type=str | None, help="a module of yours whose classes a checkpoint may name")
+        parser.set_defaults(
+            {
+                "model.network": {
+                    "class_path": "mlcl.network.Network",
+                    "init_args": {
+                        "backbone": "resnet101.tv_in1k",
+                        "head": {"class_path": "mlcl.heads.global_pool.GlobalPool"},
+                    },
+                },
+                "model.classification_loss": {"class_path": "mlcl.losses.classification.BinaryCrossEntropy"},
+                "model.schedule": {"class_path": "mlcl.optim.OneCycle"},
+                "model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-4}},
+                "trainer.max_epochs": 30,
+            }
+        )
+        instantiated = {"apply_on": "instantiate"}
+        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", **instantiated)
+        parser.link_arguments("data.num_classes", "model.embedding_loss.init_args.num_classes", **instantiated)
+        parser.link_arguments(
+            "model.network",
+            "model.embedding_loss.init_args.dim",
+            compute_fn=lambda network: network.embedding_dim,
+            **instantiated,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """The checkpoint's own record is the lowest layer: whatever the command line says wins over it."""
+        self.name, self.runs_root = _name_and_root(args)
+        self.checkpoint = _checkpoint(_value(args, "--ckpt_path"), self.runs_root / self.name)
+        own_config = any(a.split("=")[0] in ("-c", "--config") for a in args)
+        layer: dict[str, Any] = {}
+        if self.checkpoint is not None and not (self.verb == "fit" and own_config):
+            layer = self._stored_layer(self.checkpoint, _values(args, "--import"))
+            self.name = _name_and_root(args, layer)[0]
+        first = ["--config", yaml.safe_dump(layer, sort_keys=False)] if layer else []
+        self.config = parser.parse_args([*first, *args])
+        self.config["name"] = self.name
+        self.config["ckpt_path"] = str(self.checkpoint) if self.checkpoint else None
+        if layer:
+            for line in _overridden(parser.parse_args(first), self.config):
+                rank_zero_info(f"the command line overrides the checkpoint: {line}")
+
+    def _stored_layer(self, checkpoint: Path, trusted: tuple[str, ...]) -> dict[str, Any]:
+        content = record.load(checkpoint)
+        config = record.config_of(content, checkpoint)
+        self.stored_classes = content[record.KEY]["classes"]
+        layer = config if self.verb == "fit" else record.for_evaluation(config)
+        record.check_classes(layer, checkpoint, trusted)
+        layer.pop("ckpt_path", None)
+        return layer
+
+    def _parse_ckpt_path(self) -> None:
+        """Replaced by :meth:`parse_arguments`: Lightning lets the checkpoint win, silently (2.6.6)."""
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder before anything is made, so that everything can be put there."""
+        self.folder = self._run_folder()
+
+    def after_instantiate_classes(self) -> None:
+        """Tell the module what it was made from, for the checkpoint's record; check what it is tested on."""
+        text = self.parser.dump(self.config, skip_none=False)
+        self.model.config = yaml.safe_load(text)
+        if self.verb == "fit" and rank_zero_only.rank == 0:
+            runs.write_text(self.folder / "config.yaml", text)
+            runs.write_environment(self.folder)
+        stored = getattr(self, "stored_classes", None)
+        if stored and list(self.datamodule.classes) != stored:
+            raise MlclError(
+                f"the checkpoint knows {len(stored)} classes ({', '.join(stored[:3])}, ...), the data has "
+                f"{len(self.datamodule.classes)} ({', '.join(self.datamodule.classes[:3])}, ...): give its own dataset"
+            )
+
+    def instantiate_trainer(self, **overrides: Any) -> Trainer:
+        """The trainer of the verb: for fit with checkpoints, moving average and logger."""
+        return self._trainer(self.verb == "fit", self.checkpoint)
+
+    def execute(self) -> None:
+        """Run the verb."""
+        rank_zero_info(f"mlcl {self.verb}: {os.path.relpath(self.folder)}")
+        arguments = {"datamodule": self.datamodule, "weights_only": True, "ckpt_path": self.config.ckpt_path}
+        quiet = {} if self.verb == "fit" else {"verbose": False}
+        getattr(self.trainer, self.verb)(self.model, **arguments, **quiet)
+        if self.verb == "fit" and self.config.test_after_fit and not self.trainer.interrupted:
+            # A new trainer: in the old one the EMA callback would load the raw weights (lightning 2.6.6).
+            checkpoint = self.folder / runs.CHECKPOINTS / "best.ckpt"
+            checkpoint = checkpoint if checkpoint.is_file() else checkpoint.with_name("last.ckpt")
+            arguments["ckpt_path"] = str(checkpoint)
+            self._trainer(False, checkpoint).test(self.model, **arguments, verbose=False)
+
+    def _trainer(self, training: bool, checkpoint: Path | None) -> Trainer:
+        config = dict(self.config_init.trainer)
+        extra = [callbacks.Results(self.folder, str(checkpoint) if checkpoint else None)]
+        if config["enable_progress_bar"] is not False and sys.stderr.isatty():
+            extra.append(callbacks.ImageProgressBar())
+        else:
+            config["enable_progress_bar"] = False
+        config["enable_checkpointing"] = training and config["enable_checkpointing"] is not False
+        if training:
+            extra += [*(config["callbacks"] or []), callbacks.EpochLines()]
+            if config["enable_checkpointing"] and not config["fast_dev_run"]:
+                extra += _checkpoints(self.folder / runs.CHECKPOINTS)
+            if self.config.ema_decay is not None:
+                extra.append(callbacks.EMA(self.config.ema_decay))
+        if config["logger"] in (None, True):
+            config["logger"] = callbacks.CSVLog(str(self.folder)) if self.verb == "fit" else False
+        if config["logger"] and training:
+            extra.append(LearningRateMonitor("step"))
+        config["default_root_dir"] = str(self.folder)
+        config["enable_model_summary"] = config["enable_model_summary"] or False
+        return Trainer(**{**config, "callbacks": extra})
+
+    def _run_folder(self) -> Path:
+        if _RUN_FOLDER in os.environ:
+            return Path(os.environ[_RUN_FOLDER])
+        run = runs.run_of(self.checkpoint) if self.checkpoint else None
+        parent = self.runs_root / self.name
+        if self.verb != "fit":
+            return runs.new_folder(run, f"{self.verb}_") if run and os.access(run, os.W_OK) else runs.new_folder(parent)
+        if run and self.checkpoint and self.checkpoint.name == "last.ckpt":
+            return run
+        return runs.new_folder(parent)
+
+
+def run(verb: str, arguments: list[str]) -> None:
+    """Parse, make and run one verb.
+
+    Raises:
+        MlclError: for what the user can mend once the classes are known.
+        SystemExit: with status 2 for a wrong command line, 0 after ``--help`` and ``--print_config``.
+    """
+    for module in _values(arguments, "--import"):
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise MlclError(f"--import {module}: {error}") from error
+    _quieten()
+    CLI(verb, arguments).execute()
+
+
+def _checkpoints(folder: Path) -> list[ModelCheckpoint]:
+    """Two callbacks: with one, ``save_last`` writes only when the best one was written (lightning 2.6.6)."""
+    best = ModelCheckpoint(
+        folder, "best", monitor="val/mAP", mode="max", save_top_k=1, enable_version_counter=False
+    )
+    last = ModelCheckpoint(
+        folder, "last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
+    )
+    return [best, last]
+
+
+def _quieten() -> None:
+    """Silence what Lightning says at every start and a user of ours can do nothing about."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(lambda line: not re.search(_NOISE, line.getMessage()))
+    for message in _HARMLESS:
+        warnings.filterwarnings("ignore", message)
+
+
+_NOISE = r"\U0001F4A1|litlogger|^(GPU|TPU|HPU) available|`Trainer.fit` stopped|^Seed set to|^Restor|^Loaded model weights|^Loading `"
+_HARMLESS = (
+    r".*does not have many workers",  # our own default, chosen by the user
+    r".*number of training batches .* smaller than the logging interval",  # tiny datasets are fine
+    r".*Checkpoint directory .* exists and is not empty",  # a continued run
+    r".*callbacks used to create the checkpoint need to be provided",  # a test needs neither EMA nor checkpoints
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning 2.6.6 with a newer torch
+)
+
+
+def _values(arguments: list[str], flag: str) -> tuple[str, ...]:
+    """Every value of a flag, given as ``--flag value`` or ``--flag=value``."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return tuple(a.partition("=")[2] if "=" in a else b for a, b in pairs if a.split("=")[0] == flag)
+
+
+def _value(arguments: list[str], flag: str) -> str | None:
+    return (_values(arguments, flag) or (None,))[-1]
+
+
+def _name_and_root(arguments: list[str], layer: dict[str, Any] | None = None) -> tuple[str, Path]:
+    """The run's name (flag, config, checkpoint, or the names of the configs) and the folder of all runs."""
+    files = [Path(value) for pair in ("--config", "-c") for value in _values(arguments, pair)]
+    named, root = (layer or {}).get("name"), "."
+    for file in files:
+        try:
+            content = yaml.safe_load(file.read_text())
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # the parser says what is wrong with it
+        content = content if isinstance(content, dict) else {}
+        named = content.get("name", named)
+        root = (content.get("trainer") or {}).get("default_root_dir") or root
+    name = _value(arguments, "--name") or named or "_".join(file.stem for file in files) or "run"
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise MlclError(f"--name {name}: it must stay inside the folder runs")
+    return name, Path(_value(arguments, "--trainer.default_root_dir") or root).absolute() / "runs"
+
+
+def _checkpoint(value: str | None, folder: Path) -> Path | None:
+    if value in (None, "null"):
+        return None
+    return runs.last_checkpoint(folder) if value == "last" else Path(str(value))
+
+
+def _overridden(stored: Namespace, final: Namespace) -> list[str]:
+    """What differs, ``key: old -> new``, for the keys that the checkpoint's record holds."""
+    before, after = (dict(space.items()) for space in (stored, final))
+    ours = ("ckpt_path", "config", "import", "name", "trainer")
+    return [
+        f"{key.replace('.init_args', '')}: {before[key]} -> {after[key]}"
+        for key in before
+        if key in after and before[key] != after[key] and key.split(".")[0] not in ours
+        and not isinstance(before[key], Namespace)
+    ]
+
+
+def translate(message: str) -> str:
+    """One clear line from jsonargparse's message: which key, what is wrong, what is known."""
+    return " ".join(message.split())

@@ -1,0 +1,141 @@
+"""Your own images: a folder and a CSV file."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlcl.data.base import MultiLabelDataModule, Samples, Split
+from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN
+from mlcl.errors import MlclError
+
+_CODES = {"1": PRESENT, "0": ABSENT, "-1": UNKNOWN, "": UNKNOWN, "1.0": PRESENT, "0.0": ABSENT, "-1.0": UNKNOWN}
+
+
+class CSVDataset(MultiLabelDataModule):
+    """Pictures listed in a CSV file with a header line.
+
+    Labels come as one column per class (1 present, 0 absent, -1 or empty unknown), or as one column of names
+    separated by ``;`` (then every other class is absent; an empty cell is an image without a label).
+    Splits come from a column (``train``, ``val``, ``test``), from a file each, or from fractions.
+
+    Args:
+        csv: the table, relative to ``root``; with ``val_csv`` or ``test_csv`` it is the training split.
+        root: folder that the paths in the table start from.
+        image_column: column with the path of the picture.
+        labels_column: column with ``;``-separated names; by default every other column is a class.
+        split_column: column with the split of the row, used if the table has it.
+        val_csv: table of the validation split.
+        test_csv: table of the test split.
+        test_fraction: share of the rows carved out as the test split, where nothing else says which.
+        classes: names of the classes in order; by default those found, columns in their order, names sorted.
+        **settings: see :class:`MultiLabelDataModule`.
+
+    Raises:
+        MlclError: for a missing file or column, an empty table, or a value that is no label; with the line.
+    """
+
+    def __init__(
+        self,
+        csv: str = "labels.csv",
+        root: str = "data",
+        image_column: str = "image",
+        labels_column: str | None = None,
+        split_column: str = "split",
+        val_csv: str | None = None,
+        test_csv: str | None = None,
+        test_fraction: float = 0.0,
+        classes: list[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root=root, **settings)
+        if not 0 <= test_fraction < 1:
+            raise MlclError(f"data.test_fraction is {test_fraction}, it must lie in [0, 1)")
+        self.image_column, self.labels_column, self.split_column = image_column, labels_column, split_column
+        self.test_fraction = test_fraction
+        self.files: dict[Split, str] = {"train": csv}
+        self.files |= {"val": val_csv} if val_csv else {}
+        self.files |= {"test": test_csv} if test_csv else {}
+        self._tables = {split: self._read_table(self.root / name) for split, name in self.files.items()}
+        self.classes = tuple(classes) if classes else self._find_classes()
+        if not self.classes:
+            raise MlclError(f"{self.root / csv} names no class; give data.classes, or a column per class")
+
+    def portable_arguments(self) -> dict[str, Any]:
+        """As in the base; the classes too, since another table might not show all of them."""
+        return {**super().portable_arguments(), "classes": list(self.classes)}
+
+    def read_split(self, split: Split) -> Samples | None:
+        """The rows of a split, by file, by column, or by fraction."""
+        if len(self.files) > 1:
+            return self._samples(split, slice(None)) if split in self.files else None
+        header, rows = self._tables["train"]
+        if self.split_column in header:
+            named = np.array([row[header.index(self.split_column)].strip().lower() for row in rows])
+            if unknown := set(named) - {"train", "val", "test"}:
+                raise MlclError(
+                    f"{self.root / self.files['train']}: column {self.split_column} holds {sorted(unknown)[0]!r}; "
+                    "use train, val or test"
+                )
+            return self._samples("train", named == split) if (named == split).any() else None
+        order = np.random.default_rng(self.split_seed).permutation(len(rows))
+        in_test = np.zeros(len(rows), dtype=bool)
+        in_test[order[: round(self.test_fraction * len(rows))]] = True
+        chosen: dict[Split, Any] = {"train": ~in_test, "test": in_test if in_test.any() else None}
+        return None if chosen.get(split) is None else self._samples("train", chosen[split])
+
+    def _read_table(self, file: Path) -> tuple[list[str], list[list[str]]]:
+        """Header and rows, each row as long as the header."""
+        try:
+            with file.open(newline="", encoding="utf-8-sig") as text:
+                lines = [line for line in csv.reader(text) if any(cell.strip() for cell in line)]
+        except FileNotFoundError:
+            raise MlclError(f"{file}: no such table (data.csv, relative to data.root)") from None
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise MlclError(f"{file} is not a UTF-8 CSV file: {error}") from None
+        if len(lines) < 2:
+            raise MlclError(f"{file} is empty: it needs a header line and a row per image")
+        header = [name.strip() for name in lines[0]]
+        for column in filter(None, (self.image_column, self.labels_column)):
+            if column not in header:
+                raise MlclError(f"{file} has no column {column!r}; its columns are {', '.join(header[:12])}")
+        for number, line in enumerate(lines[1:], start=2):
+            if len(line) != len(header):
+                raise MlclError(f"{file}, row {number}: {len(line)} cells, the header has {len(header)}")
+        return header, lines[1:]
+
+    def _find_classes(self) -> tuple[str, ...]:
+        header, _ = self._tables["train"]
+        if self.labels_column is None:
+            return tuple(name for name in header if name not in (self.image_column, self.split_column))
+        tables = self._tables.values()
+        names = {name for head, rows in tables for row in rows for name in _names(row[head.index(self.labels_column)])}
+        return tuple(sorted(names))
+
+    def _samples(self, table: Split, chosen: Any) -> Samples:
+        header, rows = self._tables[table]
+        file = self.root / self.files[table]
+        paths = [self.root / row[header.index(self.image_column)].strip() for row in rows]
+        targets = [self._target(header, row, f"{file}, row {number}") for number, row in enumerate(rows, start=2)]
+        return Samples(paths, np.array(targets, dtype=np.int8).reshape(-1, self.num_classes)).take(chosen)
+
+    def _target(self, header: list[str], row: list[str], place: str) -> list[int]:
+        if self.labels_column is not None:
+            names = _names(row[header.index(self.labels_column)])
+            if unknown := names - set(self.classes):
+                raise MlclError(f"{place}: unknown class {sorted(unknown)[0]!r}; known: {', '.join(self.classes[:12])}")
+            return [PRESENT if name in names else ABSENT for name in self.classes]
+        target = []
+        for name in self.classes:
+            if name not in header:
+                raise MlclError(f"{place.split(', row')[0]} has no column for the class {name!r}")
+            value = row[header.index(name)].strip()
+            if value not in _CODES:
+                raise MlclError(f"{place}: {value!r} in column {name!r} is no label; use 1, 0, -1 or nothing")
+            target.append(_CODES[value])
+        return target
+
+
+def _names(cell: str) -> set[str]:
+    return {name.strip() for name in cell.split(";") if name.strip()}

@@ -1,0 +1,63 @@
+"""Reading one picture, whatever it is, as upright 8-bit RGB."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from mlcl.errors import MlclError
+
+# 8-bit JPEG and PNG: what torchvision decodes exactly as Pillow does, and faster. The rest (16-bit and palette PNG
+# with transparency, WebP whose EXIF torchvision ignores, GIF, BMP, TIFF, ...) goes through Pillow.
+_FAST = {"JPEG": {"RGB", "L", "CMYK"}, "PNG": {"RGB", "L"}}
+
+
+class ImageError(MlclError):
+    """A picture that cannot be read; the message names the file and the reason."""
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Decode a picture.
+
+    Greyscale, CMYK, palette, transparent (alpha dropped), 16-bit and animated (first frame) pictures all become
+    RGB; an EXIF rotation is applied.
+
+    Returns:
+        (3, H, W) uint8 RGB.
+
+    Raises:
+        ImageError: if the file is missing, truncated, no picture, or too large to be one in good faith
+            (Pillow's decompression-bomb limit).
+    """
+    try:
+        data = Path(path).read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as picture:  # reads the header only
+                if picture.mode in _FAST.get(picture.format or "", ()):
+                    raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                    decoded = decode_image(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+                    if decoded.dtype == torch.uint8:  # Pillow calls a 16-bit colour PNG "RGB" too
+                        return decoded
+                return _from_pillow(picture)
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such image") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not a picture in any known format") from None
+    except Exception as error:  # decoders raise whatever they like on broken files
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ImageError(f"{path}: {reason}") from None
+
+
+def _from_pillow(picture: Image.Image) -> Tensor:
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
+        values = np.asarray(upright).astype(np.int64)
+        upright = Image.fromarray((values // 256 if values.max(initial=0) > 255 else values).astype(np.uint8))
+    pixels = np.array(upright.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -1,0 +1,146 @@
+"""PASCAL VOC 2007 and 2012, from the image-level flags of ``ImageSets/Main``."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torchvision.datasets import VOCDetection
+
+from mlcl.data.base import MultiLabelDataModule, Samples, Split
+from mlcl.data.labels import from_voc
+from mlcl.errors import MlclError
+
+VOC_CLASSES = tuple(
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
+    "sofa train tvmonitor".split()
+)
+Difficult = Literal["ignore", "negative"]
+
+
+class _VOC(MultiLabelDataModule):
+    """What both years share; ``root`` holds ``VOCdevkit/VOC20xx`` (or is it)."""
+
+    classes = VOC_CLASSES
+    year: str
+    downloads: tuple[str, ...]
+
+    def __init__(
+        self,
+        root: str,
+        train_split: str,
+        test_split: str,
+        difficult: Difficult,
+        train_difficult: Difficult | None,
+        download: bool,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root=root, **settings)
+        for name, value in (("difficult", difficult), ("train_difficult", train_difficult or difficult)):
+            if value not in ("ignore", "negative"):
+                raise MlclError(f"data.{name} is {value!r}, it must be ignore or negative")
+        self.sets: dict[Split, str] = {"train": train_split, "test": test_split}
+        self.difficult: dict[Split, str] = {"train": train_difficult or difficult, "test": difficult}
+        self.download = download
+
+    def prepare_data(self) -> None:
+        """Download where asked to (torchvision's helper, checksums verified); check that the tree is whole."""
+        if self.download and not self._devkit().is_dir():
+            for image_set in self.downloads:
+                VOCDetection(str(self.root), year=self.year, image_set=image_set, download=True)
+        super().prepare_data()
+
+    def read_split(self, split: Split) -> Samples | None:
+        """From ``<class>_<set>.txt``, one file per class, each line an image and its flag."""
+        if split not in self.sets:
+            return None
+        devkit, image_set = self._devkit(), self.sets[split]
+        ids, flags = _read_flags(devkit / "ImageSets" / "Main", image_set)
+        images = [devkit / "JPEGImages" / f"{name}.jpg" for name in ids]
+        return Samples(images, from_voc(flags, self.difficult[split]))
+
+    def _devkit(self) -> Path:
+        folder = f"VOC{self.year}"
+        for candidate in (self.root / "VOCdevkit" / folder, self.root / folder, self.root):
+            if (candidate / "ImageSets").is_dir():
+                return candidate
+        return self.root / "VOCdevkit" / folder
+
+
+class VOC2007(_VOC):
+    """PASCAL VOC 2007: trainval (5,011 images) to train, test (4,952) to test.
+
+    Args:
+        train_split: image set to train on: train, val or trainval.
+        test_split: image set to test on.
+        difficult: a class seen only as "difficult" is unknown (``ignore``) or absent (``negative``).
+        train_difficult: the same for training, where it should differ: ``negative`` beside ``ignore`` is CSRA's
+            protocol, ``negative`` for both that of Q2L and SADCL.
+        download: fetch the archives where the tree is missing.
+        **settings: see :class:`MultiLabelDataModule`.
+    """
+
+    year = "2007"
+    downloads = ("trainval", "test")
+
+    def __init__(
+        self,
+        root: str = "data/voc2007",
+        train_split: str = "trainval",
+        test_split: str = "test",
+        difficult: Difficult = "ignore",
+        train_difficult: Difficult | None = None,
+        download: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, train_split, test_split, difficult, train_difficult, download, **settings)
+
+
+class VOC2012(_VOC):
+    """PASCAL VOC 2012: train (5,717 images) to train, val (5,823) to test.
+
+    The labels of its test images are with the PASCAL server; for that, train on trainval (11,540).
+
+    Args:
+        train_split: image set to train on: train, val or trainval.
+        test_split: image set to test on.
+        difficult: a class seen only as "difficult" is unknown (``ignore``) or absent (``negative``).
+        train_difficult: the same for training, where it should differ.
+        download: fetch the archive where the tree is missing.
+        **settings: see :class:`MultiLabelDataModule`.
+    """
+
+    year = "2012"
+    downloads = ("trainval",)
+
+    def __init__(
+        self,
+        root: str = "data/voc2012",
+        train_split: str = "train",
+        test_split: str = "val",
+        difficult: Difficult = "ignore",
+        train_difficult: Difficult | None = None,
+        download: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, train_split, test_split, difficult, train_difficult, download, **settings)
+
+
+def _read_flags(folder: Path, image_set: str) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Image ids of a set and their (N, K) flags, by the known class names: ``train`` is a class and a set."""
+    ids: list[str] = []
+    columns = []
+    for name in VOC_CLASSES:
+        file = folder / f"{name}_{image_set}.txt"
+        if not file.is_file():
+            raise MlclError(
+                f"{file} is missing: give --data.root the folder that holds VOCdevkit, or download it with "
+                "--data.download true"
+            )
+        rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
+        if any(len(row) != 2 or row[1] not in ("1", "0", "-1") for row in rows):
+            raise MlclError(f"{file}: each line must be an image and 1, 0 or -1")
+        if columns and [row[0] for row in rows] != ids:
+            raise MlclError(f"{file} lists other images than {folder / f'{VOC_CLASSES[0]}_{image_set}.txt'}")
+        ids = [row[0] for row in rows]
+        columns.append([int(row[1]) for row in rows])
+    return ids, np.array(columns, dtype=np.int64).T.reshape(len(ids), len(VOC_CLASSES))

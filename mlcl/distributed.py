@@ -1,0 +1,79 @@
+"""The only file with collectives. Each function is the identity where no process group runs."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among them; 0 without a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def global_batch(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The embeddings and targets of all ranks, in rank order, the own slice kept in the graph.
+
+    In the backward pass the own slice's gradient is multiplied by the world size. The same loss, computed by every
+    rank on the whole batch and not multiplied by anything, then gives after DDP's averaging exactly the gradient of
+    one process: for the network, whose gradient reaches it through one slice on each rank, and for parameters inside
+    the loss, whose gradient is whole on every rank. (Multiplying the loss instead would make the latter W times too
+    large.)
+
+    Args:
+        embeddings: (B, ...) float; B may differ between ranks, the rest may not.
+        targets: (B, K) integer.
+
+    Returns:
+        ``(sum of B, ...)`` embeddings and ``(sum of B, K)`` targets; the arguments themselves on one process.
+    """
+    if world_size() == 1:
+        return embeddings, targets
+    sizes = _sizes(len(targets), targets.device)
+    slices = _gather(embeddings.detach(), sizes)
+    slices[rank()] = _ScaleGradient.apply(embeddings, float(world_size()))
+    return torch.cat(slices), torch.cat(_gather(targets, sizes))
+
+
+def broadcast_buffers(module: torch.nn.Module) -> None:
+    """Give every rank the buffers of rank 0, in place.
+
+    BatchNorm's running statistics differ between ranks after a step; without this each would validate another model.
+    """
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity forward, gradient times a constant backward."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient * ctx.factor, None
+
+
+def _sizes(own: int, device: torch.device) -> list[int]:
+    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([own], device=device))
+    return [int(count) for count in counts]
+
+
+def _gather(tensor: Tensor, sizes: list[int]) -> list[Tensor]:
+    """The ranks' tensors; padded to the longest on the way, because all_gather wants equal shapes."""
+    padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    return [part[:size] for part, size in zip(gathered, sizes, strict=True)]

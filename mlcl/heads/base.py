@@ -1,0 +1,48 @@
+"""What every head promises, and the classifier they share."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class HeadOutput(NamedTuple):
+    """What a head says of a batch of B images and K classes."""
+
+    logits: Tensor  # (B, K)
+    embeddings: Tensor  # (B, K, D), the class-specific features
+    attention: Tensor | None  # (B, K, h, w), where each class looked; it sums to 1 over h and w
+
+
+class Head(nn.Module, ABC):
+    """Feature map in, :class:`HeadOutput` out.
+
+    A head is made from its own settings; its sizes come later, through :meth:`build`, which ``Network`` calls. So a
+    config names a head without knowing the backbone or the dataset.
+    """
+
+    embedding_dim: int  # D, set by build
+
+    @abstractmethod
+    def build(self, in_features: int, num_classes: int) -> Self:
+        """Make the layers for a feature map of ``in_features`` channels and ``num_classes`` classes; returns self."""
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> HeadOutput:
+        """From a feature map (B, C, h, w) to logits, embeddings and attention."""
+
+
+class PerClassLinear(nn.Module):
+    """One linear classifier per class on that class's own embedding: logit_k = <w_k, f_k> + b_k, as one einsum."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(dim)  # as nn.Linear, and as the SADCL code
+        self.weight = nn.Parameter(torch.empty(num_classes, dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(B, K, D) to logits (B, K)."""
+        return torch.einsum("bkd,kd->bk", embeddings, self.weight) + self.bias

@@ -1,0 +1,36 @@
+"""The plain baseline: pool the feature map over space, one linear layer."""
+
+from typing import Literal, Self
+
+from torch import Tensor, nn
+
+from mlcl.heads.base import Head, HeadOutput
+
+
+class GlobalPool(Head):
+    """Global average (or max) pooling and a linear classifier; nothing in it is specific to a class.
+
+    The embeddings are the pooled vector, the same for every class; there is no attention.
+
+    Args:
+        pool: ``avg`` or ``max`` over the positions.
+        dropout: probability of dropping a pooled feature in training.
+    """
+
+    def __init__(self, pool: Literal["avg", "max"] = "avg", dropout: float = 0.0) -> None:
+        super().__init__()
+        if pool not in ("avg", "max"):
+            raise ValueError(f"pool must be avg or max, got {pool!r}")
+        self.pool, self.dropout = pool, nn.Dropout(dropout)
+
+    def build(self, in_features: int, num_classes: int) -> Self:
+        """See :meth:`Head.build`; D is ``in_features``."""
+        self.embedding_dim = in_features
+        self.classifier = nn.Linear(in_features, num_classes)
+        return self
+
+    def forward(self, features: Tensor) -> HeadOutput:
+        """(B, C, h, w) to logits (B, K) and embeddings (B, K, C)."""
+        pooled = features.mean((2, 3)) if self.pool == "avg" else features.amax((2, 3))
+        embeddings = pooled[:, None].expand(-1, self.classifier.out_features, -1)
+        return HeadOutput(self.classifier(self.dropout(pooled)), embeddings, None)

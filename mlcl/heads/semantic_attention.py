@@ -1,0 +1,50 @@
+"""Class-specific features from class maps: each class pools the feature map where it looks."""
+
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from mlcl.heads.base import Head, HeadOutput, PerClassLinear
+
+
+class SemanticAttention(Head):
+    """Class maps by a 1x1 convolution, normalised over space, that weight the positions for each class.
+
+    A_k = norm(Conv1x1(F))_k over positions p;  f_k = sum_p A_k(p) W_v F(p);  logit_k = <w_k, f_k> + b_k.
+    This is our reading of "disentangling" class features in Hassanin et al. (arXiv 2107.11159): the paper's own
+    layers are not public, so the form and every default here are inferred.
+
+    Args:
+        dim: D, width of the class-specific features.
+        normalise: ``softmax`` over the positions, or ``sigmoid`` divided by its sum.
+        dropout: probability of dropping a feature before the classifier in training.
+    """
+
+    def __init__(
+        self, dim: int = 512, normalise: Literal["softmax", "sigmoid"] = "softmax", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if normalise not in ("softmax", "sigmoid"):
+            raise ValueError(f"normalise must be softmax or sigmoid, got {normalise!r}")
+        self.embedding_dim, self.normalise, self.dropout = dim, normalise, nn.Dropout(dropout)
+
+    def build(self, in_features: int, num_classes: int) -> Self:
+        """See :meth:`Head.build`."""
+        self.class_maps = nn.Conv2d(in_features, num_classes, kernel_size=1)
+        self.value = nn.Linear(in_features, self.embedding_dim)
+        self.classifier = PerClassLinear(num_classes, self.embedding_dim)
+        return self
+
+    def forward(self, features: Tensor) -> HeadOutput:
+        """(B, C, h, w) to logits (B, K), embeddings (B, K, D) and attention (B, K, h, w)."""
+        scores = self.class_maps(features).flatten(2).float()  # half precision would round small weights to 0
+        if self.normalise == "softmax":
+            attention = scores.softmax(-1)
+        else:
+            attention = scores.sigmoid() / scores.sigmoid().sum(-1, keepdim=True)
+        # The weights sum to 1, so pooling first and projecting the K results equals projecting every position.
+        pooled = torch.einsum("bkp,bcp->bkc", attention.to(features.dtype), features.flatten(2))
+        embeddings = self.value(pooled)
+        logits = self.classifier(self.dropout(embeddings))
+        return HeadOutput(logits, embeddings, attention.unflatten(-1, features.shape[-2:]))

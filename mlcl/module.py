@@ -1,0 +1,157 @@
+"""The LightningModule: batch -> network -> losses -> metrics, every step on one screen."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.optim import AdamW
+
+from mlcl import record
+from mlcl.distributed import broadcast_buffers, global_batch, rank
+from mlcl.errors import MlclError
+from mlcl.losses import BinaryCrossEntropy, ClassificationLoss, EmbeddingLoss
+from mlcl.metrics import CF1Definition, Interpolation, MultiLabelMetrics
+from mlcl.network import Network
+from mlcl.optim import Constant, OptimizerFactory, Schedule, make_optimizer
+from mlcl.seeding import derive, global_seed
+
+Batch = dict[str, Tensor]
+
+
+class MultiLabelModule(LightningModule):
+    """Trains and evaluates a multi-label classifier.
+
+    Args:
+        network: pixels to logits, class-specific embeddings and attention.
+        classification_loss: on the logits; by default binary cross-entropy.
+        embedding_loss: on the class-specific embeddings of all ranks together.
+        embedding_weight: factor on ``embedding_loss``, beside a classification loss that is a mean.
+        optimizer: makes the optimizer from parameter groups.
+        schedule: of the learning rate, per step.
+        lr_mult: factor on the learning rate by part, for example ``{backbone: 0.1}``.
+        init_from: checkpoint of another run whose network to start from.
+        threshold: probability from which a label counts as predicted.
+        interpolation: of average precision: none, envelope or 11point.
+        cf1: harmonic (of mean precision and recall) or mean (of the classes' F1).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        classification_loss: ClassificationLoss | None = None,
+        embedding_loss: EmbeddingLoss | None = None,
+        embedding_weight: float = 1.0,
+        optimizer: OptimizerFactory = AdamW,
+        schedule: Schedule | None = None,
+        lr_mult: dict[str, float] | None = None,
+        init_from: str | None = None,
+        threshold: float = 0.5,
+        interpolation: Interpolation = "none",
+        cf1: CF1Definition = "harmonic",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classification_loss = classification_loss or BinaryCrossEntropy()
+        self.embedding_loss, self.embedding_weight = embedding_loss, embedding_weight
+        self.optimizer_factory, self.schedule, self.lr_mult = optimizer, schedule or Constant(), lr_mult or {}
+        self.init_from = init_from
+        self.val_metrics = MultiLabelMetrics(network.num_classes, threshold, interpolation, cf1)
+        self.test_metrics = self.val_metrics.clone()
+        self.config: dict[str, Any] | None = None  # the parsed command line, set by cli.py
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Probabilities (B, K) of uint8 images (B, 3, H, W)."""
+        logits: Tensor = self.network(image).logits
+        return logits.float().sigmoid()
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Every term by name, and ``loss``, their sum; views count as images for the classification loss."""
+        image, target = batch["image"], batch["target"]
+        views = image.shape[1] if image.ndim == 5 else 1
+        out = self.network(image.flatten(0, 1) if image.ndim == 5 else image)
+        terms = {"classification": self.classification_loss(out.logits, target.repeat_interleave(views, 0))}
+        if self.embedding_loss is not None:
+            embeddings = out.embeddings.unflatten(0, (-1, views))
+            terms["embedding"] = self.embedding_weight * self.embedding_loss(*global_batch(embeddings, target))
+        return {**terms, "loss": torch.stack(list(terms.values())).sum()}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step; the terms are logged as ``train/<name>``."""
+        terms = self.losses(batch)
+        self.log_dict({f"train/{name}": term for name, term in terms.items()}, prog_bar=True)
+        return terms["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect logits for the metrics; while training also the loss."""
+        logits = self.network(batch["image"]).logits
+        self.val_metrics.update(logits, batch["target"], batch["index"])
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            loss = self.classification_loss(logits, batch["target"])
+            self.log("val/classification", loss, on_epoch=True, sync_dist=True, batch_size=len(logits))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect logits for the metrics."""
+        self.test_metrics.update(self.network(batch["image"]).logits, batch["target"], batch["index"])
+
+    def on_train_epoch_start(self) -> None:
+        """Dropout and the like depend on (seed, epoch, rank) only: Lightning stores no generator's state."""
+        torch.manual_seed(derive(global_seed(), self.current_epoch, rank()))
+
+    def on_validation_epoch_start(self) -> None:
+        """One model for all ranks."""
+        broadcast_buffers(self.network)
+        self.val_metrics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/mAP`` and the rest, the same on every rank."""
+        self.log_dict({f"val/{name}": value for name, value in self.val_metrics.compute().items()})
+
+    def on_test_epoch_start(self) -> None:
+        """Start afresh."""
+        self.test_metrics.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/mAP`` and the rest, the same on every rank."""
+        self.log_dict({f"test/{name}": value for name, value in self.test_metrics.compute().items()})
+
+    def setup(self, stage: str) -> None:
+        """Resize as the backbone's weights want it; start from another run's network where asked to."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None and datamodule.interpolation is None:
+            known = self.network.interpolation in ("bilinear", "bicubic")
+            datamodule.interpolation = self.network.interpolation if known else "bicubic"
+        if stage == "fit" and self.init_from is not None:
+            rank_zero_info(record.load_network(self.network, self.init_from))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Groups by part, and a schedule that steps with the optimizer."""
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise MlclError("the schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+        optimizer = make_optimizer(self, self.optimizer_factory, self.lr_mult)
+        per_epoch = max(1, int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
+        scheduler = self.schedule.build(optimizer, int(steps), per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """A one-cycle schedule that was laid out for fewer steps would fail at its end, hours from now."""
+        planned = getattr(self.lr_schedulers(), "total_steps", None)
+        steps = int(self.trainer.estimated_stepping_batches)
+        if planned is not None and planned < steps:
+            raise MlclError(
+                f"the checkpoint's schedule ends after {planned} steps, this run wants {steps}: continue with the same "
+                "--trainer.max_epochs, or start a new run with --model.init_from"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the checkpoint says of itself."""
+        checkpoint[record.KEY] = record.make(self.config, getattr(self.trainer, "datamodule", None))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Away from training, the losses' parameters are of no use."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            own, stored = self.state_dict(), checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in stored.items() if k in own or k.startswith("network.")}

@@ -1,0 +1,145 @@
+"""Parameter groups, and learning-rate schedules that step once per optimizer step."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from mlcl.errors import MlclError
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+
+
+def make_optimizer(module: nn.Module, factory: OptimizerFactory, lr_mult: dict[str, float]) -> Optimizer:
+    """An optimizer whose groups differ in learning rate by part, with no weight decay on norms and biases.
+
+    Args:
+        module: its trainable parameters are optimised.
+        factory: makes the optimizer from parameter groups, learning rate and weight decay already chosen.
+        lr_mult: factor on the learning rate by part: a prefix of the parameter's name, with or without ``network.``,
+            for example ``{backbone: 0.1}``; of several that match, the longest counts.
+
+    Raises:
+        MlclError: if a part matches no parameter.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    unused = set(lr_mult)
+    for name, parameter in module.named_parameters():
+        parts = [part for part in lr_mult if f"{name}.".startswith((f"{part}.", f"network.{part}."))]
+        unused -= set(parts)
+        if parameter.requires_grad:
+            factor = lr_mult[max(parts, key=len)] if parts else 1.0
+            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    if unused:
+        raise MlclError(f"model.lr_mult names {sorted(unused)[0]!r}, which is no part; use backbone, head, ...")
+    keys = sorted(groups)
+    optimizer = factory([{"params": groups[key]} | ({} if key[1] else {"weight_decay": 0.0}) for key in keys])
+    for group, (factor, _) in zip(optimizer.param_groups, keys, strict=True):
+        group["lr"] *= factor
+    return optimizer
+
+
+class Schedule(ABC):
+    """How the learning rate of every group moves from step to step, as a factor on its own value."""
+
+    @abstractmethod
+    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+        """A scheduler to be stepped after every optimizer step."""
+
+
+class Constant(Schedule):
+    """The learning rate as it is, after an optional linear warm-up.
+
+    Args:
+        warmup_epochs: epochs of linear warm-up from 0.
+    """
+
+    def __init__(self, warmup_epochs: float = 0.0) -> None:
+        self.warmup_epochs = warmup_epochs
+
+    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+        """See :class:`Schedule`."""
+        return LambdaLR(optimizer, _warmed_up(self.warmup_epochs * steps_per_epoch, lambda step: 1.0))
+
+
+class WarmupCosine(Schedule):
+    """Linear warm-up, then half a cosine down.
+
+    Args:
+        warmup_epochs: epochs of linear warm-up from 0.
+        final_factor: factor at the last step.
+    """
+
+    def __init__(self, warmup_epochs: float = 1.0, final_factor: float = 0.0) -> None:
+        self.warmup_epochs, self.final_factor = warmup_epochs, final_factor
+
+    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+        """See :class:`Schedule`."""
+        warmup, low = self.warmup_epochs * steps_per_epoch, self.final_factor
+
+        def cosine(step: int) -> float:
+            progress = min(1.0, (step - warmup) / max(1.0, total_steps - warmup))
+            return low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2
+
+        return LambdaLR(optimizer, _warmed_up(warmup, cosine))
+
+
+class StepDecay(Schedule):
+    """Times ``factor`` every few epochs, after an optional linear warm-up (CSRA, MulCon's second stage).
+
+    Args:
+        every_epochs: epochs between two decays.
+        factor: of each decay.
+        warmup_epochs: epochs of linear warm-up from 0.
+    """
+
+    def __init__(self, every_epochs: float = 20.0, factor: float = 0.1, warmup_epochs: float = 0.0) -> None:
+        self.every_epochs, self.factor, self.warmup_epochs = every_epochs, factor, warmup_epochs
+
+    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+        """See :class:`Schedule`."""
+        every, factor = self.every_epochs * steps_per_epoch, self.factor
+        warmup = self.warmup_epochs * steps_per_epoch
+        return LambdaLR(optimizer, _warmed_up(warmup, lambda step: float(factor ** (step // every))))
+
+
+class OneCycle(Schedule):
+    """Torch's one-cycle policy: up to the optimizer's learning rate, then down (Smith and Topin, 2018).
+
+    Args:
+        warmup_share: share of the steps spent going up.
+        start_divisor: the first learning rate is this much smaller than the highest.
+        final_divisor: the last one is this much smaller than the first.
+        cycle_momentum: also cycle the momentum (beta1), as torch and the SADCL code do.
+    """
+
+    def __init__(
+        self,
+        warmup_share: float = 0.2,
+        start_divisor: float = 25.0,
+        final_divisor: float = 1e4,
+        cycle_momentum: bool = True,
+    ) -> None:
+        self.warmup_share, self.start_divisor, self.final_divisor = warmup_share, start_divisor, final_divisor
+        self.cycle_momentum = cycle_momentum
+
+    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+        """See :class:`Schedule`."""
+        return OneCycleLR(
+            optimizer,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            total_steps=total_steps,
+            pct_start=self.warmup_share,
+            div_factor=self.start_divisor,
+            final_div_factor=self.final_divisor,
+            cycle_momentum=self.cycle_momentum and any(k in optimizer.defaults for k in ("momentum", "betas")),
+        )
+
+
+def _warmed_up(warmup: float, factor: Callable[[int], float]) -> Callable[[int], float]:
+    """Linear from 1 / warmup at step 0; the first step already trains."""
+    return lambda step: (step + 1) / warmup if step + 1 < warmup else factor(step)

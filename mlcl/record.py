@@ -1,0 +1,136 @@
+"""What a checkpoint says of itself: our own plain record, in place of ``save_hyperparameters``.
+
+It lies under the key ``mlcl`` and holds text, numbers and lists only, so that ``weights_only=True`` reads it.
+"""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from mlcl.errors import MlclError
+
+KEY = "mlcl"
+FORMAT = 1
+# What a test, a prediction or an export needs of the model and the trainer. The rest is training's (losses,
+# optimizer), or belongs to the machine that trained (devices, strategy, callbacks, loggers).
+_MODEL_KEYS = ("network", "threshold", "interpolation", "cf1")
+_TRAINER_KEYS = ("precision",)
+_TRUSTED = ("mlcl.", "torch.")
+
+
+def make(config: dict[str, Any] | None, datamodule: Any) -> dict[str, Any]:
+    """The record of a run.
+
+    Args:
+        config: the parsed command line, class paths and arguments; None for a model built in Python.
+        datamodule: what it trains on; its classes and an absolute root go in.
+    """
+    record: dict[str, Any] = {"format": FORMAT, "classes": list(getattr(datamodule, "classes", ()))}
+    if config is not None:
+        config = {**config, "data": _portable(config["data"], datamodule)}
+        record["config"] = yaml.safe_dump(config, sort_keys=False)
+    return record
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code from it.
+
+    Raises:
+        MlclError: if there is no such file, it is no checkpoint, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MlclError(f"{path}: no such checkpoint (--ckpt_path)")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0] if "Unsupported" not in str(error) else "it holds Python objects"
+        raise MlclError(f"{path} is refused: only tensors and plain values are read ({reason})") from None
+    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+        reason = (str(error).strip().splitlines() or ["empty"])[0]
+        raise MlclError(f"{path} is no checkpoint, or damaged: {reason}") from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict) or "state_dict" not in checkpoint:
+        raise MlclError(f"{path} is not a checkpoint of mlcl")
+    if checkpoint[KEY]["format"] > FORMAT:
+        raise MlclError(f"{path} was written by a newer mlcl; update this one")
+    return checkpoint
+
+
+def config_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The whole configuration in the record.
+
+    Args:
+        checkpoint: from :func:`load`.
+        path: of the file, for the message.
+
+    Raises:
+        MlclError: for a model built in Python.
+    """
+    if "config" not in checkpoint[KEY]:
+        raise MlclError(
+            f"{path} holds a model that was built in Python, not by the command line: make the same one in Python and "
+            "load its state_dict"
+        )
+    config: dict[str, Any] = yaml.safe_load(checkpoint[KEY]["config"])
+    return config
+
+
+def for_evaluation(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that validate, test and later uses take over, weights coming from the checkpoint."""
+    model = {key: config["model"][key] for key in _MODEL_KEYS if key in config["model"]}
+    arguments = {**model["network"]["init_args"], "pretrained": False, "weights": None}
+    model["network"] = {**model["network"], "init_args": arguments}
+    trainer = {key: config["trainer"][key] for key in _TRAINER_KEYS if key in config["trainer"]}
+    kept = {key: config[key] for key in ("seed_everything", "name", "data") if key in config}
+    return {**kept, "model": model, "trainer": trainer}
+
+
+def check_classes(config: Any, path: str | Path, trusted: tuple[str, ...] = ()) -> None:
+    """Refuse a configuration from a checkpoint that names classes of other modules: importing them runs their code.
+
+    Raises:
+        MlclError: naming the class and the flag that allows it.
+    """
+    if isinstance(config, dict):
+        name = config.get("class_path")
+        if isinstance(name, str) and not name.startswith((*_TRUSTED, *(f"{module}." for module in trusted))):
+            raise MlclError(
+                f"{path} names the class {name}, from a module that is neither mlcl nor torch; if you trust it, add "
+                f"--import {name.rpartition('.')[0] or name}"
+            )
+    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        check_classes(value, path, trusted)
+
+
+def load_network(network: nn.Module, path: str | Path) -> str:
+    """Start from another run's network: load every tensor of the same name and shape.
+
+    Returns:
+        One line that says what was loaded and what was not.
+
+    Raises:
+        MlclError: if nothing fits.
+    """
+    stored = {
+        name.removeprefix("network."): tensor
+        for name, tensor in load(path)["state_dict"].items()
+        if name.startswith("network.")
+    }
+    own = network.state_dict()
+    fitting = {name: tensor for name, tensor in stored.items() if name in own and own[name].shape == tensor.shape}
+    if not fitting:
+        raise MlclError(f"{path}: none of its {len(stored)} tensors fits this network (model.init_from)")
+    network.load_state_dict(fitting, strict=False)
+    left = [name for name in own if name not in fitting]
+    kept = f"; as initialised: {', '.join(left[:4])}{f' and {len(left) - 4} more' * (len(left) > 4)}" if left else ""
+    unused = len(stored) - len(fitting)
+    return f"init_from {path}: {len(fitting)} of {len(own)} tensors loaded{kept}; {unused} of the file not used"
+
+
+def _portable(data: dict[str, Any], datamodule: Any) -> dict[str, Any]:
+    return {**data, "init_args": {**data["init_args"], **datamodule.portable_arguments()}}
