@@ -54,16 +54,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mlcl import cli
 
         cli.run(verb, rest)
-    except MlclError as error:
-        return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except SystemExit as stop:  # jsonargparse has said what is wrong, or has printed help or a config
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except Exception as error:
-        text = " ".join(str(error).split()) or "no message"
-        return _fail(f"{type(error).__name__}: {text[:600]} (MLCL_DEBUG=1 shows where)", 1)
+        return _fail(_one_line(error), 1)
     return 0
+
+
+def _one_line(error: BaseException) -> str:
+    """The message of the MlclError that started it, wherever jsonargparse or a loader's worker wrapped it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MlclError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        last = str(cause).strip().splitlines()[-1]  # a worker's exception carries its whole traceback
+        return last.partition("Error: ")[2] or last
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text[:600]} (MLCL_DEBUG=1 shows where)"
 
 
 def _mistake(verb: str, arguments: list[str]) -> str | None:

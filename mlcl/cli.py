@@ -23,6 +23,7 @@ import mlcl.losses
 from mlcl import record, runs
 from mlcl.errors import MlclError
 from mlcl.module import MultiLabelModule
+from mlcl.usage_errors import translate
 
 _RUN_FOLDER = "MLCL_RUN_FOLDER"  # tells the child processes of a DDP run where the first one put it
 
@@ -30,12 +31,14 @@ _RUN_FOLDER = "MLCL_RUN_FOLDER"  # tells the child processes of a DDP run where 
 class Parser(LightningArgumentParser):
     """Errors in one line, status 2."""
 
+    arguments: list[str] = []  # the command line, for the message
+
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print the translated message and stop."""
         if os.environ.get("MLCL_DEBUG") == "1" and ex is not None:
             raise ex
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"mlcl: {translate(message)}", file=sys.stderr)
+            print(f"mlcl: {translate(message, self.arguments)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -92,6 +95,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """The checkpoint's own record is the lowest layer: whatever the command line says wins over it."""
+        Parser.arguments = args
         self.name, self.runs_root = _name_and_root(args)
         self.checkpoint = _checkpoint(_value(args, "--ckpt_path"), self.runs_root / self.name)
         own_config = any(a.split("=")[0] in ("-c", "--config") for a in args)
@@ -125,10 +129,10 @@ class CLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Tell the module what it was made from, for the checkpoint's record; check what it is tested on."""
-        text = self.parser.dump(self.config, skip_none=False)
-        self.model.config = yaml.safe_load(text)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        self.model.config = {key: value for key, value in config.items() if key not in ("ckpt_path", "import")}
         if self.verb == "fit" and rank_zero_only.rank == 0:
-            runs.write_text(self.folder / "config.yaml", text)
+            runs.write_text(self.folder / "config.yaml", yaml.safe_dump(self.model.config, sort_keys=False))
             runs.write_environment(self.folder)
         stored = getattr(self, "stored_classes", None)
         if stored and list(self.datamodule.classes) != stored:
@@ -146,8 +150,19 @@ class CLI(LightningCLI):
         rank_zero_info(f"mlcl {self.verb}: {os.path.relpath(self.folder)}")
         arguments = {"datamodule": self.datamodule, "weights_only": True, "ckpt_path": self.config.ckpt_path}
         quiet = {} if self.verb == "fit" else {"verbose": False}
-        getattr(self.trainer, self.verb)(self.model, **arguments, **quiet)
-        if self.verb == "fit" and self.config.test_after_fit and not self.trainer.interrupted:
+        inherited = _RUN_FOLDER in os.environ
+        os.environ[_RUN_FOLDER] = str(self.folder)
+        try:
+            getattr(self.trainer, self.verb)(self.model, **arguments, **quiet)
+        except BaseException:
+            if rank_zero_only.rank == 0:
+                runs.discard_if_untouched(self.folder)
+            raise
+        finally:
+            if not inherited:
+                del os.environ[_RUN_FOLDER]
+        if self.verb == "fit" and self.config.test_after_fit and not self.config.trainer.fast_dev_run:
+            self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
             # A new trainer: in the old one the EMA callback would load the raw weights (lightning 2.6.6).
             checkpoint = self.folder / runs.CHECKPOINTS / "best.ckpt"
             checkpoint = checkpoint if checkpoint.is_file() else checkpoint.with_name("last.ckpt")
@@ -181,6 +196,8 @@ class CLI(LightningCLI):
             return Path(os.environ[_RUN_FOLDER])
         run = runs.run_of(self.checkpoint) if self.checkpoint else None
         parent = self.runs_root / self.name
+        if rank_zero_only.rank != 0:  # started by torchrun or SLURM: the first process makes it and broadcasts it
+            return parent / "version_pending"
         if self.verb != "fit":
             return runs.new_folder(run, f"{self.verb}_") if run and os.access(run, os.W_OK) else runs.new_folder(parent)
         if run and self.checkpoint and self.checkpoint.name == "last.ckpt":
@@ -278,8 +295,3 @@ def _overridden(stored: Namespace, final: Namespace) -> list[str]:
         if key in after and before[key] != after[key] and key.split(".")[0] not in ours
         and not isinstance(before[key], Namespace)
     ]
-
-
-def translate(message: str) -> str:
-    """One clear line from jsonargparse's message: which key, what is wrong, what is known."""
-    return " ".join(message.split())

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +32,13 @@ def new_folder(parent: Path, prefix: str = "version_") -> Path:
             number += 1
         except OSError as error:
             raise MlclError(f"no run folder can be made in {parent}: {error.strerror}") from error
+
+
+def discard_if_untouched(folder: Path) -> None:
+    """Remove a run's folder in which nothing was trained or tested yet: a run that failed at its start."""
+    notes = {folder / "config.yaml", folder / "environment.json"}
+    if folder.is_dir() and set(folder.iterdir()) <= notes:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def last_checkpoint(runs: Path) -> Path:

@@ -75,8 +75,8 @@ class _Tile:
 
     def texture(self, *kinds: str) -> Self:
         """Mark what is painted so far in the accent colour, with one of ``kinds`` or, without any, often not at all."""
-        kinds = kinds or ("plain", "plain", "plain", "stripes", "stripes", "dots", "dots", "checks")
-        kind, (c, s), step = kinds[self.rng.integers(len(kinds))], _polar(1, self.between(0, 180)), self.between(0.4, 0.55)
+        kinds = kinds or ("plain", "plain", "plain", "plain", "plain", "stripes", "dots", "checks")
+        kind, step, (c, s) = self.rng.choice(kinds), self.between(0.4, 0.55), _polar(1, self.between(0, 180))
         if kind in _TEXTURES:
             across = np.linspace(-1 / step, 1 / step, self.image.width, dtype=np.float32)
             x, y = across + self.between(), across[:, None] + self.between()
@@ -138,22 +138,21 @@ _LOOKALIKES: tuple[Callable[[_Tile], Any], ...] = (  # each lacks a part or the 
     lambda tile: tile.disc(0, 0, 0.9, 0.5).texture("plain", "checks"),
     lambda tile: tile.polygon([(0, -0.9), (0.6, 0), (0, 0.9), (-0.6, 0)]).texture(),
     lambda tile: tile.polygon([_polar(0.95, 120 * k) for k in range(3)]).texture(),
-    lambda tile: tile.polygon([_polar(tile.between(0.5, 0.95), 40 * k) for k in range(9)]).texture(),
+    lambda tile: tile.polygon([_polar(tile.between(0.5, 0.95), 40 * k) for k in range(9)]).texture("plain", "checks"),
     lambda tile: tile.box(-0.65, -0.5, 0.65, 0.5).texture(),
     lambda tile: tile.line([_polar(0.8, 20 * k) for k in range(10)], tile.between(0.06, 0.3)),
-    lambda tile: tile.line([(tile.between(-0.4, 0.4), 0.36 * k - 0.9) for k in range(6)], tile.between(0.06, 0.2)),
     lambda tile: tile.line([(-0.35, -0.9), (-0.35, 0.9)], 0.15).line([(0.35, -0.9), (0.35, 0.9)], 0.15),
 )
 CLASSES: tuple[str, ...] = tuple(_PAINTERS)
 _CATEGORY_IDS = {name: k + k // 4 + 1 for k, name in enumerate(CLASSES)}  # with holes, as COCO's
-_THEMES: dict[str, dict[str, float]] = {  # a class that is not named has the weight 0.25
-    "village": {"house": 4, "tree": 6, "ladder": 0.8, "fish": 0.5, "ball": 1},
-    "night": {"moon": 4, "star": 5, "house": 1, "tree": 1},
-    "shore": {"fish": 4, "ring": 4, "ball": 4, "kite": 1.5},
-    "kitchen": {"cookie": 5, "ring": 2, "star": 1.5, "cross": 1},
-    "road": {"arrow": 4, "cross": 3, "ball": 1, "tree": 2},
+_THEMES: dict[str, dict[str, float]] = {  # a class that is not named has the weight 0.2
+    "village": {"house": 6, "tree": 7, "ladder": 1, "ball": 3, "fish": 1, "arrow": 2, "star": 1},
+    "night": {"moon": 6, "star": 6, "house": 3, "tree": 3, "cross": 1, "kite": 0.5},
+    "shore": {"fish": 5, "ring": 5, "ball": 5, "kite": 2, "tree": 2, "star": 2},
+    "kitchen": {"cookie": 8, "ring": 4, "star": 3, "cross": 3, "ball": 2, "fish": 3},
+    "road": {"arrow": 5, "cross": 5, "ball": 2, "tree": 4, "house": 3, "moon": 1, "cookie": 1},
 }
-_COUNTS = (0.03, 0.12, 0.2, 0.22, 0.2, 0.13, 0.1)  # probability of 0, 1, .. 6 objects
+_COUNTS = (0.03, 0.11, 0.17, 0.21, 0.21, 0.15, 0.12)  # probability of 0, 1, .. 6 objects
 
 
 def _background(width: int, height: int, rng: Generator) -> Image.Image:
@@ -175,9 +174,9 @@ def _background(width: int, height: int, rng: Generator) -> Image.Image:
 def _warp(tile: _Tile, diameter: float) -> Image.Image:
     """Turn, squash and tilt a tile and bring its unit circle to about ``diameter`` pixels."""
     half, side = tile.image.width / 2, math.ceil(1.2 * diameter) + 2
-    (s, c), axis = _polar(1, tile.rng.normal(0, 26)), np.array(_polar(1, tile.between(0, 180)))
+    (s, c), axis = _polar(1, tile.rng.normal(0, 18)), np.array(_polar(1, tile.between(0, 180)))
     back = np.eye(3)  # from the picture to the tile, both in unit coordinates
-    back[:2, :2] = [[-c, s], [s, c]] @ (np.eye(2) + tile.between(0, 0.5) * np.outer(axis, axis))
+    back[:2, :2] = [[-c, s], [-s, -c]] @ (np.eye(2) + tile.between(0, 0.5) * np.outer(axis, axis))
     back[0] *= tile.rng.choice([-1, 1])
     back[2, :2] = tile.between(-0.1, 0.1, 2)
     to_unit = np.array([[2, 0, -side], [0, 2, -side], [0, 0, diameter]]) / diameter
@@ -226,7 +225,7 @@ class _Scene:
     def photograph(self) -> Image.Image:
         """Return the picture as a mediocre camera gives it: exposure, tint, grain and a little blur."""
         blurred = np.asarray(self.canvas.filter(ImageFilter.BoxBlur(self.rng.uniform(0, 0.7))))
-        grain = self.rng.uniform(1, 9) * self.rng.standard_normal((*blurred.shape[:2], 1), np.float32)
+        grain = self.rng.uniform(1, 6) * self.rng.standard_normal((*blurred.shape[:2], 1), np.float32)
         tint = self.rng.uniform(0.75, 1.1) * self.rng.uniform(0.92, 1.08, 3).astype(np.float32)
         return Image.fromarray((blurred * tint + grain).clip(0, 255).astype(np.uint8))
 
@@ -236,16 +235,16 @@ def _compose(rng: Generator, size: int) -> _Scene:
     shape = ((1, 1), (1.15, 0.87), (0.87, 1.15))[rng.integers(3)]
     width, height = (round(side * size * rng.uniform(0.92, 1.08)) for side in shape)
     theme = list(_THEMES.values())[rng.integers(len(_THEMES))]
-    weights = np.array([theme.get(name, 0.25) for name in CLASSES])
+    weights = np.array([theme.get(name, 0.2) for name in CLASSES])
     things = rng.choice(CLASSES, rng.choice(7, p=_COUNTS), p=weights / weights.sum()).tolist()
-    for _ in range(rng.integers(2, 7)):  # clutter, but never in front of the last object: that one stays in view
+    for _ in range(rng.integers(0, 4)):  # clutter, but never in front of the last object: that one stays in view
         things.insert(rng.integers(max(1, len(things))), "")
     scene, taken = _Scene(width, height, rng), [(9.0, 9.0)]
     for name in things:
         spots = rng.uniform(0.1, 0.9, (3, 2)).tolist()
         x, y = max(spots, key=lambda spot: min(math.dist(spot, other) for other in taken))
         taken.append((x, y))
-        scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(1.4, 1.6)) * min(width, height))
+        scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(1.8, 1.2)) * min(width, height))
     return scene
 
 
@@ -261,20 +260,13 @@ def _write_split(root: Path, split: str, count: int, size: int, seed: int) -> No
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         for k, (name, (x, y, w, h), area) in enumerate(scene.boxes()):
             entry = {"id": 10 * image_id + k, "image_id": image_id, "category_id": _CATEGORY_IDS[name], "iscrowd": 0}
-            outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-            annotations.append(entry | {"bbox": [x, y, w, h], "area": area, "segmentation": outline})
+            outline = [x, y, x + w, y, x + w, y + h, x, y + h]
+            annotations.append(entry | {"bbox": [x, y, w, h], "area": area, "segmentation": [outline]})
     categories = [{"id": _CATEGORY_IDS[name], "name": name, "supercategory": "shape"} for name in CLASSES]
     info = {"description": "mlcl synthetic scenes", "version": str(_FORMAT), "year": 2014}
     content = {"info": info, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
     (root / "annotations").mkdir(exist_ok=True)
     (root / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(content))
-
-
-def _check_same(root: Path, wanted: str) -> None:
-    note = root / "demo.json"
-    there = note.read_text() if note.is_file() else "something else (no demo.json)"
-    if there != wanted:
-        raise FileExistsError(f"{root} holds {there}, asked for {wanted}: choose another folder or delete it")
 
 
 def write_scenes(root: Path, train: int = 2000, val: int = 600, size: int = 128, seed: int = 0) -> None:
@@ -296,18 +288,21 @@ def write_scenes(root: Path, train: int = 2000, val: int = 600, size: int = 128,
     if not (1 <= train <= _ID_OFFSETS["val"] and val >= 1 and size >= 32 and seed >= 0):
         raise ValueError(f"out of range: train={train}, val={val}, size={size} (32 or more), seed={seed}")
     wanted = json.dumps({"format": _FORMAT, "train": train, "val": val, "size": size, "seed": seed})
-    if root.exists():
-        return _check_same(root, wanted)
-    partial = root.with_name(f"{root.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had our number
-    try:
-        _write_split(partial, "train", train, size, seed)
-        _write_split(partial, "val", val, size, seed)
-        (partial / "demo.json").write_text(wanted)
-        partial.rename(root)
-    except OSError:
-        if not root.exists():
-            raise
-        _check_same(root, wanted)  # another process was faster
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    if not root.exists():
+        partial = root.with_name(f"{root.name}.partial-{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had our number
+        try:
+            _write_split(partial, "train", train, size, seed)
+            _write_split(partial, "val", val, size, seed)
+            (partial / "demo.json").write_text(wanted)
+            partial.rename(root)
+        except OSError:
+            if not root.exists():
+                raise
+            # else another process was faster: what it wrote is looked at below
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    note = root / "demo.json"
+    there = note.read_text() if note.is_file() else "something else (no demo.json)"
+    if there != wanted:
+        raise FileExistsError(f"{root} holds {there}, asked for {wanted}: choose another folder or delete it")

@@ -1,0 +1,92 @@
+"""From jsonargparse's diagnosis to one line that says which option, what is wrong, and what would be right."""
+
+import difflib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import Trainer
+
+import mlcl.data
+import mlcl.heads
+import mlcl.losses
+import mlcl.optim
+from mlcl.discovery import public_classes
+from mlcl.module import MultiLabelModule
+from mlcl.network import Network
+
+_SCHEDULES = public_classes([mlcl.optim], mlcl.optim.Schedule)
+_CHOICES = {
+    "data": mlcl.data.DATASETS,
+    "head": mlcl.heads.HEADS,
+    "classification_loss": mlcl.losses.CLASSIFICATION_LOSSES,
+    "embedding_loss": mlcl.losses.EMBEDDING_LOSSES,
+    "schedule": _SCHEDULES,
+}
+
+
+def translate(message: str, arguments: list[str]) -> str:
+    """One clear line.
+
+    Args:
+        message: what jsonargparse said, on any number of lines.
+        arguments: the command line, to find the option that was meant.
+    """
+    text = " ".join(message.split())
+    if match := re.search(r"Option '([^']+)' is not accepted", text):
+        return f"{_place(match[1], arguments)}: unknown option{_meant(match[1])}"
+    if match := re.search(r"unrecognized arguments: (\S+)", text):
+        return f"{match[1]}: unknown option{_meant(match[1].split('=')[0].split('.')[-1])}"
+    if match := re.search(r'Parser key "([^"]+)"', text):
+        key, name = match[1], match[1].split(".")[-1]
+        given = re.search(r"(?:Given value|Got value|dot import path string): (\S.*?)(?: - |$)", text)
+        value = given[1].strip() if given else ""
+        if name in _CHOICES and "class_path" not in value:
+            known = ", ".join(_CHOICES[name]) or "none yet"
+            reason = re.search(r"(Unable to import[^:]*|[Nn]o module named \S+|Import path \S+ does not[^.]*)", text)
+            detail = f" ({reason[1]})" if reason else ""
+            return f"{_place(key, arguments)}: unknown class {value!r}{detail}; known: {known}; or yours, as file.Class"
+        expected = [kind for kind in re.findall(r"<class '([\w.]+)'>", text.split("Given value type")[0]) if kind != "NoneType"]
+        wanted = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}
+        if value and expected and all(kind in wanted for kind in expected):
+            kinds = " or ".join(dict.fromkeys(wanted[kind] for kind in expected))
+            return f"{_place(key, arguments)}: expected {kinds}, got {value!r}"
+    return text[:500]
+
+
+def _place(key: str, arguments: list[str]) -> str:
+    """The option as the user wrote it: on the command line, or in which config file."""
+    name = key.split(".")[-1]
+    for argument in arguments:
+        flag = argument.split("=")[0]
+        if flag.startswith("--") and flag.split(".")[-1].lstrip("-") == name:
+            return flag
+    for argument in (value for a in arguments for value in (a.partition("=")[2], a) if value):
+        if Path(argument).suffix in (".yaml", ".yml") and Path(argument).is_file():
+            try:
+                path = _find(yaml.safe_load(Path(argument).read_text()), name)
+            except yaml.YAMLError:
+                continue
+            if path:
+                return f"{argument}: {path}"
+    return key
+
+
+def _find(content: Any, name: str) -> str | None:
+    """Where a key stands in a config, ``init_args`` left out as on the command line."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key == name:
+            return str(key)
+        if below := _find(value, name):
+            return below if key == "init_args" else f"{key}.{below}"
+    return None
+
+
+def _meant(name: str) -> str:
+    classes = [c for group in _CHOICES.values() for c in group.values()]
+    bases = (MultiLabelModule, Network, mlcl.data.MultiLabelDataModule, Trainer)
+    known = {parameter for c in (*classes, *bases) for parameter in inspect.signature(c).parameters}
+    close = difflib.get_close_matches(name, known - {"settings"}, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
