@@ -37,7 +37,9 @@ def read_image(path: str | Path) -> Tensor:
     try:
         data = Path(path).read_bytes()
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is read past; torchvision 0.29 deprecates its decoders
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "The image decoding")  # torchvision 0.29 points to torchcodec
             with Image.open(io.BytesIO(data)) as picture:  # reads the header only
                 if picture.mode in _FAST.get(picture.format or "", ()):
                     raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -174,9 +174,9 @@ def _background(width: int, height: int, rng: Generator) -> Image.Image:
 def _warp(tile: _Tile, diameter: float) -> Image.Image:
     """Turn, squash and tilt a tile and bring its unit circle to about ``diameter`` pixels."""
     half, side = tile.image.width / 2, math.ceil(1.2 * diameter) + 2
-    (s, c), axis = _polar(1, tile.rng.normal(0, 18)), np.array(_polar(1, tile.between(0, 180)))
+    (s, c), axis = _polar(1, tile.rng.normal(0, 15)), np.array(_polar(1, tile.between(0, 180)))
     back = np.eye(3)  # from the picture to the tile, both in unit coordinates
-    back[:2, :2] = [[-c, s], [-s, -c]] @ (np.eye(2) + tile.between(0, 0.5) * np.outer(axis, axis))
+    back[:2, :2] = [[-c, s], [-s, -c]] @ (np.eye(2) + tile.between(0, 0.4) * np.outer(axis, axis))
     back[0] *= tile.rng.choice([-1, 1])
     back[2, :2] = tile.between(-0.1, 0.1, 2)
     to_unit = np.array([[2, 0, -side], [0, 2, -side], [0, 0, diameter]]) / diameter
@@ -244,7 +244,7 @@ def _compose(rng: Generator, size: int) -> _Scene:
         spots = rng.uniform(0.1, 0.9, (3, 2)).tolist()
         x, y = max(spots, key=lambda spot: min(math.dist(spot, other) for other in taken))
         taken.append((x, y))
-        scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(1.8, 1.2)) * min(width, height))
+        scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(2, 1)) * min(width, height))
     return scene
 
 

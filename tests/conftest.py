@@ -1,0 +1,90 @@
+"""Shared fixtures: a tiny demo dataset, the command line in this process and in others, gloo groups."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before torch is imported: with a busy core, two spinning OpenMP threads make a tiny step 200 times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # lightning 2.6.6 calls a deprecated method
+
+import pytest
+import torch
+
+from mlcl.__main__ import main
+from mlcl.data.scenes import write_scenes
+
+torch.set_num_threads(1)
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Caches go to a temporary folder; what one test's seed_everything left behind does not reach the next."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    path = list(sys.path)
+    yield
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MLCL_RUN_FOLDER"):
+        os.environ.pop(name, None)
+    sys.path[:] = path
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated scenes: 80 images to train, 26 to test, 64 pixels."""
+    root = tmp_path_factory.mktemp("scenes") / "demo"
+    write_scenes(root, train=80, val=26, size=64)
+    return root
+
+
+@pytest.fixture
+def demo(demo_root: Path) -> list[str]:
+    """Flags that make the demo config small enough for a test."""
+    return [
+        *("--config", str(REPOSITORY / "configs" / "demo.yaml"), "--data.root", str(demo_root)),
+        *("--data.train_images", "80", "--data.test_images", "26", "--data.scene_size", "64"),
+        *("--data.image_size", "48", "--data.batch_size", "16", "--data.num_workers", "0"),
+        *("--trainer.max_epochs", "2"),
+    ]
+
+
+@dataclass
+class Outcome:
+    """What a command line did."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mlcl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Run a command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Outcome:
+        capfd.readouterr()
+        status = main([*map(str, arguments)])
+        return Outcome(status, *capfd.readouterr())
+
+    return run
+
+
+def run_process(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m mlcl`` as a user would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "mlcl", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
