@@ -36,9 +36,9 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated scenes: 80 images to train, 26 to test, 64 pixels."""
+    """Generated scenes: 80 images to train, 25 to test, 64 pixels."""
     root = tmp_path_factory.mktemp("scenes") / "demo"
-    write_scenes(root, train=80, val=26, size=64)
+    write_scenes(root, train=80, val=25, size=64)
     return root
 
 
@@ -47,7 +47,7 @@ def demo(demo_root: Path) -> list[str]:
     """Flags that make the demo config small enough for a test."""
     return [
         *("--config", str(REPOSITORY / "configs" / "demo.yaml"), "--data.root", str(demo_root)),
-        *("--data.train_images", "80", "--data.test_images", "26", "--data.scene_size", "64"),
+        *("--data.train_images", "80", "--data.test_images", "25", "--data.scene_size", "64"),
         *("--data.image_size", "48", "--data.batch_size", "16", "--data.num_workers", "0"),
         *("--trainer.max_epochs", "2"),
     ]

@@ -96,7 +96,10 @@ def ridge_scores(train: Tensor, targets: Tensor, test: Tensor) -> tuple[Tensor, 
         known = targets[:, k] >= 0
         x, y = train[known], torch.where(targets[known, k] == 1, 1.0, -1.0).double()
         centre = x.mean(0)
-        u, s, v = solved.setdefault(known.numpy().tobytes(), torch.linalg.svd(x - centre, full_matrices=False))
+        key = known.numpy().tobytes()
+        if key not in solved:
+            solved[key] = torch.linalg.svd(x - centre, full_matrices=False)
+        u, s, v = solved[key]
         shrink = s**2 / (s**2 + penalties)  # (L, R)
         fitted = y.mean() + (shrink * (u.T @ (y - y.mean()))) @ u.T  # (L, n)
         leverage = 1 / len(y) + shrink @ (u**2).T

@@ -1,0 +1,148 @@
+"""Real gloo groups: gradients and metrics of W processes equal those of one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run_process
+from gloo import run_group
+from test_resume import LOSS
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mlcl.data.sampler import EpochSampler
+from mlcl.distributed import broadcast_buffers, global_batch, rank, world_size
+from mlcl.metrics import MultiLabelMetrics
+
+N, K, D = 23, 5, 4  # 23 divides by neither 2 nor 3
+
+
+class WithPrototypes(nn.Module):
+    """A network, and a loss with parameters of its own that no slice of the batch can explain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Linear(3, K * D).double()
+        self.projector = nn.Linear(D, D).double()
+        self.prototypes = nn.Parameter(torch.randn(K, D, dtype=torch.float64))
+
+    def forward(self, image, target):
+        embeddings, target = global_batch(self.network(image).unflatten(1, (K, D)), target)
+        active = self.projector(embeddings)[target == 1]
+        prototypes = self.projector(self.prototypes)
+        scores = active @ prototypes.T / 0.2
+        own = (target == 1).nonzero()[:, 1]
+        return nn.functional.cross_entropy(scores, own) if len(own) else scores.sum()
+
+
+def _data():
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(12, 3, dtype=torch.float64, generator=generator)
+    target = (torch.rand(12, K, generator=generator) < 0.3).long()
+    target[:4] = 0  # a rank without positives
+    target[5, 2] = -1
+    return image, target
+
+
+def _gradients(rank: int, size: int, uneven: bool):
+    image, target = _data()
+    cuts = [0, *((5, 12) if size == 2 else (4, 5, 12))] if uneven else [12 * r // size for r in range(size + 1)]
+    model = DistributedDataParallel(WithPrototypes())
+    own = slice(cuts[rank], cuts[rank + 1])
+    model(image[own], target[own]).backward()
+    return {name: parameter.grad for name, parameter in model.module.named_parameters()}
+
+
+def _everything(rank: int, size: int):
+    """All that a group computes, in one go: starting its processes costs more than the rest."""
+    return {
+        "even": _gradients(rank, size, uneven=False),
+        "uneven": _gradients(rank, size, uneven=True),
+        "metrics": _metrics(rank, size),
+        "buffers": _buffers(),
+    }
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    return run_group(request.param, _everything, tmp_path_factory.mktemp("group"))
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_gradient_of_every_parameter_equals_one_process(group, uneven: bool):
+    model = WithPrototypes()
+    model(*_data()).backward()
+    for member in group:
+        gradients = member["uneven" if uneven else "even"]
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_one_process_gets_its_own_tensors_back():
+    embeddings, targets = torch.randn(2, K, D), torch.zeros(2, K)
+    assert global_batch(embeddings, targets)[0] is embeddings and global_batch(embeddings, targets)[1] is targets
+    assert (world_size(), rank()) == (1, 0)
+
+
+def _scored():
+    generator = torch.Generator().manual_seed(2)
+    targets = torch.randint(-1, 2, (N, K), generator=generator)
+    targets[:, 3] = 0  # a class without positives
+    return torch.randn(N, K, generator=generator).mul(4).round().div(4), targets  # with ties
+
+
+def _metrics(rank: int, size: int):
+    logits, targets = _scored()
+    sampler = EpochSampler(range(N), seed=0, shuffle=False)
+    metrics = MultiLabelMetrics(K)
+    rows = torch.tensor([index for _, index in sampler])
+    for part in rows.split(3):
+        metrics.update(logits[part], targets[part], part)
+    values = metrics.compute()
+    return {**values, "n": len(metrics.evaluation.logits), "padded": len(rows) * size, "ap": metrics.evaluation.class_ap}
+
+
+def test_metrics_equal_one_process(group):
+    logits, targets = _scored()
+    metrics = MultiLabelMetrics(K)
+    metrics.update(logits, targets, torch.arange(N))
+    expected = metrics.compute()
+    for values in (member["metrics"] for member in group):
+        assert values["padded"] > N == values["n"]
+        torch.testing.assert_close(values["ap"], metrics.evaluation.class_ap, rtol=0, atol=1e-12, equal_nan=True)
+        for name, value in expected.items():
+            torch.testing.assert_close(values[name], value, rtol=0, atol=1e-12, msg=name)
+
+
+def _buffers():
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean.fill_(rank())
+    broadcast_buffers(norm)
+    return norm.running_mean
+
+
+def test_buffers_of_the_first_rank(group):
+    assert all((member["buffers"] == 0).all() for member in group)
+
+
+def test_fit_on_two_processes(tmp_path: Path, demo: list[str]):
+    """With a loss that has parameters, EMA and an odd number of test images; from the command line, as a user would."""
+    (tmp_path / "own_loss.py").write_text(LOSS)
+    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.num_workers", "1"]
+    own = ["--model.embedding_loss", "own_loss.Pull"]
+    done = run_process("fit", *demo, *ddp, *own, "--data.val_fraction", "0.14", cwd=tmp_path, GLOO_SOCKET_IFNAME="lo")
+    assert done.returncode == 0, done.stderr
+    runs = list((tmp_path / "runs" / "demo").iterdir())
+    assert [run.name for run in runs] == ["version_0"]
+    assert json.loads((runs[0] / "metrics.json").read_text())["N"] == 25
+    assert done.stdout.count("results in") == 1 and done.stderr.count("epoch   1/2") == 1
+    checkpoint = runs[0] / "checkpoints" / "best.ckpt"
+    alone = run_process("test", "--ckpt_path", checkpoint, cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    both, one = (json.loads((runs[0] / name / "metrics.json").read_text())["metrics"] for name in (".", "test_0"))
+    assert both == pytest.approx(one, abs=1e-6)
+    again = run_process("test", "--ckpt_path", "last", "--name", "demo", *ddp[:4], cwd=tmp_path, GLOO_SOCKET_IFNAME="lo")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((runs[0] / "test_1" / "metrics.json").read_text())["N"] == 25
