@@ -7,7 +7,7 @@ import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from jsonargparse import Namespace
@@ -31,7 +31,7 @@ _RUN_FOLDER = "MLCL_RUN_FOLDER"  # tells the child processes of a DDP run where 
 class Parser(LightningArgumentParser):
     """Errors in one line, status 2."""
 
-    arguments: list[str] = []  # the command line, for the message
+    arguments: ClassVar[list[str]] = []  # the command line, for the message
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print the translated message and stop."""
@@ -83,14 +83,13 @@ class CLI(LightningCLI):
                 "trainer.max_epochs": 30,
             }
         )
-        instantiated = {"apply_on": "instantiate"}
-        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", **instantiated)
-        parser.link_arguments("data.num_classes", "model.embedding_loss.init_args.num_classes", **instantiated)
+        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.num_classes", "model.embedding_loss.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments(
             "model.network",
             "model.embedding_loss.init_args.dim",
             compute_fn=lambda network: network.embedding_dim,
-            **instantiated,
+            apply_on="instantiate",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -131,7 +130,7 @@ class CLI(LightningCLI):
         """Tell the module what it was made from, for the checkpoint's record; check what it is tested on."""
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         self.model.config = {key: value for key, value in config.items() if key not in ("ckpt_path", "import")}
-        if self.verb == "fit" and rank_zero_only.rank == 0:
+        if self.verb == "fit" and _is_first():
             runs.write_text(self.folder / "config.yaml", yaml.safe_dump(self.model.config, sort_keys=False))
             runs.write_environment(self.folder)
         stored = getattr(self, "stored_classes", None)
@@ -155,7 +154,7 @@ class CLI(LightningCLI):
         try:
             getattr(self.trainer, self.verb)(self.model, **arguments, **quiet)
         except BaseException:
-            if rank_zero_only.rank == 0:
+            if _is_first():
                 runs.discard_if_untouched(self.folder)
             raise
         finally:
@@ -171,7 +170,7 @@ class CLI(LightningCLI):
 
     def _trainer(self, training: bool, checkpoint: Path | None) -> Trainer:
         config = dict(self.config_init.trainer)
-        extra = [callbacks.Results(self.folder, str(checkpoint) if checkpoint else None)]
+        extra: list[Any] = [callbacks.Results(self.folder, str(checkpoint) if checkpoint else None)]
         if config["enable_progress_bar"] is not False and sys.stderr.isatty():
             extra.append(callbacks.ImageProgressBar())
         else:
@@ -196,7 +195,7 @@ class CLI(LightningCLI):
             return Path(os.environ[_RUN_FOLDER])
         run = runs.run_of(self.checkpoint) if self.checkpoint else None
         parent = self.runs_root / self.name
-        if rank_zero_only.rank != 0:  # started by torchrun or SLURM: the first process makes it and broadcasts it
+        if not _is_first():  # started by torchrun or SLURM: the first process makes it and broadcasts it
             return parent / "version_pending"
         if self.verb != "fit":
             return runs.new_folder(run, f"{self.verb}_") if run and os.access(run, os.W_OK) else runs.new_folder(parent)
@@ -221,11 +220,14 @@ def run(verb: str, arguments: list[str]) -> None:
     CLI(verb, arguments).execute()
 
 
+def _is_first() -> bool:
+    """Whether this is the first process, as far as the launcher has said so far."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
 def _checkpoints(folder: Path) -> list[ModelCheckpoint]:
     """Two callbacks: with one, ``save_last`` writes only when the best one was written (lightning 2.6.6)."""
-    best = ModelCheckpoint(
-        folder, "best", monitor="val/mAP", mode="max", save_top_k=1, enable_version_counter=False
-    )
+    best = ModelCheckpoint(folder, "best", monitor="val/mAP", mode="max", save_top_k=1, enable_version_counter=False)
     last = ModelCheckpoint(
         folder, "last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
     )
@@ -241,7 +243,7 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-_NOISE = r"\U0001F4A1|litlogger|^(GPU|TPU|HPU) available|`Trainer.fit` stopped|^Seed set to|^Restor|^Loaded model weights|^Loading `"
+_NOISE = "\U0001f4a1|^(GPU|TPU|HPU) available|`Trainer.fit` stopped|^(Seed set|Restor|Loaded model|Loading `)"
 _HARMLESS = (
     r".*does not have many workers",  # our own default, chosen by the user
     r".*number of training batches .* smaller than the logging interval",  # tiny datasets are fine
@@ -292,6 +294,8 @@ def _overridden(stored: Namespace, final: Namespace) -> list[str]:
     return [
         f"{key.replace('.init_args', '')}: {before[key]} -> {after[key]}"
         for key in before
-        if key in after and before[key] != after[key] and key.split(".")[0] not in ours
+        if key in after
+        and before[key] != after[key]
+        and key.split(".")[0] not in ours
         and not isinstance(before[key], Namespace)
     ]

@@ -8,7 +8,7 @@ from mlcl.errors import MlclError
 
 
 def import_all(package: str, path: list[str]) -> list[ModuleType]:
-    """Import the modules directly under a package and return them, in alphabetical order.
+    """Import the modules directly under a package; returns those whose names do not start with an underscore.
 
     Raises:
         MlclError: if one of them cannot be imported; the message names the file, since it breaks every command.
@@ -16,11 +16,13 @@ def import_all(package: str, path: list[str]) -> list[ModuleType]:
     modules = []
     for module in sorted(pkgutil.iter_modules(path), key=lambda m: m.name):
         try:
-            modules.append(importlib.import_module(f"{package}.{module.name}"))
+            imported = importlib.import_module(f"{package}.{module.name}")
         except Exception as error:
             raise MlclError(
                 f"{package.replace('.', '/')}/{module.name}.py cannot be imported: {type(error).__name__}: {error}"
             ) from error
+        if not module.name.startswith("_"):
+            modules.append(imported)
     return modules
 
 

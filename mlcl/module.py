@@ -12,7 +12,8 @@ from torch.optim import AdamW
 from mlcl import record
 from mlcl.distributed import broadcast_buffers, global_batch, rank
 from mlcl.errors import MlclError
-from mlcl.losses import BinaryCrossEntropy, ClassificationLoss, EmbeddingLoss
+from mlcl.losses import ClassificationLoss, EmbeddingLoss
+from mlcl.losses.binary_cross_entropy import BinaryCrossEntropy
 from mlcl.metrics import CF1Definition, Interpolation, MultiLabelMetrics
 from mlcl.network import Network
 from mlcl.optim import Constant, OptimizerFactory, Schedule, make_optimizer
@@ -126,7 +127,7 @@ class MultiLabelModule(LightningModule):
         if stage == "fit" and self.init_from is not None:
             rank_zero_info(record.load_network(self.network, self.init_from))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):

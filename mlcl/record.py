@@ -86,7 +86,7 @@ def for_evaluation(config: dict[str, Any]) -> dict[str, Any]:
     arguments = {**model["network"]["init_args"], "pretrained": False, "weights": None}
     model["network"] = {**model["network"], "init_args": arguments}
     trainer = {key: config["trainer"][key] for key in _TRAINER_KEYS if key in config["trainer"]}
-    kept = {key: config[key] for key in ("seed_everything", "name", "data") if key in config}
+    kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "data") if key in config}
     return {**kept, "model": model, "trainer": trainer}
 
 

@@ -48,7 +48,9 @@ def translate(message: str, arguments: list[str]) -> str:
             reason = re.search(r"(Unable to import[^:]*|[Nn]o module named \S+|Import path \S+ does not[^.]*)", text)
             detail = f" ({reason[1]})" if reason else ""
             return f"{_place(key, arguments)}: unknown class {value!r}{detail}; known: {known}; or yours, as file.Class"
-        expected = [kind for kind in re.findall(r"<class '([\w.]+)'>", text.split("Given value type")[0]) if kind != "NoneType"]
+        expected = [
+            kind for kind in re.findall(r"<class '([\w.]+)'>", text.split("Given value type")[0]) if kind != "NoneType"
+        ]
         wanted = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}
         if value and expected and all(kind in wanted for kind in expected):
             kinds = " or ".join(dict.fromkeys(wanted[kind] for kind in expected))

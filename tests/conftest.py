@@ -63,9 +63,7 @@ class Outcome:
 
 
 @pytest.fixture
-def mlcl(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
+def mlcl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run a command line in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 

@@ -101,7 +101,12 @@ def _metrics(rank: int, size: int):
     for part in rows.split(3):
         metrics.update(logits[part], targets[part], part)
     values = metrics.compute()
-    return {**values, "n": len(metrics.evaluation.logits), "padded": len(rows) * size, "ap": metrics.evaluation.class_ap}
+    return {
+        **values,
+        "n": len(metrics.evaluation.logits),
+        "padded": len(rows) * size,
+        "ap": metrics.evaluation.class_ap,
+    }
 
 
 def test_metrics_equal_one_process(group):
@@ -143,6 +148,8 @@ def test_fit_on_two_processes(tmp_path: Path, demo: list[str]):
     assert alone.returncode == 0, alone.stderr
     both, one = (json.loads((runs[0] / name / "metrics.json").read_text())["metrics"] for name in (".", "test_0"))
     assert both == pytest.approx(one, abs=1e-6)
-    again = run_process("test", "--ckpt_path", "last", "--name", "demo", *ddp[:4], cwd=tmp_path, GLOO_SOCKET_IFNAME="lo")
+    again = run_process(
+        "test", "--ckpt_path", "last", "--name", "demo", *ddp[:4], cwd=tmp_path, GLOO_SOCKET_IFNAME="lo"
+    )
     assert again.returncode == 0, again.stderr
     assert json.loads((runs[0] / "test_1" / "metrics.json").read_text())["N"] == 25

@@ -25,7 +25,7 @@ class CSVLog(CSVLogger):
     @property
     def experiment(self) -> Any:
         """The writer of the file, made on first use (a no-op away from rank 0)."""
-        if self._experiment is None and rank_zero_only.rank == 0:
+        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             before = Path(self.log_dir, ExperimentWriter.NAME_METRICS_FILE)
             lines = before.read_bytes() if before.is_file() else None

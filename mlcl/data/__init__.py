@@ -6,5 +6,5 @@ from mlcl.discovery import import_all, public_classes
 DATASETS: dict[str, type] = public_classes(import_all(__name__, list(__path__)), MultiLabelDataModule)
 globals().update(DATASETS)
 
-__all__ = ["DATASETS", "ImageDataset", "MultiLabelDataModule", "Samples"]  # noqa: PLE0604
+__all__ = ["DATASETS", "ImageDataset", "MultiLabelDataModule", "Samples"]
 __all__ += [*DATASETS]

@@ -17,7 +17,7 @@ Transform = Callable[[Tensor], Tensor]
 
 def evaluation(size: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> Transform:
     """Resize to size x size, the aspect ratio given up: the field's test protocol."""
-    return v2.Resize((size, size), interpolation, antialias=True)
+    return _resize(size, interpolation)
 
 
 def training(name: str, size: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> Transform:
@@ -33,7 +33,8 @@ def training(name: str, size: int, interpolation: InterpolationMode = Interpolat
     """
     if name not in AUGMENTATIONS:
         raise MlclError(f"data.augment is {name!r}; known: {', '.join(AUGMENTATIONS)}")
-    return v2.Compose(AUGMENTATIONS[name](size, interpolation))
+    steps: Transform = v2.Compose(AUGMENTATIONS[name](size, interpolation))
+    return steps
 
 
 class Cutout(nn.Module):
@@ -96,7 +97,8 @@ def _random_resized_crop(smallest: float) -> Callable[[int, InterpolationMode], 
 
 
 def _resize(size: int, mode: InterpolationMode) -> nn.Module:
-    return v2.Resize((size, size), mode, antialias=True)
+    resize: nn.Module = v2.Resize((size, size), mode, antialias=True)
+    return resize
 
 
 # name -> (image_size, interpolation) -> steps

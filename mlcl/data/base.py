@@ -116,6 +116,10 @@ class MultiLabelDataModule(LightningDataModule):
                 raise MlclError(f"data.{name} is {value}, it must be at least {least}")
         if not 0 <= val_fraction < 1:
             raise MlclError(f"data.val_fraction is {val_fraction}, it must lie in [0, 1)")
+        if interpolation not in (None, "bilinear", "bicubic"):
+            raise MlclError(f"data.interpolation is {interpolation!r}, it must be bilinear or bicubic")
+        if empty_images not in ("keep", "drop"):
+            raise MlclError(f"data.empty_images is {empty_images!r}, it must be keep or drop")
         self.root = Path(root)
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.views, self.augment, self.empty_images = views, augment, empty_images

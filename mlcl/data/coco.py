@@ -103,8 +103,8 @@ def _cached(annotations: Path) -> dict[str, Any]:
     cache = folder / name
     if cache.is_file():
         try:
-            with np.load(cache) as stored:  # no pickle: arrays of numbers and text only
-                return dict(stored)
+            with cache.open("rb") as file, np.load(file) as stored:  # no pickle: arrays of numbers and text only
+                return {key: stored[key] for key in ("classes", "file_names", "targets")}
         except Exception:  # damaged: parse again and replace it
             cache.unlink(missing_ok=True)
     table = _parse(annotations)

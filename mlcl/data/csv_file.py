@@ -92,11 +92,15 @@ class CSVDataset(MultiLabelDataModule):
                 lines = [line for line in csv.reader(text) if any(cell.strip() for cell in line)]
         except FileNotFoundError:
             raise MlclError(f"{file}: no such table (data.csv, relative to data.root)") from None
+        except OSError as error:
+            raise MlclError(f"{file} cannot be read: {error.strerror} (data.csv, relative to data.root)") from None
         except (UnicodeDecodeError, csv.Error) as error:
             raise MlclError(f"{file} is not a UTF-8 CSV file: {error}") from None
         if len(lines) < 2:
             raise MlclError(f"{file} is empty: it needs a header line and a row per image")
         header = [name.strip() for name in lines[0]]
+        if twice := sorted({name for name in header if header.count(name) > 1}):
+            raise MlclError(f"{file} has two columns {twice[0]!r}")
         for column in filter(None, (self.image_column, self.labels_column)):
             if column not in header:
                 raise MlclError(f"{file} has no column {column!r}; its columns are {', '.join(header[:12])}")

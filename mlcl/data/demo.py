@@ -39,6 +39,8 @@ class Demo(COCO2014):
             write_scenes(self.root, **self.scenes)
         except FileExistsError as error:
             raise MlclError(f"{error} (--data.root)") from None
+        except ValueError as error:
+            raise MlclError(f"data.train_images, test_images, scene_size or scene_seed is {error}") from None
         except OSError as error:
             raise MlclError(f"the scenes cannot be written to {self.root} (--data.root): {error.strerror}") from None
         super().prepare_data()

@@ -75,7 +75,7 @@ class _Tile:
 
     def texture(self, *kinds: str) -> Self:
         """Mark what is painted so far in the accent colour, with one of ``kinds`` or, without any, often not at all."""
-        kinds = kinds or ("plain", "plain", "plain", "plain", "plain", "stripes", "dots", "checks")
+        kinds = kinds or ("plain", "plain", "plain", "plain", "plain", "plain", "stripes", "dots")
         kind, step, (c, s) = self.rng.choice(kinds), self.between(0.4, 0.55), _polar(1, self.between(0, 180))
         if kind in _TEXTURES:
             across = np.linspace(-1 / step, 1 / step, self.image.width, dtype=np.float32)
@@ -85,9 +85,34 @@ class _Tile:
         return self
 
 
+def _ring(tile: _Tile) -> None:
+    tile.disc(0, 0, 0.96)
+    for k in range(4):  # the bands of a lifebuoy
+        tile.polygon([(0, 0), _polar(0.95, 90 * k - 14), _polar(0.95, 90 * k + 14)], tile.accent)
+    tile.disc(0, 0, tile.between(0.4, 0.6), fill=_CLEAR)
+
+
+def _moon(tile: _Tile) -> None:
+    tile.disc(0, 0, 0.96).texture()
+    tile.disc(tile.between(0.42, 0.55), 0, 0.78, fill=_CLEAR).disc(-0.6, -0.2, 0.13, fill=tile.accent)
+
+
+def _star(tile: _Tile) -> None:
+    points = [_polar(0.44 if k % 2 else 0.98, 36 * k) for k in range(10)]
+    tile.polygon(points).texture().polygon([(0.5 * x, 0.5 * y) for x, y in points], tile.accent)
+
+
+def _cross(tile: _Tile) -> None:
+    tile.box(-0.25, -0.93, 0.25, 0.93).box(-0.93, -0.25, 0.93, 0.25).texture().disc(0, 0, 0.19, fill=tile.accent)
+
+
+def _arrow(tile: _Tile) -> None:
+    tile.box(-0.2, -0.3, 0.2, 0.93).texture().polygon([(-0.65, -0.15), (0, -0.98), (0.65, -0.15)], tile.accent)
+
+
 def _fish(tile: _Tile) -> None:
-    tail = tile.between(0.35, 0.5)
-    tile.polygon([(0.3, 0), (0.9, -tail), (0.75, 0), (0.9, tail)]).polygon([(-0.3, -0.3), (0.25, -0.68), (0.3, -0.2)])
+    tail = tile.between(0.4, 0.55)
+    tile.polygon([(0.2, 0), (0.82, -tail), (0.7, 0), (0.82, tail)]).polygon([(-0.3, -0.3), (0.25, -0.68), (0.3, -0.2)])
     tile.disc(-0.25, 0, 0.72, tile.between(0.36, 0.5)).texture()
     tile.disc(-0.62, -0.08, 0.12, fill=_WHITE).disc(-0.63, -0.08, 0.05, fill=_BLACK)
 
@@ -105,7 +130,7 @@ def _tree(tile: _Tile) -> None:
 
 
 def _ladder(tile: _Tile) -> None:
-    half, width = tile.between(0.28, 0.45), tile.between(0.12, 0.18)
+    half, width = tile.between(0.32, 0.48), tile.between(0.14, 0.2)
     for y in np.linspace(-0.68, 0.68, tile.rng.integers(4, 7)):
         tile.line([(-half, y), (half, y)], width)
     tile.line([(-half, -0.88), (-half, 0.88)], width).line([(half, -0.88), (half, 0.88)], width)
@@ -118,15 +143,14 @@ def _kite(tile: _Tile) -> None:
     tile.line([(0, -0.95), (0, 0.38)], 0.05, tile.accent).line([(-0.55, -0.4), (0.55, -0.4)], 0.05, tile.accent)
 
 
-_ARROW = [(0, -0.98), (0.65, -0.15), (0.22, -0.15), (0.22, 0.93), (-0.22, 0.93), (-0.22, -0.15), (-0.65, -0.15)]
 _PAINTERS: dict[str, Callable[[_Tile], Any]] = {
     "ball": lambda tile: tile.disc(0, 0, 0.96).texture("stripes"),
     "cookie": lambda tile: tile.disc(0, 0, 0.96).texture("dots"),
-    "ring": lambda tile: tile.disc(0, 0, 0.96).texture().disc(0, 0, tile.between(0.4, 0.66), fill=_CLEAR),
-    "moon": lambda tile: tile.disc(0, 0, 0.96).texture().disc(tile.between(0.42, 0.55), 0, 0.78, fill=_CLEAR),
-    "star": lambda tile: tile.polygon([_polar(0.42 if k % 2 else 0.98, 36 * k) for k in range(10)]).texture(),
-    "cross": lambda tile: tile.box(-0.25, -0.93, 0.25, 0.93).box(-0.93, -0.25, 0.93, 0.25).texture(),
-    "arrow": lambda tile: tile.polygon(_ARROW).texture(),
+    "ring": _ring,
+    "moon": _moon,
+    "star": _star,
+    "cross": _cross,
+    "arrow": _arrow,
     "fish": _fish,
     "house": _house,
     "tree": _tree,
@@ -148,7 +172,7 @@ _CATEGORY_IDS = {name: k + k // 4 + 1 for k, name in enumerate(CLASSES)}  # with
 _THEMES: dict[str, dict[str, float]] = {  # a class that is not named has the weight 0.2
     "village": {"house": 6, "tree": 7, "ladder": 1, "ball": 3, "fish": 1, "arrow": 2, "star": 1},
     "night": {"moon": 6, "star": 6, "house": 3, "tree": 3, "cross": 1, "kite": 0.5},
-    "shore": {"fish": 5, "ring": 5, "ball": 5, "kite": 2, "tree": 2, "star": 2},
+    "shore": {"fish": 5, "ring": 5, "ball": 5, "kite": 2.4, "tree": 2, "star": 2},
     "kitchen": {"cookie": 8, "ring": 4, "star": 3, "cross": 3, "ball": 2, "fish": 3},
     "road": {"arrow": 5, "cross": 5, "ball": 2, "tree": 4, "house": 3, "moon": 1, "cookie": 1},
 }
@@ -158,7 +182,7 @@ _COUNTS = (0.03, 0.11, 0.17, 0.21, 0.21, 0.15, 0.12)  # probability of 0, 1, .. 
 def _background(width: int, height: int, rng: Generator) -> Image.Image:
     """Mix two muted colours along a gradient or a horizon, broken up by soft noise, at times with planks over it."""
     noises = []
-    for cells, strength in ((4, 3), (12, 2), (48, 25)):
+    for cells, strength in ((4, 3), (12, 2), (48, 15)):
         grain = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8)).resize((width, height))
         noises.append((np.asarray(grain, np.float32) - 128) * (rng.uniform(0, strength) / 128))
     x, y = (np.linspace(-1, 1, side, dtype=np.float32) for side in (width, height))
@@ -174,7 +198,7 @@ def _background(width: int, height: int, rng: Generator) -> Image.Image:
 def _warp(tile: _Tile, diameter: float) -> Image.Image:
     """Turn, squash and tilt a tile and bring its unit circle to about ``diameter`` pixels."""
     half, side = tile.image.width / 2, math.ceil(1.2 * diameter) + 2
-    (s, c), axis = _polar(1, tile.rng.normal(0, 15)), np.array(_polar(1, tile.between(0, 180)))
+    (s, c), axis = _polar(1, tile.rng.normal(0, 12)), np.array(_polar(1, tile.between(0, 180)))
     back = np.eye(3)  # from the picture to the tile, both in unit coordinates
     back[:2, :2] = [[-c, s], [-s, -c]] @ (np.eye(2) + tile.between(0, 0.4) * np.outer(axis, axis))
     back[0] *= tile.rng.choice([-1, 1])
@@ -225,7 +249,7 @@ class _Scene:
     def photograph(self) -> Image.Image:
         """Return the picture as a mediocre camera gives it: exposure, tint, grain and a little blur."""
         blurred = np.asarray(self.canvas.filter(ImageFilter.BoxBlur(self.rng.uniform(0, 0.7))))
-        grain = self.rng.uniform(1, 6) * self.rng.standard_normal((*blurred.shape[:2], 1), np.float32)
+        grain = self.rng.uniform(1, 5) * self.rng.standard_normal((*blurred.shape[:2], 1), np.float32)
         tint = self.rng.uniform(0.75, 1.1) * self.rng.uniform(0.92, 1.08, 3).astype(np.float32)
         return Image.fromarray((blurred * tint + grain).clip(0, 255).astype(np.uint8))
 
@@ -241,7 +265,7 @@ def _compose(rng: Generator, size: int) -> _Scene:
         things.insert(rng.integers(max(1, len(things))), "")
     scene, taken = _Scene(width, height, rng), [(9.0, 9.0)]
     for name in things:
-        spots = rng.uniform(0.1, 0.9, (3, 2)).tolist()
+        spots = rng.uniform(0.12, 0.88, (8, 2)).tolist()
         x, y = max(spots, key=lambda spot: min(math.dist(spot, other) for other in taken))
         taken.append((x, y))
         scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(2, 1)) * min(width, height))

@@ -128,7 +128,7 @@ class VOC2012(_VOC):
 def _read_flags(folder: Path, image_set: str) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int64]]]:
     """Image ids of a set and their (N, K) flags, by the known class names: ``train`` is a class and a set."""
     ids: list[str] = []
-    columns = []
+    columns: list[list[int]] = []
     for name in VOC_CLASSES:
         file = folder / f"{name}_{image_set}.txt"
         if not file.is_file():
@@ -136,7 +136,8 @@ def _read_flags(folder: Path, image_set: str) -> tuple[list[str], np.ndarray[Any
                 f"{file} is missing: give --data.root the folder that holds VOCdevkit, or download it with "
                 "--data.download true"
             )
-        rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
+        text = file.read_text(encoding="utf-8", errors="replace")
+        rows = [line.split() for line in text.splitlines() if line.strip()]
         if any(len(row) != 2 or row[1] not in ("1", "0", "-1") for row in rows):
             raise MlclError(f"{file}: each line must be an image and 1, 0 or -1")
         if columns and [row[0] for row in rows] != ids:

@@ -7,5 +7,5 @@ _modules = import_all(__name__, list(__path__))
 HEADS: dict[str, type] = public_classes(_modules, Head)
 globals().update(HEADS)
 
-__all__ = ["HEADS", "Head", "HeadOutput", "PerClassLinear"]  # noqa: PLE0604
+__all__ = ["HEADS", "Head", "HeadOutput", "PerClassLinear"]
 __all__ += [*HEADS]

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Self
 
 import torch
@@ -44,5 +45,12 @@ class PerClassLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """(B, K, D) to logits (B, K)."""
-        return torch.einsum("bkd,kd->bk", embeddings, self.weight) + self.bias
+        """(B, K, D) to logits (B, K), in full precision."""
+        with full_precision(embeddings):
+            return torch.einsum("bkd,kd->bk", embeddings.to(self.weight.dtype), self.weight) + self.bias
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[None]:
+    """Leave autocast: logits in half precision tie, which costs hundredths to tenths of a point of mAP."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from torch import Tensor, nn
 
-from mlcl.heads.base import Head, HeadOutput
+from mlcl.heads.base import Head, HeadOutput, full_precision
 
 
 class GlobalPool(Head):
@@ -33,4 +33,6 @@ class GlobalPool(Head):
         """(B, C, h, w) to logits (B, K) and embeddings (B, K, C)."""
         pooled = features.mean((2, 3)) if self.pool == "avg" else features.amax((2, 3))
         embeddings = pooled[:, None].expand(-1, self.classifier.out_features, -1)
-        return HeadOutput(self.classifier(self.dropout(pooled)), embeddings, None)
+        with full_precision(pooled):
+            logits = self.classifier(self.dropout(pooled).to(self.classifier.weight.dtype))
+        return HeadOutput(logits, embeddings, None)

@@ -12,5 +12,5 @@ CLASSIFICATION_LOSSES: dict[str, type] = public_classes(_modules, Classification
 EMBEDDING_LOSSES: dict[str, type] = public_classes(_modules, EmbeddingLoss)
 globals().update(CLASSIFICATION_LOSSES | EMBEDDING_LOSSES)
 
-__all__ = ["CLASSIFICATION_LOSSES", "EMBEDDING_LOSSES", "ClassificationLoss", "EmbeddingLoss"]  # noqa: PLE0604
+__all__ = ["CLASSIFICATION_LOSSES", "EMBEDDING_LOSSES", "ClassificationLoss", "EmbeddingLoss"]
 __all__ += [*CLASSIFICATION_LOSSES, *EMBEDDING_LOSSES]

@@ -1,0 +1,17 @@
+"""A loss for long-tailed label frequencies."""
+
+from mlcl.losses._timm import PerEntryLoss, Reduction, from_timm
+
+
+class DistributionBalancedLoss(PerEntryLoss):
+    """Distribution-balanced loss for long-tailed labels (Wu et al., ECCV 2020, arXiv 2007.09654).
+
+    Args:
+        class_counts: number of training images with each class, K numbers.
+        num_samples: number of training images.
+        reduction: ``mean`` over known entries, or ``batchmean``: summed over classes, averaged over images.
+    """
+
+    def __init__(self, class_counts: list[float], num_samples: int, reduction: Reduction = "mean") -> None:
+        settings = {"class_counts": class_counts, "num_samples": num_samples, "reduction": "none"}
+        super().__init__(from_timm("DistributionBalancedLoss", **settings), reduction)

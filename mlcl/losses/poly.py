@@ -1,0 +1,17 @@
+"""Poly-1: binary cross-entropy with one more polynomial term."""
+
+from mlcl.losses._timm import PerEntryLoss, Reduction, from_timm
+
+
+class PolyLoss(PerEntryLoss):
+    """Poly-1 binary cross-entropy, BCE + epsilon (1 - p_t) (Leng et al., ICLR 2022, arXiv 2204.12511).
+
+    Args:
+        epsilon: coefficient of the first polynomial term; 0 is BCE.
+        gamma: focal exponent; 0 is none.
+        reduction: ``mean`` over known entries, or ``batchmean``: summed over classes, averaged over images.
+    """
+
+    def __init__(self, epsilon: float = 2.0, gamma: float = 0.0, reduction: Reduction = "mean") -> None:
+        settings = {"epsilon": epsilon, "gamma": gamma, "reduction": "none"}
+        super().__init__(from_timm("PolyBinaryCrossEntropy", **settings), reduction)

@@ -1,0 +1,262 @@
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from trees import REAL_DATA, WHY_NO_REAL_DATA, picture, png
+
+from mlcl.data.images import ImageError, read_image
+from mlcl.errors import MlclError
+
+ORIENTATION = 0x0112
+
+
+def read(path):
+    """As (H, W, 3) integers, after checking what is promised of every picture."""
+    image = read_image(path)
+    assert image.dtype == torch.uint8
+    assert image.ndim == 3
+    assert image.shape[0] == 3
+    return image.permute(1, 2, 0).numpy().astype(int)
+
+
+def by_pillow(path):
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+
+
+def encoded(kind, **options):
+    buffer = io.BytesIO()
+    picture(24, 16).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        *((mode, "jpg") for mode in ("RGB", "L", "CMYK")),
+        *((mode, "png") for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
+        *((mode, "bmp") for mode in ("RGB", "L", "1")),
+        *((mode, "tiff") for mode in ("RGB", "RGBA", "L", "CMYK", "1")),
+        *((mode, "webp") for mode in ("RGB", "RGBA")),
+        ("P", "gif"),
+    ],
+)
+def test_every_kind_of_picture_is_read_as_pillow_reads_it(tmp_path, mode, ending):
+    path = tmp_path / f"a.{ending}"
+    picture(61, 43).convert(mode).save(path)
+    image = read(path)
+    assert image.shape == (43, 61, 3)
+    np.testing.assert_array_equal(image, by_pillow(path))
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 30, "subsampling": 2}, {"optimize": True}])
+def test_every_kind_of_jpeg_is_read_as_pillow_reads_it(tmp_path, options):
+    path = tmp_path / "a.jpg"
+    picture(61, 43).save(path, **options)
+    np.testing.assert_array_equal(read(path), by_pillow(path))
+
+
+def test_a_lossless_picture_comes_back_exactly(tmp_path):
+    picture().save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), np.asarray(picture()))
+
+
+def test_the_ending_does_not_matter(tmp_path):
+    picture().save(tmp_path / "a.txt", "png")
+    np.testing.assert_array_equal(read(tmp_path / "a.txt"), np.asarray(picture()))
+
+
+def test_grey_has_three_equal_channels(tmp_path):
+    picture().convert("L").save(tmp_path / "a.jpg")
+    image = read(tmp_path / "a.jpg")
+    assert (image == image[:, :, :1]).all()
+    assert image.std() > 10
+
+
+def test_alpha_is_dropped_not_blended(tmp_path):
+    image = picture().convert("RGBA")
+    image.putalpha(7)
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), np.asarray(picture()))
+
+
+def test_a_palette_with_transparency_is_read_without_a_word(tmp_path):
+    picture().convert("P").save(tmp_path / "a.png", transparency=bytes(range(200)))
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), np.asarray(picture().convert("P").convert("RGB")))
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
+    values = np.linspace(0, 65535, 30 * 20).astype(np.uint16).reshape(20, 30)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    image = read(tmp_path / "a.png")
+    np.testing.assert_array_equal(image, np.repeat((values // 256)[..., None], 3, axis=2))
+    assert len(np.unique(image)) > 200
+
+
+def test_16_bit_colour_is_scaled_not_clipped(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(">u2")
+    lines = b"".join(b"\0" + line.tobytes() for line in values)
+    (tmp_path / "a.png").write_bytes(png(7, 5, 16, 2, lines))
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), values.astype(int) // 256)
+
+
+def test_wide_integers_never_wrap_around(tmp_path):
+    Image.fromarray(np.array([[-300, 0, 25_600, 10_000_000]], dtype=np.int32)).save(tmp_path / "a.tiff")
+    assert read(tmp_path / "a.tiff")[0, :, 0].tolist() == [0, 0, 100, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "webp", "png"])
+def test_an_exif_rotation_is_applied(tmp_path, ending, orientation):
+    path = tmp_path / f"a.{ending}"
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    picture(60, 40).save(path, exif=exif)
+    image = read(path)
+    assert image.shape == ((40, 60, 3) if orientation <= 4 else (60, 40, 3))
+    np.testing.assert_array_equal(image, by_pillow(path))
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (-1, -1)), (6, (0, -1)), (8, (-1, 0))])
+def test_the_red_corner_is_where_the_camera_saw_it(tmp_path, orientation, corner):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    picture(60, 40).save(tmp_path / "a.jpg", exif=exif, quality=95)  # red at its top left
+    red, *others = read(tmp_path / "a.jpg")[corner]
+    assert red > 200
+    assert max(others) < 60
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    first, second = picture().convert("P"), ImageOps.invert(picture()).convert("P")
+    for ending, options in (("gif", {}), ("webp", {"lossless": True}), ("png", {})):
+        path = tmp_path / f"a.{ending}"
+        first.convert("RGB").save(path, save_all=True, append_images=[second.convert("RGB")], **options)
+        np.testing.assert_array_equal(read(path), by_pillow(path))
+        assert np.abs(read(path) - np.asarray(first.convert("RGB")).astype(int)).mean() < 12
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_one_pixel(tmp_path, kind):
+    Image.new("RGB", (1, 1), (9, 9, 9)).save(tmp_path / "a", kind)
+    assert read(tmp_path / "a").tolist() == [[[9, 9, 9]]]
+
+
+def test_warnings_as_errors_change_nothing(tmp_path):
+    picture().save(tmp_path / "a.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = read(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(first, by_pillow(tmp_path / "a.jpg"))
+
+
+GOOD_JPEG, GOOD_PNG = encoded("JPEG", quality=90), encoded("PNG")
+BROKEN = {
+    "empty": b"",
+    "text": b"hello\nthis is a text\n",
+    "html": b"<html>\n<body>404 not found</body></html>",
+    "json": b'{"a": 1}',
+    "jpeg_cut_in_half": GOOD_JPEG[: len(GOOD_JPEG) // 2],
+    "jpeg_without_its_last_byte": GOOD_JPEG[:-1],
+    "jpeg_header_only": GOOD_JPEG[:20],
+    "png_cut_in_half": GOOD_PNG[: len(GOOD_PNG) // 2],
+    "png_header_only": GOOD_PNG[:33],
+    "webp_cut_in_half": encoded("WEBP")[:150],
+    "gif_cut_in_half": encoded("GIF")[:900],
+    "bmp_cut_in_half": encoded("BMP")[:700],
+    "tiff_cut_in_half": encoded("TIFF")[:700],
+    "a_bomb": png(30000, 30000, 8, 2, b"\0"),
+    "a_small_bomb": png(12000, 12000, 8, 2, b"\0"),
+    "no_width": png(0, 10, 8, 2, b"\0"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_cannot_be_read_is_named_in_one_line(tmp_path, name):
+    path = tmp_path / f"{name}.jpg"
+    path.write_bytes(BROKEN[name])
+    with pytest.raises(ImageError) as error:
+        read_image(path)
+    message = str(error.value)
+    assert isinstance(error.value, MlclError)
+    assert message.startswith(f"{path}: ")
+    assert len(message) > len(f"{path}: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["nothing.jpg", "folder", "no/such/folder.png", "é b.jpg"])
+def test_what_is_not_there_is_named_in_one_line(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ImageError) as error:
+        read_image(str(tmp_path / name))
+    assert str(error.value).startswith(f"{tmp_path / name}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_wrong_one_are_told_apart(tmp_path):
+    with pytest.raises(ImageError, match="no such image"):
+        read_image(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_text("hello")
+    with pytest.raises(ImageError, match="not a picture"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_a_damaged_png_ends_no_process(tmp_path):
+    """Each of these is a segmentation fault in torchvision 0.29.2's decode_png."""
+    start = GOOD_PNG.index(b"IDAT") + 4
+    for place in range(start, start + 60):
+        damaged = bytearray(GOOD_PNG)
+        damaged[place] ^= 0xFF
+        (tmp_path / "a.png").write_bytes(damaged)
+        with pytest.raises(ImageError):
+            read_image(tmp_path / "a.png")
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("fuzz") / "picture"
+
+
+def a_picture_or_an_image_error(path, data):
+    path.write_bytes(data)
+    try:
+        read(path)
+    except ImageError as error:
+        assert "\n" not in str(error)
+        assert str(error).startswith(f"{path}: ")
+
+
+HEADS = [b"", GOOD_JPEG[:4], GOOD_JPEG[:200], GOOD_PNG[:33], b"GIF89a", b"BM", b"II*\0", b"RIFF\x40\0\0\0WEBPVP8 "]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(head=st.sampled_from(HEADS), tail=st.binary(max_size=300))
+def test_any_bytes_give_a_picture_or_an_image_error(scratch, head, tail):
+    a_picture_or_an_image_error(scratch, head + tail)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    original=st.sampled_from([GOOD_JPEG, encoded("JPEG", progressive=True), GOOD_PNG, encoded("WEBP"), encoded("GIF")]),
+    length=st.floats(0, 1) | st.just(1.0),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=4),
+)
+def test_a_damaged_picture_gives_a_picture_or_an_image_error(scratch, original, length, flips):
+    data = bytearray(original[: round(length * len(original))])
+    for place, mask in flips if data else ():
+        data[int(place * len(data))] ^= mask
+    a_picture_or_an_image_error(scratch, bytes(data))
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=WHY_NO_REAL_DATA)
+def test_real_photographs_are_read_as_pillow_reads_them():
+    paths = sorted(REAL_DATA.glob("coco2014/train2014/*.jpg"))[:12] + sorted(REAL_DATA.glob("voc*/**/*.jpg"))[:12]
+    assert len(paths) == 24
+    for path in paths:
+        np.testing.assert_array_equal(read(path), by_pillow(path))

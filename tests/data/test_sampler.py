@@ -1,0 +1,128 @@
+import pytest
+import torch
+
+import mlcl.data.sampler
+from mlcl.data.sampler import EpochSampler
+from mlcl.seeding import derive, global_seed, seeded
+
+
+@pytest.fixture
+def sampler(monkeypatch):
+    """Make a sampler as rank ``rank`` of ``world`` would."""
+
+    def make(count, world=1, rank=0, seed=0, shuffle=True, epoch=0):
+        monkeypatch.setattr(mlcl.data.sampler, "world_size", lambda: world)
+        monkeypatch.setattr(mlcl.data.sampler, "rank", lambda: rank)
+        made = EpochSampler(range(count), seed=seed, shuffle=shuffle)
+        made.set_epoch(epoch)
+        return made
+
+    return make
+
+
+def indices(sampler):
+    return [index for _, index in sampler]
+
+
+def test_it_yields_the_epoch_and_every_index_once(sampler):
+    pairs = list(sampler(50, epoch=3))
+    assert {epoch for epoch, _ in pairs} == {3}
+    assert sorted(index for _, index in pairs) == list(range(50))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(sampler):
+    orders = {(seed, epoch): indices(sampler(50, seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}
+    assert len({tuple(order) for order in orders.values()}) == 6
+    torch.manual_seed(99)
+    assert all(indices(sampler(50, seed=seed, epoch=epoch)) == order for (seed, epoch), order in orders.items())
+
+
+def test_one_sampler_told_another_epoch_is_as_good_as_a_new_one(sampler):
+    one = sampler(50)
+    first = indices(one)
+    one.set_epoch(1)
+    assert indices(one) == indices(sampler(50, epoch=1)) != first
+    one.set_epoch(0)
+    assert indices(one) == first == indices(one)
+
+
+def test_the_order_is_the_same_in_any_process(sampler):
+    """Written down from another process: a resumed run, a rank or another machine must draw the same."""
+    assert indices(sampler(10)) == ORDER_0_0
+    assert indices(sampler(10, seed=3, epoch=7)) == ORDER_3_7
+
+
+ORDER_0_0 = [5, 1, 7, 9, 3, 8, 2, 4, 0, 6]
+ORDER_3_7 = [4, 8, 6, 5, 0, 9, 1, 3, 2, 7]
+
+
+def test_without_shuffling_the_order_is_the_datasets(sampler):
+    assert indices(sampler(7, shuffle=False, epoch=4)) == list(range(7))
+
+
+def test_it_leaves_the_global_generator_alone(sampler):
+    before = torch.random.get_rng_state()
+    indices(sampler(20))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 7, 12, 13])
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_ranks_share_the_order_of_one_process(sampler, world, count, shuffle):
+    whole = indices(sampler(count, shuffle=shuffle, epoch=2))
+    made = [sampler(count, world, rank, shuffle=shuffle, epoch=2) for rank in range(world)]
+    parts = [indices(one) for one in made]
+    length = -(-count // world)
+    assert [len(part) for part in parts] == [len(one) for one in made] == [length] * world
+    merged = [index for row in zip(*parts, strict=True) for index in row]
+    assert merged[:count] == whole  # step by step the images of one process
+    assert merged[count:] == (whole * world)[: world * length - count]  # the padding, taken from the start again
+
+
+def test_an_empty_dataset_has_an_empty_order(sampler):
+    assert indices(sampler(0)) == []
+
+
+# --- The seeds under it
+
+
+def test_derive_is_the_same_on_every_machine():
+    assert [derive(0), derive(0, 1), derive(1, 0), derive(7, 3, 123, 1)] == DERIVED
+    assert all(0 <= seed < 2**63 for seed in DERIVED)
+
+
+DERIVED = [2631537505891389924, 9017893900260303862, 6882986155843456424, 5370108388736939476]
+
+
+def test_derive_tells_its_arguments_apart():
+    tuples = [(a, b) for a in range(30) for b in range(30)] + [(1, 23), (12, 3), (123,), (1, 2, 3)]
+    assert len({derive(*numbers) for numbers in tuples}) == len(set(tuples))
+
+
+def test_seeded_draws_the_same_and_leaves_the_generator_as_it_was():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    with seeded(1, 2):
+        first = torch.rand(3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(6)
+    with seeded(1, 2):
+        assert torch.equal(torch.rand(3), first)
+    with seeded(1, 3):
+        assert not torch.equal(torch.rand(3), first)
+
+
+def test_seeded_restores_after_an_error_too():
+    before = torch.random.get_rng_state()
+    with pytest.raises(RuntimeError), seeded(1):
+        torch.rand(3)
+        raise RuntimeError
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_global_seed_is_lightnings(monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    assert global_seed() == 0
+    monkeypatch.setenv("PL_GLOBAL_SEED", "17")
+    assert global_seed() == 17
