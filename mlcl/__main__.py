@@ -89,12 +89,12 @@ def _mistake(verb: str, arguments: list[str]) -> str | None:
         if flag.startswith("--") or flag == "-c":
             if key not in _KEYS:
                 return f"unknown option {flag}{_meant('--' + key, tuple('--' + known for known in _KEYS))}"
+            if key in ("config", "ckpt_path", "import") and not value:
+                return f"{flag} needs a value"
             if key == "config" and not value.lstrip().startswith("{") and not Path(value).is_file():
                 return f"--config {value}: no such file"
             if key == "ckpt_path" and value not in ("last", "null") and not Path(value).is_file():
                 return f"--ckpt_path {value}: no such file; give a checkpoint, or last"
-            if key == "import" and value:
-                sys.path.append(str(Path.cwd()))
     if verb != "fit" and not any(a.split("=")[0] == "--ckpt_path" for a in arguments) and "--help" not in arguments:
         if "-h" not in arguments and not any(a.startswith("--print_config") for a in arguments):
             return f"mlcl {verb} needs --ckpt_path: a checkpoint, or last"

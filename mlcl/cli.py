@@ -5,6 +5,8 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,10 +76,10 @@ class CLI(LightningCLI):
                     "class_path": "mlcl.network.Network",
                     "init_args": {
                         "backbone": "resnet101.tv_in1k",
-                        "head": {"class_path": "mlcl.heads.global_pool.GlobalPool"},
+                        "head": {"class_path": "mlcl.heads.GlobalPool"},
                     },
                 },
-                "model.classification_loss": {"class_path": "mlcl.losses.classification.BinaryCrossEntropy"},
+                "model.classification_loss": {"class_path": "mlcl.losses.BinaryCrossEntropy"},
                 "model.schedule": {"class_path": "mlcl.optim.OneCycle"},
                 "model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-4}},
                 "trainer.max_epochs": 30,
@@ -122,44 +124,30 @@ class CLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Replaced by :meth:`parse_arguments`: Lightning lets the checkpoint win, silently (2.6.6)."""
 
-    def before_instantiate_classes(self) -> None:
-        """Choose the run's folder before anything is made, so that everything can be put there."""
-        self.folder = self._run_folder()
-
-    def after_instantiate_classes(self) -> None:
-        """Tell the module what it was made from, for the checkpoint's record; check what it is tested on."""
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        self.model.config = {key: value for key, value in config.items() if key not in ("ckpt_path", "import")}
-        if self.verb == "fit" and _is_first():
-            runs.write_text(self.folder / "config.yaml", yaml.safe_dump(self.model.config, sort_keys=False))
-            runs.write_environment(self.folder)
+    def instantiate_trainer(self, **overrides: Any) -> Trainer:
+        """The trainer of the verb, once network and data are made; its folder too, and what the run is made from."""
         stored = getattr(self, "stored_classes", None)
         if stored and list(self.datamodule.classes) != stored:
             raise MlclError(
                 f"the checkpoint knows {len(stored)} classes ({', '.join(stored[:3])}, ...), the data has "
                 f"{len(self.datamodule.classes)} ({', '.join(self.datamodule.classes[:3])}, ...): give its own dataset"
             )
-
-    def instantiate_trainer(self, **overrides: Any) -> Trainer:
-        """The trainer of the verb: for fit with checkpoints, moving average and logger."""
-        return self._trainer(self.verb == "fit", self.checkpoint)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        self.model.config = {key: value for key, value in config.items() if key not in ("ckpt_path", "import")}
+        self.folder = self._run_folder()
+        with self._in_run_folder():
+            if self.verb == "fit" and _is_first():
+                runs.write_text(self.folder / "config.yaml", yaml.safe_dump(self.model.config, sort_keys=False))
+                runs.write_environment(self.folder)
+            return self._trainer(self.verb == "fit", self.checkpoint)
 
     def execute(self) -> None:
         """Run the verb."""
         rank_zero_info(f"mlcl {self.verb}: {os.path.relpath(self.folder)}")
         arguments = {"datamodule": self.datamodule, "weights_only": True, "ckpt_path": self.config.ckpt_path}
         quiet = {} if self.verb == "fit" else {"verbose": False}
-        inherited = _RUN_FOLDER in os.environ
-        os.environ[_RUN_FOLDER] = str(self.folder)
-        try:
+        with self._in_run_folder():
             getattr(self.trainer, self.verb)(self.model, **arguments, **quiet)
-        except BaseException:
-            if _is_first():
-                runs.discard_if_untouched(self.folder)
-            raise
-        finally:
-            if not inherited:
-                del os.environ[_RUN_FOLDER]
         if self.verb == "fit" and self.config.test_after_fit and not self.config.trainer.fast_dev_run:
             self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
             # A new trainer: in the old one the EMA callback would load the raw weights (lightning 2.6.6).
@@ -167,6 +155,21 @@ class CLI(LightningCLI):
             checkpoint = checkpoint if checkpoint.is_file() else checkpoint.with_name("last.ckpt")
             arguments["ckpt_path"] = str(checkpoint)
             self._trainer(False, checkpoint).test(self.model, **arguments, verbose=False)
+
+    @contextmanager
+    def _in_run_folder(self) -> Iterator[None]:
+        """Child processes learn where the run lives; a run that fails before it did anything leaves no folder."""
+        inherited = os.environ.get(_RUN_FOLDER)
+        os.environ[_RUN_FOLDER] = str(self.folder)
+        try:
+            yield
+        except BaseException:
+            if _is_first():
+                runs.discard_if_untouched(self.folder)
+            raise
+        finally:
+            if inherited is None:
+                del os.environ[_RUN_FOLDER]
 
     def _trainer(self, training: bool, checkpoint: Path | None) -> Trainer:
         config = dict(self.config_init.trainer)

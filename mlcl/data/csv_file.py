@@ -72,7 +72,7 @@ class CSVDataset(MultiLabelDataModule):
             return self._samples(split, slice(None)) if split in self.files else None
         header, rows = self._tables["train"]
         if self.split_column in header:
-            named = np.array([row[header.index(self.split_column)].strip().lower() for row in rows])
+            named = np.array([row[header.index(self.split_column)].strip().lower() for row in rows.values()])
             if unknown := set(named) - {"train", "val", "test"}:
                 raise MlclError(
                     f"{self.root / self.files['train']}: column {self.split_column} holds {sorted(unknown)[0]!r}; "
@@ -85,43 +85,43 @@ class CSVDataset(MultiLabelDataModule):
         chosen: dict[Split, Any] = {"train": ~in_test, "test": in_test if in_test.any() else None}
         return None if chosen.get(split) is None else self._samples("train", chosen[split])
 
-    def _read_table(self, file: Path) -> tuple[list[str], list[list[str]]]:
-        """Header and rows, each row as long as the header."""
+    def _read_table(self, file: Path) -> tuple[list[str], dict[int, list[str]]]:
+        """Header and rows by their number in the file, each as long as the header; blank ones are left out."""
         try:
             with file.open(newline="", encoding="utf-8-sig") as text:
-                lines = [line for line in csv.reader(text) if any(cell.strip() for cell in line)]
+                rows = {n: row for n, row in enumerate(csv.reader(text), 1) if any(cell.strip() for cell in row)}
         except FileNotFoundError:
             raise MlclError(f"{file}: no such table (data.csv, relative to data.root)") from None
         except OSError as error:
             raise MlclError(f"{file} cannot be read: {error.strerror} (data.csv, relative to data.root)") from None
         except (UnicodeDecodeError, csv.Error) as error:
             raise MlclError(f"{file} is not a UTF-8 CSV file: {error}") from None
-        if len(lines) < 2:
+        if len(rows) < 2:
             raise MlclError(f"{file} is empty: it needs a header line and a row per image")
-        header = [name.strip() for name in lines[0]]
+        header = [name.strip() for name in rows.pop(min(rows))]
         if twice := sorted({name for name in header if header.count(name) > 1}):
             raise MlclError(f"{file} has two columns {twice[0]!r}")
         for column in filter(None, (self.image_column, self.labels_column)):
             if column not in header:
                 raise MlclError(f"{file} has no column {column!r}; its columns are {', '.join(header[:12])}")
-        for number, line in enumerate(lines[1:], start=2):
-            if len(line) != len(header):
-                raise MlclError(f"{file}, row {number}: {len(line)} cells, the header has {len(header)}")
-        return header, lines[1:]
+        for number, row in rows.items():
+            if len(row) != len(header):
+                raise MlclError(f"{file}, row {number}: {len(row)} cells, the header has {len(header)}")
+        return header, rows
 
     def _find_classes(self) -> tuple[str, ...]:
         header, _ = self._tables["train"]
         if self.labels_column is None:
             return tuple(name for name in header if name not in (self.image_column, self.split_column))
-        tables = self._tables.values()
-        names = {name for head, rows in tables for row in rows for name in _names(row[head.index(self.labels_column)])}
-        return tuple(sorted(names))
+        column = self.labels_column
+        cells = (row[head.index(column)] for head, rows in self._tables.values() for row in rows.values())
+        return tuple(sorted({name for cell in cells for name in _names(cell)}))
 
     def _samples(self, table: Split, chosen: Any) -> Samples:
         header, rows = self._tables[table]
         file = self.root / self.files[table]
-        paths = [self.root / row[header.index(self.image_column)].strip() for row in rows]
-        targets = [self._target(header, row, f"{file}, row {number}") for number, row in enumerate(rows, start=2)]
+        paths = [self.root / row[header.index(self.image_column)].strip() for row in rows.values()]
+        targets = [self._target(header, row, f"{file}, row {number}") for number, row in rows.items()]
         return Samples(paths, np.array(targets, dtype=np.int8).reshape(-1, self.num_classes)).take(chosen)
 
     def _target(self, header: list[str], row: list[str], place: str) -> list[int]:

@@ -72,7 +72,8 @@ def test_test_is_val2014_and_there_is_no_split_val(root):
 def test_images_without_annotation(root, empty_images, train):
     data = Animals(str(root), empty_images=empty_images)
     data.setup("fit")
-    assert {split: len(samples.paths) for split, samples in data.splits.items()} == {"train": train, "val": 2, "test": 2}
+    counts = {split: len(samples.paths) for split, samples in data.splits.items()}
+    assert counts == {"train": train, "val": 2, "test": 2}
 
 
 def test_the_80_classes_of_coco():
@@ -269,10 +270,13 @@ def scratch(tmp_path_factory):
 GOOD = json.dumps(coco_json({1: "a", 2: "b"}, {1: [1, 2], 2: []})).encode()
 
 
+BYTES = st.sampled_from(b'0129aex",:[]{}-. \0\xff')
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     length=st.floats(0, 1) | st.just(1.0),
-    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.sampled_from(b'0129aex",:[]{}-. \0\xff')), max_size=5),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), BYTES), max_size=5),
 )
 def test_a_damaged_file_gives_samples_or_an_mlcl_error(scratch, length, flips):
     data = bytearray(GOOD[: round(length * len(GOOD))])
