@@ -16,13 +16,13 @@ from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import mlcl.callbacks as callbacks
 import mlcl.data
 import mlcl.heads
 import mlcl.losses
 from mlcl import record, runs
+from mlcl.console import is_first, say
 from mlcl.errors import MlclError
 from mlcl.module import MultiLabelModule
 from mlcl.usage_errors import translate
@@ -110,7 +110,7 @@ class CLI(LightningCLI):
         self.config["ckpt_path"] = str(self.checkpoint) if self.checkpoint else None
         if layer:
             for line in _overridden(parser.parse_args(first), self.config):
-                rank_zero_info(f"the command line overrides the checkpoint: {line}")
+                say(f"the command line overrides the checkpoint: {line}")
 
     def _stored_layer(self, checkpoint: Path, trusted: tuple[str, ...]) -> dict[str, Any]:
         content = record.load(checkpoint)
@@ -136,14 +136,14 @@ class CLI(LightningCLI):
         self.model.config = {key: value for key, value in config.items() if key not in ("ckpt_path", "import")}
         self.folder = self._run_folder()
         with self._in_run_folder():
-            if self.verb == "fit" and _is_first():
+            if self.verb == "fit" and is_first():
                 runs.write_text(self.folder / "config.yaml", yaml.safe_dump(self.model.config, sort_keys=False))
                 runs.write_environment(self.folder)
             return self._trainer(self.verb == "fit", self.checkpoint)
 
     def execute(self) -> None:
         """Run the verb."""
-        rank_zero_info(f"mlcl {self.verb}: {os.path.relpath(self.folder)}")
+        say(f"mlcl {self.verb}: {os.path.relpath(self.folder)}")
         arguments = {"datamodule": self.datamodule, "weights_only": True, "ckpt_path": self.config.ckpt_path}
         quiet = {} if self.verb == "fit" else {"verbose": False}
         with self._in_run_folder():
@@ -164,7 +164,7 @@ class CLI(LightningCLI):
         try:
             yield
         except BaseException:
-            if _is_first():
+            if is_first():
                 runs.discard_if_untouched(self.folder)
             raise
         finally:
@@ -198,7 +198,7 @@ class CLI(LightningCLI):
             return Path(os.environ[_RUN_FOLDER])
         run = runs.run_of(self.checkpoint) if self.checkpoint else None
         parent = self.runs_root / self.name
-        if not _is_first():  # started by torchrun or SLURM: the first process makes it and broadcasts it
+        if not is_first():  # started by torchrun or SLURM: the first process makes it and broadcasts it
             return parent / "version_pending"
         if self.verb != "fit":
             return runs.new_folder(run, f"{self.verb}_") if run and os.access(run, os.W_OK) else runs.new_folder(parent)
@@ -221,11 +221,6 @@ def run(verb: str, arguments: list[str]) -> None:
             raise MlclError(f"--import {module}: {error}") from error
     _quieten()
     CLI(verb, arguments).execute()
-
-
-def _is_first() -> bool:
-    """Whether this is the first process, as far as the launcher has said so far."""
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def _checkpoints(folder: Path) -> list[ModelCheckpoint]:

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import AdamW
 
 from mlcl import record
+from mlcl.console import say
 from mlcl.distributed import broadcast_buffers, global_batch, rank
 from mlcl.errors import MlclError
 from mlcl.losses import ClassificationLoss, EmbeddingLoss
@@ -125,7 +125,7 @@ class MultiLabelModule(LightningModule):
             known = self.network.interpolation in ("bilinear", "bicubic")
             datamodule.interpolation = self.network.interpolation if known else "bicubic"
         if stage == "fit" and self.init_from is not None:
-            rank_zero_info(record.load_network(self.network, self.init_from))
+            say(record.load_network(self.network, self.init_from))
 
     def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""
@@ -153,6 +153,6 @@ class MultiLabelModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Away from training, the losses' parameters are of no use."""
-        if self.trainer.state.fn != TrainerFn.FITTING:
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             own, stored = self.state_dict(), checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in stored.items() if k in own or k.startswith("network.")}

@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities import rank_zero_only
+
+from mlcl.console import is_first
 
 
 class CSVLog(CSVLogger):
@@ -25,7 +26,7 @@ class CSVLog(CSVLogger):
     @property
     def experiment(self) -> Any:
         """The writer of the file, made on first use (a no-op away from rank 0)."""
-        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
+        if self._experiment is None and is_first():
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             before = Path(self.log_dir, ExperimentWriter.NAME_METRICS_FILE)
             lines = before.read_bytes() if before.is_file() else None

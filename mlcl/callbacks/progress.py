@@ -5,9 +5,10 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
+
+from mlcl.console import say
 
 
 class ImageProgressBar(RichProgressBar):
@@ -58,7 +59,7 @@ class EpochLines(Callback):
         scores = "  ".join(f"{n} {100 * values[f'val/{n}']:.2f}" for n in ("mAP", "CF1", "OF1") if f"val/{n}" in values)
         speed = self._images * trainer.world_size / max(self._trained - self._started, 1e-9)
         loss = float(self._loss) / max(self._images, 1)
-        rank_zero_info(
+        say(
             f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {loss:.4f}"
             f"{'  val ' + scores if scores else ''}  {speed:.0f} images/s  "
             f"{time.perf_counter() - self._started:.1f} s"

@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import InterpolationMode
 
+from mlcl.console import say
 from mlcl.data import augment
 from mlcl.data.images import read_image
 from mlcl.data.labels import PRESENT, Targets, describe
@@ -173,7 +173,7 @@ class MultiLabelDataModule(LightningDataModule):
         self.splits = {split: samples for split, samples in named.items() if samples is not None}
         for split, samples in self.splits.items():
             note = f" ({val_source})" if split == "val" else ""
-            rank_zero_info(f"{split:5} {describe(samples.targets, self.classes)}{note}")
+            say(f"{split:5} {describe(samples.targets, self.classes)}{note}")
 
     def dataset(self, split: Split) -> ImageDataset:
         """The images of a split, augmented for ``train``, plainly resized otherwise.
