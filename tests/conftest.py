@@ -86,3 +86,28 @@ def run_process(*arguments: str, cwd: Path, **environment: str) -> subprocess.Co
         timeout=240,
         check=False,
     )
+
+
+def tiny_data(kind: str, folder: Path) -> list[str]:
+    """Write a tiny dataset of this class in its real layout; returns the flags that point to it."""
+    from trees import write_coco, write_voc
+
+    from mlcl.data.coco import COCO_CLASSES
+
+    kind = kind.rpartition(".")[2]
+    if kind == "Demo":
+        flags = {"root": folder, "train_images": 16, "test_images": 6, "scene_size": 48}
+    elif kind == "COCO2014":
+        categories = {i + 1: name for i, name in enumerate(COCO_CLASSES)}
+        images = {i: [1 + i % 3, 5] for i in range(1, 9)}
+        write_coco(folder, categories, images, images)
+        flags = {"root": folder}
+    else:
+        sets = {"VOC2007": ("trainval", "test"), "VOC2012": ("train", "val")}[kind]
+        lists = {
+            name: {f"{name}_{i}": {"cat": 1 if i % 2 else -1, "dog": (-1, 0, 1)[i % 3]} for i in range(8)}
+            for name in sets
+        }
+        write_voc(folder, lists, year=kind.removeprefix("VOC"))
+        flags = {"root": folder}
+    return [part for name, value in flags.items() for part in (f"--data.{name}", str(value))]

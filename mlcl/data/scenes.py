@@ -75,7 +75,7 @@ class _Tile:
 
     def texture(self, *kinds: str) -> Self:
         """Mark what is painted so far in the accent colour, with one of ``kinds`` or, without any, often not at all."""
-        kinds = kinds or ("plain", "plain", "plain", "plain", "plain", "plain", "stripes", "dots")
+        kinds = kinds or ("plain", "plain", "plain", "plain", "plain", "plain", "plain", "stripes", "dots")
         kind, step, (c, s) = self.rng.choice(kinds), self.between(0.4, 0.55), _polar(1, self.between(0, 180))
         if kind in _TEXTURES:
             across = np.linspace(-1 / step, 1 / step, self.image.width, dtype=np.float32)
@@ -95,6 +95,7 @@ def _ring(tile: _Tile) -> None:
 def _moon(tile: _Tile) -> None:
     tile.disc(0, 0, 0.96).texture()
     tile.disc(tile.between(0.42, 0.55), 0, 0.78, fill=_CLEAR).disc(-0.6, -0.2, 0.13, fill=tile.accent)
+    tile.disc(-0.5, 0.3, 0.1, fill=tile.accent)
 
 
 def _star(tile: _Tile) -> None:
@@ -103,7 +104,7 @@ def _star(tile: _Tile) -> None:
 
 
 def _cross(tile: _Tile) -> None:
-    tile.box(-0.25, -0.93, 0.25, 0.93).box(-0.93, -0.25, 0.93, 0.25).texture().disc(0, 0, 0.19, fill=tile.accent)
+    tile.box(-0.25, -0.93, 0.25, 0.93).texture().box(-0.93, -0.25, 0.93, 0.25, tile.accent).disc(0, 0, 0.18)
 
 
 def _arrow(tile: _Tile) -> None:
@@ -200,7 +201,7 @@ def _warp(tile: _Tile, diameter: float) -> Image.Image:
     half, side = tile.image.width / 2, math.ceil(1.2 * diameter) + 2
     (s, c), axis = _polar(1, tile.rng.normal(0, 12)), np.array(_polar(1, tile.between(0, 180)))
     back = np.eye(3)  # from the picture to the tile, both in unit coordinates
-    back[:2, :2] = [[-c, s], [-s, -c]] @ (np.eye(2) + tile.between(0, 0.4) * np.outer(axis, axis))
+    back[:2, :2] = [[-c, s], [-s, -c]] @ (np.eye(2) + tile.between(0, 0.35) * np.outer(axis, axis))
     back[0] *= tile.rng.choice([-1, 1])
     back[2, :2] = tile.between(-0.1, 0.1, 2)
     to_unit = np.array([[2, 0, -side], [0, 2, -side], [0, 0, diameter]]) / diameter
@@ -216,7 +217,7 @@ class _Scene:
         self.rng, self.canvas = rng, _background(width, height, rng)
         self._owner = Image.new("L", (width, height))
         self._things = [("", 0)]  # class or "" and the pixels it covers wherever they lie; first the background
-        self._light, self._shadow, shade = rng.uniform((0, 0.1, 0.1), (360, 0.6, 0.5))
+        self._light, self._shadow, shade = rng.uniform((0, 0.1, 0.1), (360, 0.6, 0.4))
         self._ramp = Image.blend(Image.new("L", (256, 256)), Image.linear_gradient("L").rotate(self._light), shade)
 
     def add(self, name: str, x: float, y: float, diameter: float) -> None:
@@ -248,7 +249,7 @@ class _Scene:
 
     def photograph(self) -> Image.Image:
         """Return the picture as a mediocre camera gives it: exposure, tint, grain and a little blur."""
-        blurred = np.asarray(self.canvas.filter(ImageFilter.BoxBlur(self.rng.uniform(0, 0.7))))
+        blurred = np.asarray(self.canvas.filter(ImageFilter.BoxBlur(self.rng.uniform(0, 0.6))))
         grain = self.rng.uniform(1, 5) * self.rng.standard_normal((*blurred.shape[:2], 1), np.float32)
         tint = self.rng.uniform(0.75, 1.1) * self.rng.uniform(0.92, 1.08, 3).astype(np.float32)
         return Image.fromarray((blurred * tint + grain).clip(0, 255).astype(np.uint8))
@@ -268,7 +269,7 @@ def _compose(rng: Generator, size: int) -> _Scene:
         spots = rng.uniform(0.12, 0.88, (8, 2)).tolist()
         x, y = max(spots, key=lambda spot: min(math.dist(spot, other) for other in taken))
         taken.append((x, y))
-        scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(2, 1)) * min(width, height))
+        scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(2.5, 1)) * min(width, height))
     return scene
 
 

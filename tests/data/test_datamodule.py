@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -38,12 +36,9 @@ def data(root):
 
 
 @pytest.fixture
-def said(caplog):
-    """The lines printed on setup."""
-    logger = logging.getLogger("lightning.pytorch")
-    logger.addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records]
-    logger.removeHandler(caplog.handler)
+def said(capsys):
+    """The lines printed since the last question."""
+    return lambda: capsys.readouterr().err.splitlines()
 
 
 def one_line(error, *words):

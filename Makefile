@@ -1,0 +1,44 @@
+# Each target does all its own set-up: a .venv here, then pip. Nothing else is needed but Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+# With a busy core, spinning OpenMP threads make a small model's step up to 200 times slower.
+export OMP_WAIT_POLICY := PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-gpu test-upstream lint bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# torch and torchvision must come from one index in one command, or torchvision does not import.
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed  ## generate pictures, train a small model, test it: a few minutes on two CPU cores
+	$(BIN)/mlcl fit --config configs/demo.yaml
+
+test: .venv/installed  ## every test that needs neither GPU nor minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+test-slow: .venv/installed  ## minutes of training on real pictures, where they are there
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow --timeout 3600
+
+test-gpu: .venv/installed  ## what needs CUDA
+	$(BIN)/python -m pytest -q -m gpu --timeout 3600
+
+test-upstream: .venv/installed  ## are the traps of our dependencies, which we work around, still there?
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m upstream
+
+lint: .venv/installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mlcl
+
+bench: .venv/installed  ## ratios against reference formulations, in one run
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/metrics.py
+
+clean:  ## remove the environment and all caches; runs/ and data/ stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
