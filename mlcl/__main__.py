@@ -7,45 +7,28 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlcl import __version__
+from mlcl import __version__, help
 from mlcl.errors import MlclError
 
-VERBS = {
-    "fit": "train, and test the best checkpoint",
-    "validate": "evaluate a checkpoint on the validation images",
-    "test": "evaluate a checkpoint on the test images",
-}
 _KEYS = (
     *("model", "data", "trainer", "config", "seed_everything", "ckpt_path", "name", "ema_decay", "test_after_fit"),
-    *("import", "print_config", "help"),
+    *("import", "print_config", "help", "help_all"),
 )
-_HELP = f"""mlcl {__version__}: multi-label image classification with class-specific features
-
-usage: mlcl <verb> [options]
-
-{chr(10).join(f"  {verb:10} {text}" for verb, text in VERBS.items())}
-
-examples:
-  mlcl fit --config configs/demo.yaml
-  mlcl fit --config configs/coco.yaml --data.root DIR --model.network.head SemanticAttention
-  mlcl fit --config configs/coco.yaml --ckpt_path last         continue where the last run stopped
-  mlcl test --ckpt_path runs/coco/version_0/checkpoints/best.ckpt
-
-Every option, with its default: mlcl fit --help. What a run would do: mlcl fit ... --print_config.
-MLCL_DEBUG=1 shows the traceback of an error.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_HELP, end="")
+        print(help.GENERAL, end="")
         return 0
     if arguments[0] in ("-V", "--version", "version"):
         print(f"mlcl {__version__}")
         return 0
     verb, *rest = arguments
+    if verb in help.VERBS and ("--help" in rest or "-h" in rest):
+        print(help.of(verb), end="")
+        return 0
     if mistake := _mistake(verb, rest):
         return _fail(mistake, 2)
     if str(Path.cwd()) not in sys.path:
@@ -53,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from mlcl import cli
 
-        cli.run(verb, rest)
+        cli.run(verb, ["--help" if argument == "--help_all" else argument for argument in rest])
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except SystemExit as stop:  # jsonargparse has said what is wrong, or has printed help or a config
@@ -77,8 +60,8 @@ def _one_line(error: BaseException) -> str:
 
 def _mistake(verb: str, arguments: list[str]) -> str | None:
     """What is wrong with the command line, as far as that can be told without knowing the classes."""
-    if verb not in VERBS:
-        return f"unknown verb {verb!r}{_meant(verb, tuple(VERBS))}; verbs: {', '.join(VERBS)}"
+    if verb not in help.VERBS:
+        return f"unknown verb {verb!r}{_meant(verb, tuple(help.VERBS))}; verbs: {', '.join(help.VERBS)}"
     for number, argument in enumerate(arguments):
         if not argument.startswith("-") or argument == "-h":
             continue
@@ -95,9 +78,9 @@ def _mistake(verb: str, arguments: list[str]) -> str | None:
                 return f"--config {value}: no such file"
             if key == "ckpt_path" and value not in ("last", "null") and not Path(value).is_file():
                 return f"--ckpt_path {value}: no such file; give a checkpoint, or last"
-    if verb != "fit" and not any(a.split("=")[0] == "--ckpt_path" for a in arguments) and "--help" not in arguments:
-        if "-h" not in arguments and not any(a.startswith("--print_config") for a in arguments):
-            return f"mlcl {verb} needs --ckpt_path: a checkpoint, or last"
+    flags = {argument.split("=")[0] for argument in arguments}
+    if verb != "fit" and not flags & {"--ckpt_path", "--print_config", "--help_all"}:
+        return f"mlcl {verb} needs --ckpt_path: a checkpoint, or last"
     return None
 
 

@@ -1,6 +1,7 @@
 """The door: what is answered before torch is imported, how fast, and that every mistake is one line."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -28,6 +29,37 @@ def test_help(arguments):
     done = at_once(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(word in done.stdout for word in ("fit", "validate", "test", "usage", "examples"))
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+def test_help_of_a_verb(verb):
+    done = at_once(verb, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: mlcl {verb}" in done.stdout and "--ckpt_path" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 110
+
+
+def test_the_flags_in_the_help_are_true(mlcl, demo):
+    """Each one is accepted with the value that the help shows, or one of its kind."""
+    from mlcl import help
+
+    values = {
+        "--data": "Demo", "--model.optimizer": "SGD", "--model.schedule": "OneCycle", "--data.root": "x",
+        "--model.network.backbone": "resnet18", "--model.network.weights": "w.pth", "--model.init_from": "x.ckpt",
+        "--model.network.head": "GlobalPool", "--model.classification_loss": "ZLPRLoss", "--name": "x",
+        "--model.embedding_loss": "null", "--import": "json",
+    }  # fmt: skip
+    shown = re.findall(r"(--[a-z_.]+)(?: ('.*?'|[\d.]+|\S+))?", help.of("fit"))
+    flags = {flag: values.get(flag, value.strip("'")) for flag, value in shown}
+    for skipped in ("--config", "--ckpt_path", "--print_config", "--help", "--help_all", "--data.help"):
+        flags.pop(skipped, None)
+    flags.pop("--model.network.head.help"), flags.pop("--KEY", None)
+    assert len(flags) > 20
+    outcome = mlcl("fit", *demo, *(part for pair in flags.items() for part in pair), "--print_config")
+    assert outcome.status == 0, outcome.err
+    for what in (["--data.help", "Demo"], ["--model.network.head.help", "SemanticAttention"], ["--help_all"]):
+        outcome = mlcl("fit", *what)
+        assert outcome.status == 0 and len(outcome.out) > 300, outcome.err
 
 
 def test_version():

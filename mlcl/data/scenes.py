@@ -177,7 +177,7 @@ _THEMES: dict[str, dict[str, float]] = {  # a class that is not named has the we
     "kitchen": {"cookie": 8, "ring": 4, "star": 3, "cross": 3, "ball": 2, "fish": 3},
     "road": {"arrow": 5, "cross": 5, "ball": 2, "tree": 4, "house": 3, "moon": 1, "cookie": 1},
 }
-_COUNTS = (0.03, 0.11, 0.17, 0.21, 0.21, 0.15, 0.12)  # probability of 0, 1, .. 6 objects
+_COUNTS = (0.035, 0.105, 0.17, 0.21, 0.21, 0.15, 0.12)  # probability of 0, 1, .. 6 objects
 
 
 def _background(width: int, height: int, rng: Generator) -> Image.Image:
