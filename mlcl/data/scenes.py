@@ -1,13 +1,12 @@
 """Synthetic scenes with twelve object classes, written as a COCO-2014 tree.
 
-They stand in for a real data set where none may be downloaded: the ordinary COCO reader reads them, and they keep what
-makes multi-label recognition hard: small and half-hidden objects, classes told apart by one part or by their texture,
-classes that come together, rare classes. To add a class, write one painter and put it in ``_PAINTERS``.
+They stand in for a real data set where none may be downloaded, and keep what makes multi-label recognition hard: small
+and half-hidden objects, classes told apart by one part or by their texture, classes that come together, rare classes.
+To add a class, write one painter and put it in ``_PAINTERS``.
 """
 
 from __future__ import annotations
 
-import colorsys
 import json
 import math
 import os
@@ -18,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter
 
 _FORMAT = 1  # raise it whenever the same request would give other pictures
 _MIN_VISIBLE = 0.25  # share of an object that must be in view for a label
@@ -34,9 +33,9 @@ _TEXTURES: dict[str, Callable[[Any, Any], Any]] = {  # of coordinates in periods
 }
 
 
-def _colour(rng: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
-    r, g, b = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
-    return int(255 * r), int(255 * g), int(255 * b), 255
+def _colour(rng: Generator, saturation: tuple[int, int], value: tuple[int, int]) -> Colour:
+    r, g, b = ImageColor.getrgb(f"hsv({rng.integers(360)},{rng.integers(*saturation)}%,{rng.integers(*value)}%)")[:3]
+    return r, g, b, 255
 
 
 def _polar(radius: float, degrees: float) -> tuple[float, float]:
@@ -50,7 +49,7 @@ class _Tile:
         self.rng, self.between = rng, rng.uniform
         self.image = Image.new("RGBA", (pixels, pixels))
         self._draw = ImageDraw.Draw(self.image)
-        light, dark = _colour(rng, (0.1, 0.75), (0.8, 1.0)), _colour(rng, (0.4, 0.95), (0.2, 0.55))
+        light, dark = _colour(rng, (10, 75), (80, 100)), _colour(rng, (40, 95), (20, 55))
         self.body, self.accent = (light, dark) if rng.random() < 0.5 else (dark, light)
         self._edge, self._edge_width = (*(c // 2 for c in dark[:3]), 255), round(pixels * rng.uniform(0, 0.03))
 
@@ -75,40 +74,14 @@ class _Tile:
 
     def texture(self, *kinds: str) -> Self:
         """Mark what is painted so far in the accent colour, with one of ``kinds`` or, without any, often not at all."""
-        kinds = kinds or ("plain", "plain", "plain", "plain", "plain", "plain", "plain", "stripes", "dots")
-        kind, step, (c, s) = self.rng.choice(kinds), self.between(0.4, 0.55), _polar(1, self.between(0, 180))
+        kind = self.rng.choice(kinds or ["plain"] * 7 + ["stripes", "dots"])
+        step, (c, s) = self.between(0.4, 0.55), _polar(1, self.between(0, 180))
         if kind in _TEXTURES:
             across = np.linspace(-1 / step, 1 / step, self.image.width, dtype=np.float32)
             x, y = across + self.between(), across[:, None] + self.between()
             mask = Image.fromarray(_TEXTURES[kind](x * c + y * s, y * c - x * s) * np.uint8(255))
             self.image.paste(self.accent, mask=ImageChops.multiply(mask, self.image.getchannel("A")))
         return self
-
-
-def _ring(tile: _Tile) -> None:
-    tile.disc(0, 0, 0.96)
-    for k in range(4):  # the bands of a lifebuoy
-        tile.polygon([(0, 0), _polar(0.95, 90 * k - 14), _polar(0.95, 90 * k + 14)], tile.accent)
-    tile.disc(0, 0, tile.between(0.4, 0.6), fill=_CLEAR)
-
-
-def _moon(tile: _Tile) -> None:
-    tile.disc(0, 0, 0.96).texture()
-    tile.disc(tile.between(0.42, 0.55), 0, 0.78, fill=_CLEAR).disc(-0.6, -0.2, 0.13, fill=tile.accent)
-    tile.disc(-0.5, 0.3, 0.1, fill=tile.accent)
-
-
-def _star(tile: _Tile) -> None:
-    points = [_polar(0.44 if k % 2 else 0.98, 36 * k) for k in range(10)]
-    tile.polygon(points).texture().polygon([(0.5 * x, 0.5 * y) for x, y in points], tile.accent)
-
-
-def _cross(tile: _Tile) -> None:
-    tile.box(-0.25, -0.93, 0.25, 0.93).texture().box(-0.93, -0.25, 0.93, 0.25, tile.accent).disc(0, 0, 0.18)
-
-
-def _arrow(tile: _Tile) -> None:
-    tile.box(-0.2, -0.3, 0.2, 0.93).texture().polygon([(-0.65, -0.15), (0, -0.98), (0.65, -0.15)], tile.accent)
 
 
 def _fish(tile: _Tile) -> None:
@@ -144,14 +117,15 @@ def _kite(tile: _Tile) -> None:
     tile.line([(0, -0.95), (0, 0.38)], 0.05, tile.accent).line([(-0.55, -0.4), (0.55, -0.4)], 0.05, tile.accent)
 
 
+_STAR = [_polar(0.44 if k % 2 else 0.98, 36 * k) for k in range(10)]
 _PAINTERS: dict[str, Callable[[_Tile], Any]] = {
-    "ball": lambda tile: tile.disc(0, 0, 0.96).texture("stripes"),
-    "cookie": lambda tile: tile.disc(0, 0, 0.96).texture("dots"),
-    "ring": _ring,
-    "moon": _moon,
-    "star": _star,
-    "cross": _cross,
-    "arrow": _arrow,
+    "ball": lambda t: t.disc(0, 0, 0.96).texture("stripes"),
+    "cookie": lambda t: t.disc(0, 0, 0.96).texture("dots"),
+    "ring": lambda t: t.disc(0, 0, 0.96).box(-0.93, -0.2, 0.93, 0.2, t.accent).box(-0.2, -0.93, 0.2, 0.93, t.accent).disc(0, 0, t.between(0.4, 0.6), fill=_CLEAR),
+    "moon": lambda t: t.disc(0, 0, 0.96).texture().disc(0.48, 0, 0.78, fill=_CLEAR).disc(-0.6, -0.2, 0.13, fill=t.accent),
+    "star": lambda t: t.polygon(_STAR).texture().polygon([(x / 2, y / 2) for x, y in _STAR], t.accent),
+    "cross": lambda t: t.box(-0.25, -0.93, 0.25, 0.93).texture().box(-0.93, -0.25, 0.93, 0.25, t.accent).disc(0, 0, 0.18),
+    "arrow": lambda t: t.box(-0.2, -0.3, 0.2, 0.93).texture().polygon([(-0.65, -0.15), (0, -0.98), (0.65, -0.15)], t.accent),
     "fish": _fish,
     "house": _house,
     "tree": _tree,
@@ -159,14 +133,14 @@ _PAINTERS: dict[str, Callable[[_Tile], Any]] = {
     "kite": _kite,
 }
 _LOOKALIKES: tuple[Callable[[_Tile], Any], ...] = (  # each lacks a part or the texture that would make it a class
-    lambda tile: tile.disc(0, 0, 0.95).texture("plain", "checks"),
-    lambda tile: tile.disc(0, 0, 0.9, 0.5).texture("plain", "checks"),
-    lambda tile: tile.polygon([(0, -0.9), (0.6, 0), (0, 0.9), (-0.6, 0)]).texture(),
-    lambda tile: tile.polygon([_polar(0.95, 120 * k) for k in range(3)]).texture(),
-    lambda tile: tile.polygon([_polar(tile.between(0.5, 0.95), 40 * k) for k in range(9)]).texture("plain", "checks"),
-    lambda tile: tile.box(-0.65, -0.5, 0.65, 0.5).texture(),
-    lambda tile: tile.line([_polar(0.8, 20 * k) for k in range(10)], tile.between(0.06, 0.3)),
-    lambda tile: tile.line([(-0.35, -0.9), (-0.35, 0.9)], 0.15).line([(0.35, -0.9), (0.35, 0.9)], 0.15),
+    lambda t: t.disc(0, 0, 0.95).texture("plain", "checks"),
+    lambda t: t.disc(0, 0, 0.9, 0.5).texture("plain", "checks"),
+    lambda t: t.polygon([(0, -0.9), (0.6, 0), (0, 0.9), (-0.6, 0)]).texture(),
+    lambda t: t.polygon([_polar(0.95, 120 * k) for k in range(3)]).texture(),
+    lambda t: t.polygon([_polar(t.between(0.5, 0.95), 40 * k) for k in range(9)]).texture("plain", "checks"),
+    lambda t: t.box(-0.65, -0.5, 0.65, 0.5).texture(),
+    lambda t: t.line([_polar(0.8, 20 * k) for k in range(10)], t.between(0.06, 0.3)),
+    lambda t: t.line([(-0.35, -0.9), (-0.35, 0.9)], 0.15).line([(0.35, -0.9), (0.35, 0.9)], 0.15),
 )
 CLASSES: tuple[str, ...] = tuple(_PAINTERS)
 _CATEGORY_IDS = {name: k + k // 4 + 1 for k, name in enumerate(CLASSES)}  # with holes, as COCO's
@@ -191,7 +165,7 @@ def _background(width: int, height: int, rng: Generator) -> Image.Image:
     slope = float(rng.choice([1, 1, 4, 20])) * (c * x + s * y[:, None])
     mix = 1 / (1 + np.exp(slope + noises[0] + noises[1]))
     planks = rng.uniform(0, 12) * (rng.random() < 0.4) * np.sin(rng.uniform(10, 30) * (s * x - c * y[:, None]))
-    one, other = (np.array(_colour(rng, (0.05, 0.5), (0.35, 0.95))[:3], np.float32) for _ in range(2))
+    one, other = (np.array(_colour(rng, (5, 50), (35, 95))[:3], np.float32) for _ in range(2))
     canvas = other + (one - other) * mix[..., None] + (noises[2] + 10 * noises[1] + planks)[..., None]
     return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
 
@@ -233,9 +207,8 @@ class _Scene:
         self.canvas.paste(patch, (left, top), alpha)
         shade = ImageChops.multiply(alpha, self._ramp.resize(size, Image.Resampling.NEAREST))
         self.canvas.paste(_BLACK, (left, top), shade)
-        solid = alpha.convert("1", dither=Image.Dither.NONE)
-        self._owner.paste(len(self._things), (left, top), solid)
-        self._things.append((name, int(np.asarray(solid).sum())))
+        self._owner.paste(len(self._things), (left, top), alpha.convert("1", dither=Image.Dither.NONE))
+        self._things.append((name, int(np.count_nonzero(np.asarray(alpha) > 127))))
 
     def boxes(self) -> list[tuple[str, list[int], int]]:
         """Return class, [x, y, width, height] and visible pixels of the objects that are not hidden or cut off."""
@@ -322,9 +295,8 @@ def write_scenes(root: Path, train: int = 2000, val: int = 600, size: int = 128,
             (partial / "demo.json").write_text(wanted)
             partial.rename(root)
         except OSError:
-            if not root.exists():
+            if not root.exists():  # else another process was faster: what it wrote is looked at below
                 raise
-            # else another process was faster: what it wrote is looked at below
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     note = root / "demo.json"

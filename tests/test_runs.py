@@ -1,0 +1,67 @@
+"""Run folders: numbered without races, found again, written whole."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mlcl import runs
+from mlcl.errors import MlclError
+
+
+def test_numbers_go_on_after_the_highest(tmp_path: Path):
+    for name in ("version_0", "version_7", "version_x", "other_9"):
+        (tmp_path / name).mkdir()
+    assert runs.new_folder(tmp_path).name == "version_8"
+
+
+def test_many_processes_get_different_folders(tmp_path: Path):
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda _: runs.new_folder(tmp_path / "run"), range(64)))
+    assert len(set(folders)) == 64
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MlclError, match="no run folder can be made in"):
+        runs.new_folder(tmp_path / "file" / "run")
+
+
+def test_the_newest_last_checkpoint(tmp_path: Path):
+    with pytest.raises(MlclError, match="no run under"):
+        runs.last_checkpoint(tmp_path)
+    for number, age in ((0, 50), (1, 100), (2, 10)):
+        file = tmp_path / f"version_{number}" / "checkpoints" / "last.ckpt"
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+        os.utime(file, (age, age))
+    assert runs.last_checkpoint(tmp_path).parts[-3] == "version_1"
+
+
+def test_the_run_of_a_checkpoint(tmp_path: Path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    assert runs.run_of(checkpoint) is None
+    checkpoint.parent.mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("")
+    assert runs.run_of(checkpoint) == tmp_path / "run"
+    assert runs.run_of(tmp_path / "moved.ckpt") is None
+
+
+def test_only_an_untouched_folder_is_discarded(tmp_path: Path):
+    for number, names in enumerate((["config.yaml", "environment.json"], ["config.yaml", "metrics.csv"])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("")
+        runs.discard_if_untouched(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_every_start_is_noted(tmp_path: Path):
+    runs.write_environment(tmp_path)
+    runs.write_environment(tmp_path)
+    starts = json.loads((tmp_path / "environment.json").read_text())
+    assert len(starts) == 2 and {"started", "command", "versions", "python"} <= set(starts[0])
+    assert {path.name for path in tmp_path.iterdir()} == {"environment.json"}
