@@ -173,11 +173,12 @@ class CLI(LightningCLI):
 
     def _trainer(self, training: bool, checkpoint: Path | None) -> Trainer:
         config = dict(self.config_init.trainer)
-        extra: list[Any] = [callbacks.Results(self.folder, str(checkpoint) if checkpoint else None)]
+        extra: list[Any] = []
         if config["enable_progress_bar"] is not False and sys.stderr.isatty():
-            extra.append(callbacks.ImageProgressBar())
+            extra.append(callbacks.ImageProgressBar())  # before the results, so that the bar ends above their table
         else:
             config["enable_progress_bar"] = False
+        extra.append(callbacks.Results(self.folder, str(checkpoint) if checkpoint else None))
         config["enable_checkpointing"] = training and config["enable_checkpointing"] is not False
         if training:
             extra += [*(config["callbacks"] or []), callbacks.EpochLines()]

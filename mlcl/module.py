@@ -82,7 +82,8 @@ class MultiLabelModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; the terms are logged as ``train/<name>``."""
         terms = self.losses(batch)
-        self.log_dict({f"train/{name}": term for name, term in terms.items()}, prog_bar=True)
+        for name, term in terms.items():
+            self.log(f"train/{name}", term, prog_bar=name == "loss")
         return terms["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -23,6 +23,10 @@ class ImageProgressBar(RichProgressBar):
         images = _ImagesPerSecond(batch_size * trainer.world_size)
         return [images if type(c).__name__ == "ProcessingSpeedColumn" else c for c in columns]
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Counted from 1, as in the lines above the bar."""
+        return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
 
 class _ImagesPerSecond(ProgressColumn):
     def __init__(self, images_per_batch: int) -> None:

@@ -92,6 +92,7 @@ def _per_class(evaluation: Evaluation, classes: list[str]) -> str:
 
 def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], folder: Path) -> None:
     console = Console()
+    console.print()  # a progress bar may still hold the line
     metrics, definitions = summary["metrics"], summary["definitions"]
     table = Table(title=f"{summary['split']}: {summary['N']:,} images, {len(classes)} classes (percent)")
     names = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")

@@ -56,8 +56,8 @@ class _Tile:
     def _pixels(self, points: Points) -> list[tuple[float, float]]:
         return [((x + 1) * self.image.width / 2, (y + 1) * self.image.width / 2) for x, y in points]
 
-    def disc(self, x: float, y: float, rx: float, ry: float = 0.0, fill: Colour | None = None) -> Self:
-        corners = self._pixels([(x - rx, y - (ry or rx)), (x + rx, y + (ry or rx))])
+    def disc(self, x: float, y: float, radius: float, fill: Colour | None = None, flat: float = 1) -> Self:
+        corners = self._pixels([(x - radius, y - radius * flat), (x + radius, y + radius * flat)])
         self._draw.ellipse(corners, fill or self.body, self._edge, 0 if fill == _CLEAR else self._edge_width)
         return self
 
@@ -84,48 +84,45 @@ class _Tile:
         return self
 
 
-def _fish(tile: _Tile) -> None:
-    tail = tile.between(0.4, 0.55)
-    tile.polygon([(0.2, 0), (0.82, -tail), (0.7, 0), (0.82, tail)]).polygon([(-0.3, -0.3), (0.25, -0.68), (0.3, -0.2)])
-    tile.disc(-0.25, 0, 0.72, tile.between(0.36, 0.5)).texture()
-    tile.disc(-0.62, -0.08, 0.12, fill=_WHITE).disc(-0.63, -0.08, 0.05, fill=_BLACK)
+def _fish(t: _Tile) -> None:
+    t.polygon([(0.2, 0), (0.82, -0.48), (0.7, 0), (0.82, 0.48)]).polygon([(-0.3, -0.3), (0.25, -0.68), (0.3, -0.2)])
+    t.disc(-0.25, 0, 0.72, flat=t.between(0.5, 0.7)).texture()
+    t.disc(-0.62, -0.08, 0.12, _WHITE).disc(-0.63, -0.08, 0.05, _BLACK)
 
 
-def _house(tile: _Tile) -> None:
-    eaves, door = tile.between(-0.3, -0.1), tile.rng.choice([-0.3, 0.3])
-    tile.polygon([(-0.82, eaves), (0, -0.98), (0.82, eaves)]).texture().box(-0.62, eaves, 0.62, 0.75, tile.accent)
-    tile.box(door - 0.15, 0.2, door + 0.15, 0.75).box(-door - 0.17, 0.1, -door + 0.17, 0.42, _LAMP)
+def _house(t: _Tile) -> None:
+    t.polygon([(-0.82, -0.2), (0, -0.98), (0.82, -0.2)]).texture().box(-0.62, -0.2, 0.62, 0.75, t.accent)
+    t.box(-0.45, 0.15, -0.15, 0.75).box(0.12, 0.08, 0.46, 0.4, _LAMP)
 
 
-def _tree(tile: _Tile) -> None:
-    tile.box(-0.12, 0.4, 0.12, 0.98, tile.accent)
+def _tree(t: _Tile) -> None:
+    t.box(-0.12, 0.4, 0.12, 0.98, t.accent)
     for foot, reach in ((0.5, 0.72), (0.0, 0.58), (-0.45, 0.42)):
-        tile.polygon([(-reach, foot), (0, foot - tile.between(0.6, 0.7)), (reach, foot)])
+        t.polygon([(-reach, foot), (0, foot - t.between(0.6, 0.7)), (reach, foot)])
 
 
-def _ladder(tile: _Tile) -> None:
-    half, width = tile.between(0.32, 0.48), tile.between(0.14, 0.2)
-    for y in np.linspace(-0.68, 0.68, tile.rng.integers(4, 7)):
-        tile.line([(-half, y), (half, y)], width)
-    tile.line([(-half, -0.88), (-half, 0.88)], width).line([(half, -0.88), (half, 0.88)], width)
+def _ladder(t: _Tile) -> None:
+    for y in np.linspace(-0.68, 0.68, t.rng.integers(4, 7)):
+        t.line([(-0.4, y), (0.4, y)], 0.17)
+    t.line([(-0.4, -0.88), (-0.4, 0.88)], 0.17).line([(0.4, -0.88), (0.4, 0.88)], 0.17)
 
 
-def _kite(tile: _Tile) -> None:
-    tile.line([(0, 0.3), (0.2, 0.5), (-0.2, 0.72), (0.05, 0.95)], 0.07, tile.accent)
-    tile.disc(0.2, 0.52, 0.12, 0.09).disc(-0.2, 0.73, 0.12, 0.09)
-    tile.polygon([(0, -0.98), (0.58, -0.4), (0, 0.4), (-0.58, -0.4)]).texture()
-    tile.line([(0, -0.95), (0, 0.38)], 0.05, tile.accent).line([(-0.55, -0.4), (0.55, -0.4)], 0.05, tile.accent)
+def _kite(t: _Tile) -> None:
+    t.line([(0, 0.3), (0.2, 0.5), (-0.2, 0.7), (0.05, 0.95)], 0.07, t.accent).disc(0.2, 0.5, 0.12).disc(-0.2, 0.7, 0.12)
+    t.polygon([(0, -0.98), (0.58, -0.4), (0, 0.4), (-0.58, -0.4)]).texture()
+    t.line([(0, -0.95), (0, 0.38)], 0.05, t.accent).line([(-0.55, -0.4), (0.55, -0.4)], 0.05, t.accent)
 
 
 _STAR = [_polar(0.44 if k % 2 else 0.98, 36 * k) for k in range(10)]
+_BANDS = [_polar(0.95 * (k % 3 > 0), 30 * k + (0, -44, -46)[k % 3]) for k in range(12)]  # of a lifebuoy
 _PAINTERS: dict[str, Callable[[_Tile], Any]] = {
     "ball": lambda t: t.disc(0, 0, 0.96).texture("stripes"),
     "cookie": lambda t: t.disc(0, 0, 0.96).texture("dots"),
-    "ring": lambda t: t.disc(0, 0, 0.96).box(-0.93, -0.2, 0.93, 0.2, t.accent).box(-0.2, -0.93, 0.2, 0.93, t.accent).disc(0, 0, t.between(0.4, 0.6), fill=_CLEAR),
-    "moon": lambda t: t.disc(0, 0, 0.96).texture().disc(0.48, 0, 0.78, fill=_CLEAR).disc(-0.6, -0.2, 0.13, fill=t.accent),
+    "ring": lambda t: t.disc(0, 0, 0.96).polygon(_BANDS, t.accent).disc(0, 0, t.between(0.4, 0.6), _CLEAR),
+    "moon": lambda t: t.disc(0, 0, 0.96).texture().disc(0.48, 0, 0.78, _CLEAR).disc(-0.6, -0.2, 0.13, t.accent),
     "star": lambda t: t.polygon(_STAR).texture().polygon([(x / 2, y / 2) for x, y in _STAR], t.accent),
-    "cross": lambda t: t.box(-0.25, -0.93, 0.25, 0.93).texture().box(-0.93, -0.25, 0.93, 0.25, t.accent).disc(0, 0, 0.18),
-    "arrow": lambda t: t.box(-0.2, -0.3, 0.2, 0.93).texture().polygon([(-0.65, -0.15), (0, -0.98), (0.65, -0.15)], t.accent),
+    "cross": lambda t: t.box(-0.25, -0.9, 0.25, 0.9).texture().box(-0.9, -0.25, 0.9, 0.25, t.accent).disc(0, 0, 0.2),
+    "arrow": lambda t: t.box(-0.2, -0.3, 0.2, 0.9).texture().polygon([(-0.7, -0.1), (0, -0.9), (0.7, -0.1)], t.accent),
     "fish": _fish,
     "house": _house,
     "tree": _tree,
@@ -134,7 +131,6 @@ _PAINTERS: dict[str, Callable[[_Tile], Any]] = {
 }
 _LOOKALIKES: tuple[Callable[[_Tile], Any], ...] = (  # each lacks a part or the texture that would make it a class
     lambda t: t.disc(0, 0, 0.95).texture("plain", "checks"),
-    lambda t: t.disc(0, 0, 0.9, 0.5).texture("plain", "checks"),
     lambda t: t.polygon([(0, -0.9), (0.6, 0), (0, 0.9), (-0.6, 0)]).texture(),
     lambda t: t.polygon([_polar(0.95, 120 * k) for k in range(3)]).texture(),
     lambda t: t.polygon([_polar(t.between(0.5, 0.95), 40 * k) for k in range(9)]).texture("plain", "checks"),
