@@ -139,6 +139,7 @@ def test_fit_on_two_processes(tmp_path: Path, demo: list[str]):
     own = ["--model.embedding_loss", "own_loss.Pull"]
     done = run_process("fit", *demo, *ddp, *own, "--data.val_fraction", "0.14", cwd=tmp_path, GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 0, done.stderr
+    assert "recommended" not in done.stderr and "Warning" not in done.stderr
     runs = list((tmp_path / "runs" / "demo").iterdir())
     assert [run.name for run in runs] == ["version_0"]
     assert json.loads((runs[0] / "metrics.json").read_text())["N"] == 25

@@ -1,6 +1,7 @@
 """Reading one picture, whatever it is, as upright 8-bit RGB."""
 
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -50,8 +51,9 @@ def read_image(path: str | Path) -> Tensor:
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not a picture in any known format") from None
     except Exception as error:  # decoders raise whatever they like on broken files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ImageError(f"{path}: {reason}") from None
+        reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        reason = re.sub(r"^.*\.cpp:\d+, ", "", reason.splitlines()[0])  # torchvision says where in its source
+        raise ImageError(f"{path}: {reason.rstrip('.')}") from None
 
 
 def _from_pillow(picture: Image.Image) -> Tensor:

@@ -151,9 +151,13 @@ def test_a_damaged_cache_is_made_again(annotations, cache, damage):
 
 
 def test_two_trees_do_not_share_a_cache(annotations, tmp_path):
-    other = write_coco(tmp_path / "other", CATEGORIES, {image: [90] for image in TRAIN}, VAL)
+    other = tmp_path / "other" / "annotations" / annotations.name
+    write_coco(tmp_path / "other", CATEGORIES, {image: [90] for image in TRAIN}, VAL)
+    state = annotations.stat()
+    other.write_text(other.read_text().ljust(state.st_size))
+    os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
     read(annotations)
-    assert read(other / "annotations" / annotations.name).targets.tolist() == [[0, 0, 1]] * 4
+    assert read(other).targets.tolist() == [[0, 0, 1]] * 4
     assert read(annotations).targets.tolist()[0] == [0, 1, 0]
 
 

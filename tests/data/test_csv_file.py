@@ -93,6 +93,12 @@ def test_quotes_commas_blanks_and_blank_lines(table):
     assert table([row.rpartition(",")[0] for row in (rows[0], "a.jpg, 1 ,", "b.jpg,0,")]).classes == ("cat",)
 
 
+def test_a_line_end_inside_quotes_belongs_to_the_cell(tmp_path):
+    (tmp_path / "labels.csv").write_bytes(b'image,note,labels\r\na.jpg,"one\r\ntwo",cat\r\nb.jpg,,dog\r\n')
+    data = CSVDataset(root=str(tmp_path), labels_column="labels")
+    assert names(data.read_split("train")) == ["a.jpg", "b.jpg"]
+
+
 def test_names_outside_ascii(table):
     data = table(["image,labels", "é.jpg,Kühe;猫"], labels_column="labels")
     assert data.classes == ("Kühe", "猫")

@@ -171,8 +171,6 @@ BROKEN = {
     "gif_cut_in_half": encoded("GIF")[:900],
     "bmp_cut_in_half": encoded("BMP")[:700],
     "tiff_cut_in_half": encoded("TIFF")[:700],
-    "a_bomb": png(30000, 30000, 8, 2, b"\0"),
-    "a_small_bomb": png(12000, 12000, 8, 2, b"\0"),
     "no_width": png(0, 10, 8, 2, b"\0"),
 }
 
@@ -188,6 +186,14 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path, name):
     assert message.startswith(f"{path}: ")
     assert len(message) > len(f"{path}: ")
     assert "\n" not in message
+    assert ".cpp" not in message
+
+
+@pytest.mark.parametrize("side", [12_000, 30_000])
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
+    (tmp_path / "a.png").write_bytes(png(side, side, 8, 2, b"\0"))
+    with pytest.raises(ImageError, match=rf"a\.png: Image size \({side**2} pixels\) exceeds limit"):
+        read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("name", ["nothing.jpg", "folder", "no/such/folder.png", "é b.jpg"])
@@ -197,6 +203,7 @@ def test_what_is_not_there_is_named_in_one_line(tmp_path, name):
         read_image(str(tmp_path / name))
     assert str(error.value).startswith(f"{tmp_path / name}: ")
     assert "\n" not in str(error.value)
+    assert str(error.value).count(name) == 1
 
 
 def test_a_missing_file_and_a_wrong_one_are_told_apart(tmp_path):
