@@ -1,10 +1,7 @@
 """fit, validate, test: the only file that knows jsonargparse and LightningCLI."""
 
-import logging
 import os
-import re
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -21,7 +18,7 @@ import mlcl.callbacks as callbacks
 import mlcl.data
 import mlcl.heads
 import mlcl.losses
-from mlcl import record, runs
+from mlcl import console, record, runs
 from mlcl.console import is_first, say
 from mlcl.errors import MlclError
 from mlcl.module import MultiLabelModule
@@ -49,6 +46,7 @@ class CLI(LightningCLI):
 
     def __init__(self, verb: str, arguments: list[str]) -> None:
         self.verb = verb
+        self.stored_classes: list[str] = []
         super().__init__(
             MultiLabelModule,
             mlcl.data.MultiLabelDataModule,
@@ -97,13 +95,15 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """The checkpoint's own record is the lowest layer: whatever the command line says wins over it."""
         Parser.arguments = args
-        self.name, self.runs_root = _name_and_root(args)
-        self.checkpoint = _checkpoint(_value(args, "--ckpt_path"), self.runs_root / self.name)
-        own_config = any(a.split("=")[0] in ("-c", "--config") for a in args)
+        self.name, self.runs_root, ckpt_path = _early(args, {})
+        self.checkpoint = _checkpoint(ckpt_path, self.runs_root / self.name)
         layer: dict[str, Any] = {}
-        if self.checkpoint is not None and not (self.verb == "fit" and own_config):
-            layer = self._stored_layer(self.checkpoint, _values(args, "--import"))
-            self.name = _name_and_root(args, layer)[0]
+        if self.checkpoint is not None:
+            content = record.load(self.checkpoint)
+            self.stored_classes = content[record.KEY]["classes"]
+            if self.verb != "fit" or not any(a.split("=")[0] in ("-c", "--config") for a in args):
+                layer = self._stored_layer(content, self.checkpoint, _values(args, "--import"))
+                self.name = _early(args, layer)[0]
         first = ["--config", yaml.safe_dump(layer, sort_keys=False)] if layer else []
         self.config = parser.parse_args([*first, *args])
         self.config["name"] = self.name
@@ -112,13 +112,10 @@ class CLI(LightningCLI):
             for line in _overridden(parser.parse_args(first), self.config):
                 say(f"the command line overrides the checkpoint: {line}")
 
-    def _stored_layer(self, checkpoint: Path, trusted: tuple[str, ...]) -> dict[str, Any]:
-        content = record.load(checkpoint)
+    def _stored_layer(self, content: dict[str, Any], checkpoint: Path, trusted: tuple[str, ...]) -> dict[str, Any]:
         config = record.config_of(content, checkpoint)
-        self.stored_classes = content[record.KEY]["classes"]
         layer = config if self.verb == "fit" else record.for_evaluation(config)
         record.check_classes(layer, checkpoint, trusted)
-        layer.pop("ckpt_path", None)
         return layer
 
     def _parse_ckpt_path(self) -> None:
@@ -126,7 +123,7 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **overrides: Any) -> Trainer:
         """The trainer of the verb, once network and data are made; its folder too, and what the run is made from."""
-        stored = getattr(self, "stored_classes", None)
+        stored = self.stored_classes
         if stored and list(self.datamodule.classes) != stored:
             raise MlclError(
                 f"the checkpoint knows {len(stored)} classes ({', '.join(stored[:3])}, ...), the data has "
@@ -220,7 +217,7 @@ def run(verb: str, arguments: list[str]) -> None:
             import_module(module)
         except ImportError as error:
             raise MlclError(f"--import {module}: {error}") from error
-    _quieten()
+    console.quieten()
     CLI(verb, arguments).execute()
 
 
@@ -233,28 +230,6 @@ def _checkpoints(folder: Path) -> list[ModelCheckpoint]:
     return [best, last]
 
 
-def _quieten() -> None:
-    """Silence what Lightning says at every start and a user of ours can do nothing about."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(lambda line: not re.search(_NOISE, line.getMessage()))
-    for message in _HARMLESS:
-        warnings.filterwarnings("ignore", message)
-
-
-_NOISE = "\U0001f4a1|^(GPU|TPU|HPU) available|`Trainer.fit` stopped|^(Seed set|Restor|Loaded model|Loading `)"
-_HARMLESS = (
-    r".*does not have many workers",  # our own default, chosen by the user
-    r".*number of training batches .* smaller than the logging interval",  # tiny datasets are fine
-    r".*Checkpoint directory .* exists and is not empty",  # a continued run
-    r".*It is recommended to use `self.log",  # our metrics are the same on every rank already
-    r".*it is recommended to use `Trainer\(devices=1",  # our metrics drop what a distributed sampler repeats
-    r"Grad strides do not match",  # a 1x1 convolution's weight has two layouts at once under channels_last
-    r".*callbacks used to create the checkpoint need to be provided",  # a test needs neither EMA nor checkpoints
-    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning 2.6.6 with a newer torch
-)
-
-
 def _values(arguments: list[str], flag: str) -> tuple[str, ...]:
     """Every value of a flag, given as ``--flag value`` or ``--flag=value``."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
@@ -265,22 +240,24 @@ def _value(arguments: list[str], flag: str) -> str | None:
     return (_values(arguments, flag) or (None,))[-1]
 
 
-def _name_and_root(arguments: list[str], layer: dict[str, Any] | None = None) -> tuple[str, Path]:
-    """The run's name (flag, config, checkpoint, or the names of the configs) and the folder of all runs."""
-    files = [Path(value) for pair in ("--config", "-c") for value in _values(arguments, pair)]
-    named, root = (layer or {}).get("name"), "."
+def _early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str | None]:
+    """What has to be known before the rest is parsed: name, folder of all runs, checkpoint.
+
+    From the flags, else the config files, else (the name) the checkpoint's record or the names of the config files.
+    """
+    files = [Path(value) for flag in ("--config", "-c") for value in _values(arguments, flag)]
+    merged: dict[str, Any] = {key: layer[key] for key in ("name",) if key in layer}
     for file in files:
         try:
             content = yaml.safe_load(file.read_text())
         except (OSError, ValueError, yaml.YAMLError):
             continue  # the parser says what is wrong with it
-        content = content if isinstance(content, dict) else {}
-        named = content.get("name", named)
-        root = (content.get("trainer") or {}).get("default_root_dir") or root
-    name = _value(arguments, "--name") or named or "_".join(file.stem for file in files) or "run"
+        merged |= content if isinstance(content, dict) else {}
+    name = _value(arguments, "--name") or merged.get("name") or "_".join(file.stem for file in files) or "run"
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise MlclError(f"--name {name}: it must stay inside the folder runs")
-    return name, Path(_value(arguments, "--trainer.default_root_dir") or root).absolute() / "runs"
+    root = _value(arguments, "--trainer.default_root_dir") or (merged.get("trainer") or {}).get("default_root_dir")
+    return name, Path(root or ".").absolute() / "runs", _value(arguments, "--ckpt_path") or merged.get("ckpt_path")
 
 
 def _checkpoint(value: str | None, folder: Path) -> Path | None:

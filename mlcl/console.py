@@ -1,6 +1,9 @@
 """What is said to the person at the terminal: by the first process only, on stderr; results go to stdout."""
 
+import logging
+import re
 import sys
+import warnings
 
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -14,3 +17,25 @@ def say(line: str) -> None:
     """Print a line, once for all processes."""
     if is_first():
         print(line, file=sys.stderr, flush=True)
+
+
+def quieten() -> None:
+    """Silence what Lightning says at every start and a user of ours can do nothing about."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(lambda line: not re.search(_NOISE, line.getMessage()))
+    for message in _HARMLESS:
+        warnings.filterwarnings("ignore", message)
+
+
+_NOISE = "\U0001f4a1|^(GPU|TPU|HPU) available|`Trainer.fit` stopped|^(Seed set|Restor|Loaded model|Loading `)"
+_HARMLESS = (
+    r".*does not have many workers",  # our own default, chosen by the user
+    r".*number of training batches .* smaller than the logging interval",  # tiny datasets are fine
+    r".*Checkpoint directory .* exists and is not empty",  # a continued run
+    r".*It is recommended to use `self.log",  # our metrics are the same on every rank already
+    r".*it is recommended to use `Trainer\(devices=1",  # our metrics drop what a distributed sampler repeats
+    r"Grad strides do not match",  # a 1x1 convolution's weight has two layouts at once under channels_last
+    r".*callbacks used to create the checkpoint need to be provided",  # a test needs neither EMA nor checkpoints
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning 2.6.6 with a newer torch
+)

@@ -47,12 +47,13 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise MlclError(f"{path}: no such checkpoint (--ckpt_path)")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0] if "Unsupported" not in str(error) else "it holds Python objects"
         raise MlclError(f"{path} is refused: only tensors and plain values are read ({reason})") from None
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
         reason = (str(error).strip().splitlines() or ["empty"])[0]
+        reason = "torch.save did not write it" if "mmap" in reason else reason
         raise MlclError(f"{path} is no checkpoint, or damaged: {reason}") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict) or "state_dict" not in checkpoint:
         raise MlclError(f"{path} is not a checkpoint of mlcl")

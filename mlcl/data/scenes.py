@@ -237,7 +237,7 @@ def _compose(rng: Generator, size: int) -> _Scene:
         spots = rng.uniform(0.12, 0.88, (8, 2)).tolist()
         x, y = max(spots, key=lambda spot: min(math.dist(spot, other) for other in taken))
         taken.append((x, y))
-        scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(2, 1)) * min(width, height))
+        scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(1.5, 0.6)) * min(width, height))
     return scene
 
 
