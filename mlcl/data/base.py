@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import InterpolationMode
 
 from mlcl.console import say
-from mlcl.data import augment
+from mlcl.data import augment as augmentations
 from mlcl.data.images import read_image
 from mlcl.data.labels import PRESENT, Targets, describe
 from mlcl.data.sampler import EpochSampler
@@ -49,7 +49,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
     """
 
     samples: Samples
-    transform: augment.Transform
+    transform: augmentations.Transform
     views: int = 1
     seed: int = 0
 
@@ -107,7 +107,7 @@ class MultiLabelDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         for name, value, least in (
-            ("image_size", image_size, 1),
+            ("image_size", image_size, 2),
             ("batch_size", batch_size, 1),
             ("views", views, 1),
             ("num_workers", num_workers, 0),
@@ -120,6 +120,8 @@ class MultiLabelDataModule(LightningDataModule):
             raise MlclError(f"data.interpolation is {interpolation!r}, it must be bilinear or bicubic")
         if empty_images not in ("keep", "drop"):
             raise MlclError(f"data.empty_images is {empty_images!r}, it must be keep or drop")
+        if augment not in augmentations.AUGMENTATIONS:
+            raise MlclError(f"data.augment is {augment!r}; known: {', '.join(augmentations.AUGMENTATIONS)}")
         self.root = Path(root)
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.views, self.augment, self.empty_images = views, augment, empty_images
@@ -185,9 +187,9 @@ class MultiLabelDataModule(LightningDataModule):
             raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images")
         mode = INTERPOLATIONS[self.interpolation or "bilinear"]
         if split == "train":
-            transform = augment.training(self.augment, self.image_size, mode)
+            transform = augmentations.training(self.augment, self.image_size, mode)
             return ImageDataset(self.splits[split], transform, self.views, global_seed())
-        return ImageDataset(self.splits[split], augment.evaluation(self.image_size, mode))
+        return ImageDataset(self.splits[split], augmentations.evaluation(self.image_size, mode))
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Shuffled; the last, smaller batch is dropped unless it is the only one."""

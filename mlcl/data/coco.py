@@ -31,6 +31,7 @@ _ARCHIVES = (
     (f"{_HOST}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014"),
     (f"{_HOST}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014"),
 )
+_CACHE_FORMAT = 1  # to be raised with the meaning of what _parse returns
 _FOLDERS: dict[Split, str] = {"train": "train2014", "test": "val2014"}
 
 
@@ -97,7 +98,7 @@ def read_coco(annotations: Path, images: Path, classes: tuple[str, ...]) -> Samp
 def _cached(annotations: Path) -> dict[str, Any]:
     """The parsed file. COCO's own costs 10 s and 2 GB in every process; this costs 0.1 s after the first time."""
     state = annotations.stat()
-    key = f"{annotations.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+    key = f"{_CACHE_FORMAT}:{annotations.resolve()}:{state.st_size}:{state.st_mtime_ns}"
     name = f"{annotations.stem}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.npz"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlcl" / "labels"
     cache = folder / name

@@ -17,7 +17,8 @@ class CSVDataset(MultiLabelDataModule):
     """Pictures listed in a CSV file with a header line.
 
     Labels come as one column per class (1 present, 0 absent, -1 or empty unknown), or as one column of names
-    separated by ``;`` (then every other class is absent; an empty cell is an image without a label).
+    separated by ``;`` (then every other class is absent; an empty cell is an image without a label, -1 one whose
+    labels are unknown).
     Splits come from a column (``train``, ``val``, ``test``), from a file each, or from fractions.
 
     Args:
@@ -107,6 +108,8 @@ class CSVDataset(MultiLabelDataModule):
         for number, row in rows.items():
             if len(row) != len(header):
                 raise MlclError(f"{file}, row {number}: {len(row)} cells, the header has {len(header)}")
+            if not row[header.index(self.image_column)].strip():
+                raise MlclError(f"{file}, row {number}: no picture in column {self.image_column!r}")
         return header, rows
 
     def _find_classes(self) -> tuple[str, ...]:
@@ -115,7 +118,7 @@ class CSVDataset(MultiLabelDataModule):
             return tuple(name for name in header if name not in (self.image_column, self.split_column))
         column = self.labels_column
         cells = (row[head.index(column)] for head, rows in self._tables.values() for row in rows.values())
-        return tuple(sorted({name for cell in cells for name in _names(cell)}))
+        return tuple(sorted({name for cell in cells for name in _names(cell)} - {"-1"}))
 
     def _samples(self, table: Split, chosen: Any) -> Samples:
         header, rows = self._tables[table]
@@ -127,6 +130,8 @@ class CSVDataset(MultiLabelDataModule):
     def _target(self, header: list[str], row: list[str], place: str) -> list[int]:
         if self.labels_column is not None:
             names = _names(row[header.index(self.labels_column)])
+            if names == {"-1"}:
+                return [UNKNOWN] * self.num_classes
             if unknown := names - set(self.classes):
                 raise MlclError(f"{place}: unknown class {sorted(unknown)[0]!r}; known: {', '.join(self.classes[:12])}")
             return [PRESENT if name in names else ABSENT for name in self.classes]

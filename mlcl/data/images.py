@@ -16,6 +16,9 @@ from mlcl.errors import MlclError
 # JPEG: what torchvision decodes exactly as Pillow does, and faster. The rest (PNG, at whose damaged files torchvision
 # 0.29 dies with a segmentation fault, WebP whose EXIF it ignores, GIF, BMP, TIFF, ...) goes through Pillow.
 _FAST_MODES = {"RGB", "L", "CMYK"}
+# Without EPS, which Pillow would hand to Ghostscript.
+Image.init()
+_FORMATS = [kind for kind in Image.ID if kind != "EPS"]
 
 
 class ImageError(MlclError):
@@ -40,7 +43,7 @@ def read_image(path: str | Path) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is read past; torchvision 0.29 deprecates its decoders
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:  # reads the header only
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:  # reads the header only
                 if picture.format == "JPEG" and picture.mode in _FAST_MODES:
                     raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
                     decoded: Tensor = decode_image(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
@@ -60,7 +63,7 @@ def _from_pillow(picture: Image.Image) -> Tensor:
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
         values = np.asarray(upright).astype(np.int64)
-        scaled = values // 256 if values.max(initial=0) > 255 else values
+        scaled = values // 256 if upright.mode != "I" or values.max(initial=0) > 255 else values
         upright = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
     pixels = np.array(upright.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -74,7 +74,7 @@ class _Tile:
 
     def texture(self, *kinds: str) -> Self:
         """Mark what is painted so far in the accent colour, with one of ``kinds`` or, without any, often not at all."""
-        kind = self.rng.choice(kinds or ["plain"] * 7 + ["stripes", "dots"])
+        kind = self.rng.choice(kinds or ["plain"] * 10 + ["stripes", "dots"])
         step, (c, s) = self.between(0.4, 0.55), _polar(1, self.between(0, 180))
         if kind in _TEXTURES:
             across = np.linspace(-1 / step, 1 / step, self.image.width, dtype=np.float32)
@@ -103,7 +103,7 @@ def _tree(t: _Tile) -> None:
 
 def _ladder(t: _Tile) -> None:
     for y in np.linspace(-0.68, 0.68, t.rng.integers(4, 7)):
-        t.line([(-0.4, y), (0.4, y)], 0.17)
+        t.line([(-0.4, y), (0.4, y)], 0.17, t.accent)
     t.line([(-0.4, -0.88), (-0.4, 0.88)], 0.17).line([(0.4, -0.88), (0.4, 0.88)], 0.17)
 
 
@@ -230,7 +230,7 @@ def _compose(rng: Generator, size: int) -> _Scene:
     theme = list(_THEMES.values())[rng.integers(len(_THEMES))]
     weights = np.array([theme.get(name, 0.2) for name in CLASSES])
     things = rng.choice(CLASSES, rng.choice(7, p=_COUNTS), p=weights / weights.sum()).tolist()
-    for _ in range(rng.integers(0, 4)):  # clutter, but never in front of the last object: that one stays in view
+    for _ in range(rng.integers(0, 3)):  # clutter, but never in front of the last object: that one stays in view
         things.insert(rng.integers(max(1, len(things))), "")
     scene, taken = _Scene(width, height, rng), [(9.0, 9.0)]
     for name in things:

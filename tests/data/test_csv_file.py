@@ -266,3 +266,16 @@ def test_blank_lines_count_in_the_number_of_a_row(table):
         table(["", "image,cat", "", "a.jpg,1", "b.jpg,yes"]).prepare_data()
     with pytest.raises(MlclError, match="row 3: 1 cells"):
         table(["image,cat", "", "a.jpg"])
+
+
+def test_minus_one_among_names_is_an_image_whose_labels_are_unknown(tmp_path):
+    write_table(tmp_path, ["image,labels", "1.jpg,cat;dog", "2.jpg,-1", "3.jpg,"])
+    data = CSVDataset(root=str(tmp_path), labels_column="labels")
+    assert data.classes == ("cat", "dog")
+    assert data.read_split("train").targets.tolist() == [[1, 1], [-1, -1], [0, 0]]
+
+
+def test_a_row_without_a_picture_is_named(tmp_path):
+    write_table(tmp_path, ["image,cat", "1.jpg,1", ",0"])
+    with pytest.raises(MlclError, match=r"labels.csv, row 3: no picture in column 'image'"):
+        CSVDataset(root=str(tmp_path))

@@ -290,7 +290,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, num_workers):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"image_size": 0}, ("data.image_size", "0", "at least 1")),
+        ({"image_size": 0}, ("data.image_size", "0", "at least 2")),
         ({"batch_size": 0}, ("data.batch_size", "at least 1")),
         ({"views": 0}, ("data.views", "at least 1")),
         ({"num_workers": -1}, ("data.num_workers", "-1", "at least 0")),

@@ -267,3 +267,15 @@ def test_real_photographs_are_read_as_pillow_reads_them():
     assert len(paths) == 24
     for path in paths:
         np.testing.assert_array_equal(read(path), by_pillow(path))
+
+
+def test_postscript_is_not_handed_to_an_interpreter(tmp_path):
+    file = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(file, "EPS")
+    with pytest.raises(ImageError, match="not a picture"):
+        read_image(file)
+
+
+def test_sixteen_bits_are_scaled_even_where_all_is_dark(tmp_path):
+    Image.fromarray(np.full((4, 4), 255, dtype=np.uint16)).save(tmp_path / "dark.png")
+    assert read_image(tmp_path / "dark.png").max() == 0
