@@ -25,10 +25,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Caches go to a temporary folder; what one test's seed_everything left behind does not reach the next."""
+    """Caches go to a temporary folder; what one test leaves behind (a seed, imported files) does not reach the next."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    path = list(sys.path)
+    path, base = list(sys.path), str(tmp_path_factory.getbasetemp())
     yield
+    for name, module in list(sys.modules.items()):  # the user's own files, of which the next test has others
+        if str(getattr(module, "__file__", None)).startswith(base):
+            del sys.modules[name]
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MLCL_RUN_FOLDER"):
         os.environ.pop(name, None)
     sys.path[:] = path
