@@ -170,7 +170,7 @@ def _warp(tile: _Tile, diameter: float) -> Image.Image:
     half, side = tile.image.width / 2, math.ceil(1.2 * diameter) + 2
     (s, c), axis = _polar(1, tile.rng.normal(0, 12)), np.array(_polar(1, tile.between(0, 180)))
     back = np.eye(3)  # from the picture to the tile, both in unit coordinates
-    back[:2, :2] = [[-c, s], [-s, -c]] @ (np.eye(2) + tile.between(0, 0.35) * np.outer(axis, axis))
+    back[:2, :2] = [[-c, s], [-s, -c]] @ (np.eye(2) + tile.between(0, 0.3) * np.outer(axis, axis))
     back[0] *= tile.rng.choice([-1, 1])
     back[2, :2] = tile.between(-0.1, 0.1, 2)
     to_unit = np.array([[2, 0, -side], [0, 2, -side], [0, 0, diameter]]) / diameter
@@ -234,10 +234,10 @@ def _compose(rng: Generator, size: int) -> _Scene:
         things.insert(rng.integers(max(1, len(things))), "")
     scene, taken = _Scene(width, height, rng), [(9.0, 9.0)]
     for name in things:
-        spots = rng.uniform(0.12, 0.88, (8, 2)).tolist()
+        spots = rng.uniform(0.12, 0.88, (3, 2)).tolist()
         x, y = max(spots, key=lambda spot: min(math.dist(spot, other) for other in taken))
         taken.append((x, y))
-        scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(1.5, 0.6)) * min(width, height))
+        scene.add(name, x * width, y * height, (0.08 + 0.37 * rng.beta(1.6, 0.5)) * min(width, height))
     return scene
 
 
