@@ -52,8 +52,10 @@ def _one_line(error: BaseException) -> str:
     while cause is not None and not isinstance(cause, MlclError):
         cause = cause.__cause__ or cause.__context__
     if cause is not None:
-        last = str(cause).strip().splitlines()[-1]  # a worker's exception carries its whole traceback
-        return last.partition("Error: ")[2] or last
+        text = str(cause).strip()
+        if text.startswith("Caught "):  # in a loader's worker: its whole traceback follows
+            text = text.splitlines()[-1].partition("Error: ")[2]
+        return " ".join(text.split())
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text[:600]} (MLCL_DEBUG=1 shows where)"
 
@@ -64,6 +66,10 @@ def _mistake(verb: str, arguments: list[str]) -> str | None:
         return f"unknown verb {verb!r}{_meant(verb, tuple(help.VERBS))}; verbs: {', '.join(help.VERBS)}"
     for number, argument in enumerate(arguments):
         if not argument.startswith("-") or argument == "-h":
+            before = arguments[number - 1] if number else ""
+            if not (before.startswith("-") and "=" not in before):
+                meant = f"; did you mean --config {argument}?" if argument.endswith((".yaml", ".yml")) else ""
+                return f"unexpected {argument!r}{meant}"
             continue
         flag, given, value = argument.partition("=")
         if not given and number + 1 < len(arguments):
@@ -78,6 +84,8 @@ def _mistake(verb: str, arguments: list[str]) -> str | None:
                 return f"--config {value}: no such file"
             if key == "ckpt_path" and value not in ("last", "null") and not Path(value).is_file():
                 return f"--ckpt_path {value}: no such file; give a checkpoint, or last"
+    if verb == "fit" and not arguments:
+        return "mlcl fit needs --config FILE (or --data CLASS and more); mlcl fit --help shows the options"
     flags = {argument.split("=")[0] for argument in arguments}
     if verb != "fit" and not flags & {"--ckpt_path", "--print_config", "--help_all"}:
         return f"mlcl {verb} needs --ckpt_path: a checkpoint, or last"

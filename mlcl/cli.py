@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -35,7 +35,7 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print the translated message and stop."""
         if os.environ.get("MLCL_DEBUG") == "1" and ex is not None:
-            raise ex
+            traceback.print_exception(ex)
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"mlcl: {translate(message, self.arguments)}", file=sys.stderr)
         sys.exit(2)
@@ -47,6 +47,7 @@ class CLI(LightningCLI):
     def __init__(self, verb: str, arguments: list[str]) -> None:
         self.verb = verb
         self.stored_classes: list[str] = []
+        self.stored_epoch = -1
         super().__init__(
             MultiLabelModule,
             mlcl.data.MultiLabelDataModule,
@@ -83,7 +84,10 @@ class CLI(LightningCLI):
                 "trainer.max_epochs": 30,
             }
         )
-        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+        # Through a look at the data: a wrong path is told before any weights are downloaded.
+        parser.link_arguments(
+            "data", "model.network.init_args.num_classes", compute_fn=_prepared_classes, apply_on="instantiate"
+        )
         parser.link_arguments("data.num_classes", "model.embedding_loss.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments(
             "model.network",
@@ -100,7 +104,7 @@ class CLI(LightningCLI):
         layer: dict[str, Any] = {}
         if self.checkpoint is not None:
             content = record.load(self.checkpoint)
-            self.stored_classes = content[record.KEY]["classes"]
+            self.stored_classes, self.stored_epoch = content[record.KEY].get("classes", []), content.get("epoch", -1)
             if self.verb != "fit" or not any(a.split("=")[0] in ("-c", "--config") for a in args):
                 layer = self._stored_layer(content, self.checkpoint, _values(args, "--import"))
                 self.name = _early(args, layer)[0]
@@ -108,9 +112,22 @@ class CLI(LightningCLI):
         self.config = parser.parse_args([*first, *args])
         self.config["name"] = self.name
         self.config["ckpt_path"] = str(self.checkpoint) if self.checkpoint else None
-        if layer:
-            for line in _overridden(parser.parse_args(first), self.config):
-                say(f"the command line overrides the checkpoint: {line}")
+        if self.verb != "fit":  # the weights are in the checkpoint, whatever a config of the user's says
+            network = self.config.model.network.init_args
+            network["pretrained"], network["weights"] = False, None
+        if self.checkpoint is not None and "config" in content[record.KEY]:
+            stored = layer or record.config_of(content, self.checkpoint)
+            self._say_overridden(stored, yaml.safe_load(parser.dump(self.config, skip_none=False)))
+
+    def _say_overridden(self, stored: dict[str, Any], final: dict[str, Any]) -> None:
+        """Say what differs from the checkpoint; refuse what the optimizer's restored state would silently undo."""
+        for key, before, after in _differences(stored, final):
+            if self.verb == "fit" and key.startswith(_FIXED):
+                raise MlclError(
+                    f"a run is continued as it was: {key} was {before}, now {after}; start a new run instead, with "
+                    f"--model.init_from {self.checkpoint}"
+                )
+            say(f"the command line overrides the checkpoint: {key}: {before} -> {after}")
 
     def _stored_layer(self, content: dict[str, Any], checkpoint: Path, trusted: tuple[str, ...]) -> dict[str, Any]:
         config = record.config_of(content, checkpoint)
@@ -143,15 +160,29 @@ class CLI(LightningCLI):
         say(f"mlcl {self.verb}: {os.path.relpath(self.folder)}")
         arguments = {"datamodule": self.datamodule, "weights_only": True, "ckpt_path": self.config.ckpt_path}
         quiet = {} if self.verb == "fit" else {"verbose": False}
+        if self.verb == "fit" and 0 < (self.config.trainer.max_epochs or 0) <= self.stored_epoch + 1:
+            say(f"the checkpoint is at epoch {self.stored_epoch + 1} of {self.config.trainer.max_epochs}: all is done")
         with self._in_run_folder():
-            getattr(self.trainer, self.verb)(self.model, **arguments, **quiet)
+            try:
+                getattr(self.trainer, self.verb)(self.model, **arguments, **quiet)
+            except RuntimeError as error:
+                if "loading state_dict" not in str(error):
+                    raise
+                first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+                raise MlclError(f"the network differs from the checkpoint's: {first[:300]}") from error
         if self.verb == "fit" and self.config.test_after_fit and not self.config.trainer.fast_dev_run:
-            self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
-            # A new trainer: in the old one the EMA callback would load the raw weights (lightning 2.6.6).
-            checkpoint = self.folder / runs.CHECKPOINTS / "best.ckpt"
-            checkpoint = checkpoint if checkpoint.is_file() else checkpoint.with_name("last.ckpt")
-            arguments["ckpt_path"] = str(checkpoint)
-            self._trainer(False, checkpoint).test(self.model, **arguments, verbose=False)
+            self._test_best(arguments)
+
+    def _test_best(self, arguments: dict[str, Any]) -> None:
+        """With a new trainer: in the old one the EMA callback would load the raw weights (lightning 2.6.6)."""
+        self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
+        folder = self.folder / runs.CHECKPOINTS
+        written = [folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()]
+        if not written:
+            say("no checkpoint was written, so nothing is tested")
+            return
+        trainer = self._trainer(False, written[0])
+        trainer.test(self.model, **{**arguments, "ckpt_path": str(written[0])}, verbose=False)
 
     @contextmanager
     def _in_run_folder(self) -> Iterator[None]:
@@ -178,15 +209,20 @@ class CLI(LightningCLI):
         extra.append(callbacks.Results(self.folder, str(checkpoint) if checkpoint else None))
         config["enable_checkpointing"] = training and config["enable_checkpointing"] is not False
         if training:
-            extra += [*(config["callbacks"] or []), callbacks.EpochLines()]
+            own = config["callbacks"] or []
+            extra += [*(own if isinstance(own, list) else [own]), callbacks.EpochLines()]
             if config["enable_checkpointing"] and not config["fast_dev_run"]:
                 extra += _checkpoints(self.folder / runs.CHECKPOINTS)
             if self.config.ema_decay is not None:
+                if not 0 < self.config.ema_decay < 1:
+                    raise MlclError(f"--ema_decay is {self.config.ema_decay}, it must lie between 0 and 1")
                 extra.append(callbacks.EMA(self.config.ema_decay))
         if config["logger"] in (None, True):
             config["logger"] = callbacks.CSVLog(str(self.folder)) if self.verb == "fit" else False
         if config["logger"] and training:
             extra.append(LearningRateMonitor("step"))
+        if not training and not isinstance(config["strategy"], str):  # an object serves one trainer only
+            config["strategy"] = "ddp" if self.trainer.world_size > 1 else "auto"
         config["default_root_dir"] = str(self.folder)
         config["enable_model_summary"] = config["enable_model_summary"] or False
         return Trainer(**{**config, "callbacks": extra})
@@ -232,7 +268,7 @@ def _checkpoints(folder: Path) -> list[ModelCheckpoint]:
 
 def _values(arguments: list[str], flag: str) -> tuple[str, ...]:
     """Every value of a flag, given as ``--flag value`` or ``--flag=value``."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
     return tuple(a.partition("=")[2] if "=" in a else b for a, b in pairs if a.split("=")[0] == flag)
 
 
@@ -249,11 +285,14 @@ def _early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str 
     merged: dict[str, Any] = {key: layer[key] for key in ("name",) if key in layer}
     for file in files:
         try:
-            content = yaml.safe_load(file.read_text())
-        except (OSError, ValueError, yaml.YAMLError):
-            continue  # the parser says what is wrong with it
-        merged |= content if isinstance(content, dict) else {}
-    name = _value(arguments, "--name") or merged.get("name") or "_".join(file.stem for file in files) or "run"
+            content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise MlclError(f"--config {file} is not YAML: {' '.join(str(error).split())[:200]}") from error
+        if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
+            raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
+        merged |= content
+    stems = "_".join(file.stem for file in files if file.is_file())
+    name = str(_value(arguments, "--name") or merged.get("name") or stems or "run")
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise MlclError(f"--name {name}: it must stay inside the folder runs")
     root = _value(arguments, "--trainer.default_root_dir") or (merged.get("trainer") or {}).get("default_root_dir")
@@ -266,15 +305,38 @@ def _checkpoint(value: str | None, folder: Path) -> Path | None:
     return runs.last_checkpoint(folder) if value == "last" else Path(str(value))
 
 
-def _overridden(stored: Namespace, final: Namespace) -> list[str]:
-    """What differs, ``key: old -> new``, for the keys that the checkpoint's record holds."""
-    before, after = (dict(space.items()) for space in (stored, final))
-    ours = ("ckpt_path", "config", "import", "name", "trainer")
-    return [
-        f"{key.replace('.init_args', '')}: {before[key]} -> {after[key]}"
-        for key in before
-        if key in after
-        and before[key] != after[key]
-        and key.split(".")[0] not in ours
-        and not isinstance(before[key], Namespace)
-    ]
+# What lies in the optimizer's restored state: another value on the command line would have no effect, or break it.
+_FIXED = ("model.optimizer", "model.schedule", "model.lr_mult", "ema_decay")
+
+
+def _differences(stored: dict[str, Any], final: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Key, value of the checkpoint, value now, where both are given and differ; paths are compared as places."""
+    before, after = _flat(stored), _flat(final)
+    skipped = ("name", "ckpt_path", "import", "test_after_fit", "data.interpolation", "model.init_from")
+    found = []
+    for key in before:
+        machine = key.startswith("trainer.") and key != "trainer.precision"
+        if key not in after or key in skipped or machine or before[key] == after[key]:
+            continue
+        if key == "data.root" and Path(before[key]) == Path(str(after[key])).resolve():
+            continue
+        if key.startswith("model.network.") and key.endswith(("pretrained", "weights")):
+            continue
+        found.append((key, before[key], after[key]))
+    return found
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as flat flags: without init_args, the class path under the name of its place."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        place = prefix if key in ("init_args", "class_path") else f"{prefix}.{key}".lstrip(".")
+        flat |= _flat(value, place) if isinstance(value, dict) else {place: value}
+    return flat
+
+
+def _prepared_classes(data: Any) -> int:
+    """K, after a look at whether the data is there (once; Lightning looks again on every node)."""
+    if is_first():
+        data.prepare_data()
+    return int(data.num_classes)

@@ -21,6 +21,7 @@ def say(line: str) -> None:
 
 def quieten() -> None:
     """Silence what Lightning says at every start and a user of ours can do nothing about."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for every retry
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(lambda line: not re.search(_NOISE, line.getMessage()))
@@ -28,7 +29,7 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-_NOISE = "\U0001f4a1|^(GPU|TPU|HPU) available|`Trainer.fit` stopped|^(Seed set|Restor|Loaded model|Loading `)"
+_NOISE = "\U0001f4a1|^(GPU|TPU|HPU) avail|`Trainer.fit` stopped|^(Seed set|Restor|Loaded model|Loading `|Found curr)"
 _HARMLESS = (
     r".*does not have many workers",  # our own default, chosen by the user
     r".*number of training batches .* smaller than the logging interval",  # tiny datasets are fine

@@ -183,9 +183,15 @@ class MultiLabelMetrics(Metric):
         unknown = torch.full((len(logits),), -1, device=logits.device)
         self.index.append(unknown if index is None else index.detach().to(torch.int64))
 
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """As torchmetrics does; a rank that saw no image takes part with none."""
+        if not self.logits:
+            self.update(torch.zeros(0, self.num_classes), torch.zeros(0, self.num_classes))
+        super().sync(*args, **kwargs)
+
     def compute(self) -> dict[str, Tensor]:
         """``mAP, CP, CR, CF1, OP, OR, OF1`` and their ``_top3`` forms; per class and image: ``self.evaluation``."""
-        logits, targets, index = (dim_zero_cat(s) for s in (self.logits, self.targets, self.index))
+        logits, targets, index = (dim_zero_cat(s).cpu() for s in (self.logits, self.targets, self.index))
         index, order = index.sort(stable=True)
         first = torch.ones_like(index, dtype=torch.bool)
         first[1:] = (index[1:] != index[:-1]) | (index[1:] < 0)
@@ -204,6 +210,7 @@ class MultiLabelMetrics(Metric):
         return {
             "AP": f"{_AP_NAMES[self.interpolation]}, equal scores retrieved together",
             "mAP": "mean over the classes with positives",
+            "CP, CR": "means over the classes with positives; a class never predicted has precision 0",
             "CF1": "2 CP CR / (CP + CR)" if self.cf1 == "harmonic" else "mean of the classes' F1",
             "threshold": self.threshold,
             "top3": "among the three highest known scores and above the threshold",

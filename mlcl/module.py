@@ -1,5 +1,6 @@
 """The LightningModule: batch -> network -> losses -> metrics, every step on one screen."""
 
+import math
 from typing import Any
 
 import torch
@@ -59,6 +60,9 @@ class MultiLabelModule(LightningModule):
         self.embedding_loss, self.embedding_weight = embedding_loss, embedding_weight
         self.optimizer_factory, self.schedule, self.lr_mult = optimizer, schedule or Constant(), lr_mult or {}
         self.init_from = init_from
+        self.planned_steps: int | None = None  # of the schedule, from a checkpoint
+        if not 0 <= threshold <= 1:
+            raise MlclError(f"model.threshold is {threshold}, it must lie in [0, 1]")
         self.val_metrics = MultiLabelMetrics(network.num_classes, threshold, interpolation, cf1)
         self.test_metrics = self.val_metrics.clone()
         self.config: dict[str, Any] | None = None  # the parsed command line, set by cli.py
@@ -134,26 +138,29 @@ class MultiLabelModule(LightningModule):
         if steps == float("inf"):
             raise MlclError("the schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
         optimizer = make_optimizer(self, self.optimizer_factory, self.lr_mult)
-        per_epoch = max(1, int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
+        self.trainer.fit_loop.setup_data()  # or the number of batches is unknown when only max_steps is given
+        per_epoch = max(1, math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches))
         scheduler = self.schedule.build(optimizer, int(steps), per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """A one-cycle schedule that was laid out for fewer steps would fail at its end, hours from now."""
-        planned = getattr(self.lr_schedulers(), "total_steps", None)
+        """A schedule laid out for another length would jump, or fail at its end, hours from now."""
         steps = int(self.trainer.estimated_stepping_batches)
-        if planned is not None and planned < steps:
+        if self.schedule.ends and self.planned_steps not in (None, steps):
             raise MlclError(
-                f"the checkpoint's schedule ends after {planned} steps, this run wants {steps}: continue with the same "
-                "--trainer.max_epochs, or start a new run with --model.init_from"
+                f"the checkpoint's schedule is laid out for {self.planned_steps} steps, this run wants {steps}: "
+                "continue with the same --trainer.max_epochs, or start a new run with --model.init_from"
             )
+        self.planned_steps = steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the checkpoint says of itself."""
         checkpoint[record.KEY] = record.make(self.config, getattr(self.trainer, "datamodule", None))
+        checkpoint[record.KEY]["planned_steps"] = self.planned_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Away from training, the losses' parameters are of no use."""
+        """Keep the length of the schedule; away from training, the losses' parameters are of no use."""
+        self.planned_steps = checkpoint.get(record.KEY, {}).get("planned_steps")
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             own, stored = self.state_dict(), checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in stored.items() if k in own or k.startswith("network.")}

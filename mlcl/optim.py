@@ -46,6 +46,8 @@ def make_optimizer(module: nn.Module, factory: OptimizerFactory, lr_mult: dict[s
 class Schedule(ABC):
     """How the learning rate of every group moves from step to step, as a factor on its own value."""
 
+    ends = False  # whether its shape depends on the total number of steps
+
     @abstractmethod
     def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
         """A scheduler to be stepped after every optimizer step."""
@@ -73,6 +75,8 @@ class WarmupCosine(Schedule):
         warmup_epochs: epochs of linear warm-up from 0.
         final_factor: factor at the last step.
     """
+
+    ends = True
 
     def __init__(self, warmup_epochs: float = 1.0, final_factor: float = 0.0) -> None:
         self.warmup_epochs, self.final_factor = warmup_epochs, final_factor
@@ -117,6 +121,8 @@ class OneCycle(Schedule):
         cycle_momentum: also cycle the momentum (beta1), as torch and the SADCL code do.
     """
 
+    ends = True
+
     def __init__(
         self,
         warmup_share: float = 0.2,
@@ -129,11 +135,13 @@ class OneCycle(Schedule):
 
     def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
         """See :class:`Schedule`."""
+        # Torch divides by zero where going up takes exactly one step (2.15).
+        share = self.warmup_share if abs(self.warmup_share * total_steps - 1) > 1e-6 else 1.01 / total_steps
         return OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=total_steps,
-            pct_start=self.warmup_share,
+            pct_start=share,
             div_factor=self.start_divisor,
             final_div_factor=self.final_divisor,
             cycle_momentum=self.cycle_momentum and any(k in optimizer.defaults for k in ("momentum", "betas")),

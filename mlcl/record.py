@@ -3,8 +3,11 @@
 It lies under the key ``mlcl`` and holds text, numbers and lists only, so that ``weights_only=True`` reads it.
 """
 
+import inspect
 import pickle
+import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ FORMAT = 1
 _MODEL_KEYS = ("network", "threshold", "interpolation", "cf1")
 _TRAINER_KEYS = ("precision",)
 _TRUSTED = ("mlcl.", "torch.")
+# jsonargparse takes "module.Class" as plain text too, wherever a class may stand. These keys hold names and paths.
+_TEXT_KEYS = ("backbone", "weights", "root", "csv", "val_csv", "test_csv", "name", "classes", "init_from", "version")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def make(config: dict[str, Any] | None, datamodule: Any) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise MlclError(f"{path}: no such checkpoint (--ckpt_path)")
+        raise MlclError(f"{path}: no such checkpoint")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -56,8 +62,8 @@ def load(path: str | Path) -> dict[str, Any]:
         reason = "torch.save did not write it" if "mmap" in reason else reason
         raise MlclError(f"{path} is no checkpoint, or damaged: {reason}") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict) or "state_dict" not in checkpoint:
-        raise MlclError(f"{path} is not a checkpoint of mlcl")
-    if checkpoint[KEY]["format"] > FORMAT:
+        raise MlclError(f"{path} is not a checkpoint of mlcl (plain backbone weights go to model.network.weights)")
+    if not isinstance(checkpoint[KEY].get("format"), int) or checkpoint[KEY]["format"] > FORMAT:
         raise MlclError(f"{path} was written by a newer mlcl; update this one")
     return checkpoint
 
@@ -97,15 +103,24 @@ def check_classes(config: Any, path: str | Path, trusted: tuple[str, ...] = ()) 
     Raises:
         MlclError: naming the class and the flag that allows it.
     """
-    if isinstance(config, dict):
-        name = config.get("class_path")
-        if isinstance(name, str) and not name.startswith((*_TRUSTED, *(f"{module}." for module in trusted))):
+    for key, name in _possible_classes(config, ""):
+        if not name.startswith((*_TRUSTED, *(f"{module}." for module in trusted))):
             raise MlclError(
-                f"{path} names the class {name}, from a module that is neither mlcl nor torch; if you trust it, add "
-                f"--import {name.rpartition('.')[0] or name}"
+                f"{path} names the class {name} ({key}), from a module that is neither mlcl nor torch; if you trust "
+                f"it, add --import {name.rpartition('.')[0] or name}"
             )
-    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-        check_classes(value, path, trusted)
+
+
+def _possible_classes(config: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every text that could be read as a class: under ``class_path``, or dotted where plain text is not expected."""
+    if isinstance(config, dict):
+        for name, value in config.items():
+            yield from _possible_classes(value, str(name))
+    elif isinstance(config, list):
+        for value in config:
+            yield from _possible_classes(value, key)
+    elif isinstance(config, str) and (key == "class_path" or (key not in _TEXT_KEYS and _DOTTED.fullmatch(config))):
+        yield key, config
 
 
 def load_network(network: nn.Module, path: str | Path) -> str:
@@ -134,4 +149,18 @@ def load_network(network: nn.Module, path: str | Path) -> str:
 
 
 def _portable(data: dict[str, Any], datamodule: Any) -> dict[str, Any]:
-    return {**data, "init_args": {**data["init_args"], **datamodule.portable_arguments()}}
+    """What the dataset says of itself, as far as its constructor takes it (a user's own may not)."""
+    given = data.get("init_args", {})
+    taken = {k: v for k, v in datamodule.portable_arguments().items() if k in given or k in _arguments(datamodule)}
+    return {**data, "init_args": {**given, **taken}}
+
+
+def _arguments(datamodule: Any) -> set[str]:
+    """The constructor's arguments, through ``**settings`` up to the base class."""
+    names: set[str] = set()
+    for kind in type(datamodule).__mro__:
+        parameters = inspect.signature(vars(kind).get("__init__", object.__init__)).parameters
+        names |= set(parameters)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return names

@@ -52,10 +52,14 @@ def translate(message: str, arguments: list[str]) -> str:
             kind for kind in re.findall(r"<class '([\w.]+)'>", text.split("Given value type")[0]) if kind != "NoneType"
         ]
         wanted = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}
+        if literal := re.search(r"Literal\[([^\]]*)\]", text):
+            return f"{_place(key, arguments)}: expected one of {literal[1]}, got {value or 'something else'!r}"
         if value and expected and all(kind in wanted for kind in expected):
             kinds = " or ".join(dict.fromkeys(wanted[kind] for kind in expected))
             return f"{_place(key, arguments)}: expected {kinds}, got {value!r}"
-    return text[:500]
+        problem = f"{value!r} is not possible here" if value else "this value is not possible here"
+        return f"{_place(key, arguments)}: {problem[:200]}; mlcl <verb> --help_all shows what is"
+    return text[:300]
 
 
 def _place(key: str, arguments: list[str]) -> str:

@@ -126,7 +126,7 @@ def test_a_lost_data_root_is_one_line(run: Path, mlcl):
     stored["mlcl"]["config"] = yaml.safe_dump(config)
     torch.save(stored, "lost.ckpt")
     outcome = mlcl("test", "--ckpt_path", "lost.ckpt")
-    assert outcome.status == 1 and "80" in outcome.err.splitlines()[-1]
+    assert outcome.status == 1 and "give --data.root" in outcome.err.splitlines()[-1]
     config["data"] = {"class_path": "mlcl.data.Demo", "init_args": {"root": "/proc/nowhere"}}
     stored["mlcl"]["config"] = yaml.safe_dump(config)
     torch.save(stored, "lost.ckpt")
@@ -138,6 +138,15 @@ def test_a_class_of_a_stranger_is_not_imported(run: Path, mlcl):
     Path("evil.py").write_text("open('ran', 'w').close()\nfrom mlcl.heads import GlobalPool\n")
     stored = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     config = yaml.safe_load(stored["mlcl"]["config"])
+    head, data = config["model"]["network"]["init_args"]["head"], config["data"]
+    for place, name in (("head", "evil.GlobalPool"), ("data", "evil.Demo")):  # jsonargparse takes plain text too
+        config["model"]["network"]["init_args"]["head"] = name if place == "head" else head
+        config["data"] = name if place == "data" else data
+        stored["mlcl"]["config"] = yaml.safe_dump(config)
+        torch.save(stored, "evil.ckpt")
+        outcome = mlcl("test", "--ckpt_path", "evil.ckpt")
+        assert outcome.status == 1 and not Path("ran").exists()
+    config["data"] = data
     config["model"]["network"]["init_args"]["head"] = {"class_path": "evil.GlobalPool"}
     stored["mlcl"]["config"] = yaml.safe_dump(config)
     torch.save(stored, "evil.ckpt")

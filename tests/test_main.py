@@ -76,6 +76,8 @@ def test_version():
         (["test", "--ckpt_path", "nowhere.ckpt"], "--ckpt_path nowhere.ckpt: no such file; give a checkpoint, or last"),
         (["test"], "mlcl test needs --ckpt_path: a checkpoint, or last"),
         (["fit", "--config"], "--config needs a value"),
+        (["fit"], "mlcl fit needs --config FILE (or --data CLASS and more); mlcl fit --help shows the options"),
+        (["fit", "configs/demo.yaml"], "unexpected 'configs/demo.yaml'; did you mean --config configs/demo.yaml?"),
     ],
 )
 def test_mistakes_that_need_no_class_are_answered_at_once(arguments, words):
@@ -113,6 +115,10 @@ MISTAKES = [
     (["--data", "VOC2007", "--data.root", "nowhere"], 1, "nowhere/VOCdevkit/VOC2007/ImageSets/Main/aeroplane_trainval"),
     (["--data", "COCO2014", "--data.root", "nowhere"], 1, "nowhere/annotations/instances_train2014.json is missing"),
     (["--data", "CSVDataset", "--data.root", "."], 1, "labels.csv: no such table"),
+    (["--trainer.precision", "nonsense"], 2, "--trainer.precision: expected one of"),
+    (["--data.empty_images", "no"], 2, "--data.empty_images: expected one of 'keep', 'drop', got 'no'"),
+    (["--ema_decay", "2"], 1, "--ema_decay is 2.0, it must lie between 0 and 1"),
+    (["--model.threshold", "7"], 1, "model.threshold is 7.0, it must lie in [0, 1]"),
     (["--name", "../up"], 1, "--name ../up: it must stay inside the folder runs"),
 ]
 
@@ -151,6 +157,23 @@ def test_an_unreadable_picture_in_a_worker_is_one_line(mlcl, demo, tmp_path: Pat
     outcome = mlcl("fit", *demo, *csv)
     assert outcome.status == 1
     assert outcome.err.strip().splitlines()[-1] == "mlcl: a.jpg: not a picture in any known format"
+
+
+def test_a_config_that_is_none_is_named(mlcl):
+    for content in ("- a\n- b\n", "a: [", "trainer: [1]\n"):
+        Path("mine.yaml").write_text(content)
+        outcome = mlcl("fit", "--config", "mine.yaml")
+        assert (
+            outcome.status == 1 and outcome.err.count("\n") == 1 and outcome.err.startswith("mlcl: --config mine.yaml")
+        )
+
+
+def test_the_whole_message_of_an_error_is_kept():
+    from mlcl.__main__ import _one_line
+    from mlcl.errors import MlclError
+
+    text = "mlcl/heads/foo.py cannot be imported: SyntaxError: invalid syntax"
+    assert _one_line(MlclError(text)) == text
 
 
 def test_debug_shows_the_traceback(mlcl, demo, monkeypatch):

@@ -74,6 +74,13 @@ def test_one_cycle():
     assert seen.index(max(seen)) == 19 and seen[-1] == pytest.approx(2 / 25 / 100)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+def test_one_cycle_of_any_length(share):
+    """Torch divides by zero where going up takes exactly one step."""
+    for total in range(2, 60):
+        assert max(rates(OneCycle(warmup_share=share), total=total)) <= 2.0 + 1e-9
+
+
 def test_step_decay_and_constant():
     seen = rates(StepDecay(every_epochs=4, factor=0.1, warmup_epochs=1))
     assert seen[0] == pytest.approx(0.2) and seen[9:40] == [2.0] * 31

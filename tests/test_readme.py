@@ -72,8 +72,6 @@ def test_it_runs(words, place: Path, mlcl, monkeypatch):
     tiny = TINY if words[0] == "fit" else []
     if words[0] == "fit" and not any("demo" in w or "mobilenet" in w for w in words):
         tiny = [*tiny, "--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"]
-    elif "WEIGHTS" in words:
-        tiny = [*tiny, "--model.network.pretrained", "false"]
     outcome = mlcl(*given, *flags, *tiny)
     assert outcome.status == 0, outcome.err
     assert "results in" in outcome.out

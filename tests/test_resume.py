@@ -1,4 +1,4 @@
-"""A run that stopped and went on equals one that did not, bit for bit (FEASIBILITY of resuming: five measures)."""
+"""A run that stopped and went on equals one that did not, bit for bit."""
 
 from pathlib import Path
 
@@ -68,6 +68,15 @@ def test_last_without_a_run_is_an_error(mlcl, demo):
     assert outcome.status == 1
     assert outcome.err.strip().count("\n") == 0 and "no run under" in outcome.err
     assert not Path("runs").exists()
+
+
+def test_what_the_restored_optimizer_would_undo_is_refused(mlcl, demo):
+    assert mlcl("fit", *demo, "--test_after_fit", "false").status == 0
+    for flag, value in (("--model.optimizer.lr", "0.5"), ("--ema_decay", "null")):
+        outcome = mlcl("fit", *demo, flag, value, "--ckpt_path", "last")
+        assert outcome.status == 1 and "a run is continued as it was" in outcome.err
+    done = mlcl("fit", *demo, "--ckpt_path", "last")
+    assert done.status == 0 and "is at epoch 2 of 2: all is done" in done.err and "override" not in done.err
 
 
 def test_more_epochs_under_one_cycle_are_refused_at_once(mlcl, demo):

@@ -107,6 +107,42 @@ def test_every_loss_is_chosen_by_its_name(mlcl, demo, name):
     assert config["model"]["classification_loss"]["class_path"] == f"mlcl.losses.{name}"
 
 
+def test_by_steps_alone(mlcl, demo):
+    outcome = mlcl("fit", *demo, "--trainer.max_epochs", "-1", "--trainer.max_steps", "8", "--test_after_fit", "false")
+    assert outcome.status == 0, outcome.err
+
+
+def test_the_printed_loss_does_not_depend_on_accumulation(mlcl, demo):
+    outcome = mlcl("fit", *demo, "--trainer.max_epochs", "1", "--trainer.accumulate_grad_batches", "4")
+    assert outcome.status == 0, outcome.err
+    printed = float(outcome.err.split("loss ")[1].split()[0])
+    assert printed > 0.4  # a mean binary cross-entropy at its start, not a quarter of it
+
+
+def test_without_a_checkpoint_nothing_is_tested_and_that_is_said(mlcl, demo):
+    outcome = mlcl("fit", *demo, "--trainer.enable_checkpointing", "false")
+    assert outcome.status == 0 and "so nothing is tested" in outcome.err
+
+
+@pytest.mark.parametrize("arguments", ["", ", folder: str = 'x'"])
+def test_a_dataset_of_the_users_with_any_constructor(mlcl, demo_root, arguments):
+    Path("mydata.py").write_text(
+        "from mlcl.data import Demo, MultiLabelDataModule\n"
+        "class Mine(MultiLabelDataModule):\n"
+        "    classes = Demo.classes\n"
+        f"    def __init__(self{arguments}):\n"
+        f"        super().__init__({str(demo_root)!r}, image_size=32, batch_size=16, num_workers=0)\n"
+        f"        self.demo = Demo({str(demo_root)!r})\n"
+        "    def read_split(self, split):\n"
+        "        return self.demo.read_split(split)\n"
+    )
+    small = ["--model.network.backbone", "test_resnet", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    outcome = mlcl("fit", "--data", "mydata.Mine", *small, "--name", "mine")
+    assert outcome.status == 0, outcome.err
+    outcome = mlcl("test", "--ckpt_path", "last", "--name", "mine", "--import", "mydata")
+    assert outcome.status == 0, outcome.err
+
+
 @pytest.mark.upstream
 def test_trap_lightning_save_last_is_not_the_last_epoch(mlcl, demo):
     """Lightning 2.6.6; when this fails, one ModelCheckpoint with save_last is enough."""

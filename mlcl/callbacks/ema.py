@@ -57,6 +57,6 @@ class EMA(WeightAveraging):
 def _average(average: list[Tensor], current: list[Tensor], decay: float) -> None:
     """One update, in place, of tensors that share a dtype."""
     if average[0].is_floating_point():
-        torch._foreach_lerp_(average, current, 1 - decay)
+        torch._foreach_lerp_(average, [tensor.to(average[0].dtype) for tensor in current], 1 - decay)
     else:
         torch._foreach_copy_(average, current)

@@ -54,7 +54,7 @@ class EpochLines(Callback):
     ) -> None:
         """Count images; the loss is summed where it lies, without waiting for the device."""
         self._images += len(batch["target"])
-        self._loss = self._loss + outputs["loss"].detach() * len(batch["target"])
+        self._loss = self._loss + outputs["loss"].detach() * len(batch["target"]) * trainer.accumulate_grad_batches
         self._trained = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -62,9 +62,10 @@ class EpochLines(Callback):
         values = trainer.callback_metrics
         scores = "  ".join(f"{n} {100 * values[f'val/{n}']:.2f}" for n in ("mAP", "CF1", "OF1") if f"val/{n}" in values)
         speed = self._images * trainer.world_size / max(self._trained - self._started, 1e-9)
+        of = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         loss = float(self._loss) / max(self._images, 1)
         say(
-            f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {loss:.4f}"
+            f"epoch {trainer.current_epoch + 1:>3}{of}  loss {loss:.4f}"
             f"{'  val ' + scores if scores else ''}  {speed:.0f} images/s  "
             f"{time.perf_counter() - self._started:.1f} s"
         )

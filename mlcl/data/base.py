@@ -1,5 +1,6 @@
 """The datamodule that every dataset shares: splits, views, loaders. A dataset adds where its labels come from."""
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ class MultiLabelDataModule(LightningDataModule):
             if samples := self.read_split(split):
                 _check_files(samples.paths, split)
 
-    def setup(self, stage: str) -> None:
+    def setup(self, stage: str | None = None) -> None:
         """Read the splits and say what is in them."""
         if self.splits:
             return
@@ -167,12 +168,15 @@ class MultiLabelDataModule(LightningDataModule):
             held_out = np.zeros(len(order), dtype=bool)
             held_out[order[: round(self.val_fraction * len(order))]] = True
             train, val, val_source = train.take(~held_out), train.take(held_out), "carved from train"
+            test, val_source = (test, val_source) if test is not None else (val, "carved from train; also the test")
         elif val is None:
             val, val_source = test, "the test images: selection sees them; --data.val_fraction 0.1 holds some out"
         elif test is None:
             test = val
         named: dict[Split, Samples | None] = {"train": train, "val": val, "test": test}
         self.splits = {split: samples for split, samples in named.items() if samples is not None}
+        if train is not None and test is not None and (both := set(train.paths) & set(test.paths)):
+            say(f"warning: {len(both):,} images are in train and in test; the test then measures memory")
         for split, samples in self.splits.items():
             note = f" ({val_source})" if split == "val" else ""
             say(f"{split:5} {describe(samples.targets, self.classes)}{note}")
@@ -184,7 +188,9 @@ class MultiLabelDataModule(LightningDataModule):
             MlclError: if the dataset has no such split, or it is empty.
         """
         if split not in self.splits or not len(self.splits[split].paths):
-            raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images")
+            remedy = {"train": "call setup() first" if not self.splits else "check its splits"}
+            hint = remedy.get(split, "hold some out with --data.val_fraction 0.1, or give them a split")
+            raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images: {hint}")
         mode = INTERPOLATIONS[self.interpolation or "bilinear"]
         if split == "train":
             transform = augmentations.training(self.augment, self.image_size, mode)
@@ -219,14 +225,15 @@ class MultiLabelDataModule(LightningDataModule):
 
     def _loader(self, split: Split) -> DataLoader[dict[str, Tensor]]:
         dataset, training = self.dataset(split), split == "train"
+        workers = min(self.num_workers, os.cpu_count() or 1)
         sampler = EpochSampler(dataset, seed=global_seed(), shuffle=training)
         sampler.set_epoch(self._next_epoch if training else 0)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             drop_last=training and len(sampler) >= self.batch_size,
             # Its own generator: otherwise the base seed of the workers is drawn from the global one, which stands

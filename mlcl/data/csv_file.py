@@ -23,7 +23,7 @@ class CSVDataset(MultiLabelDataModule):
 
     Args:
         csv: the table, relative to ``root``; with ``val_csv`` or ``test_csv`` it is the training split.
-        root: folder that the paths in the table start from.
+        root: folder that the paths in the table start from; by default the table's own.
         image_column: column with the path of the picture.
         labels_column: column with ``;``-separated names; by default every other column is a class.
         split_column: column with the split of the row, used if the table has it.
@@ -40,7 +40,7 @@ class CSVDataset(MultiLabelDataModule):
     def __init__(
         self,
         csv: str = "labels.csv",
-        root: str = "data",
+        root: str | None = None,
         image_column: str = "image",
         labels_column: str | None = None,
         split_column: str = "split",
@@ -50,7 +50,8 @@ class CSVDataset(MultiLabelDataModule):
         classes: list[str] | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(root=root, **settings)
+        super().__init__(root=str(Path(csv).parent) if root is None else root, **settings)
+        csv = Path(csv).name if root is None else csv
         if not 0 <= test_fraction < 1:
             raise MlclError(f"data.test_fraction is {test_fraction}, it must lie in [0, 1)")
         self.image_column, self.labels_column, self.split_column = image_column, labels_column, split_column
@@ -141,7 +142,10 @@ class CSVDataset(MultiLabelDataModule):
                 raise MlclError(f"{place.split(', row')[0]} has no column for the class {name!r}")
             value = row[header.index(name)].strip()
             if value not in _CODES:
-                raise MlclError(f"{place}: {value!r} in column {name!r} is no label; use 1, 0, -1 or nothing")
+                raise MlclError(
+                    f"{place}: {value!r} in column {name!r} is no label; use 1, 0, -1 or nothing "
+                    "(or, for a column of names, data.labels_column)"
+                )
             target.append(_CODES[value])
         return target
 

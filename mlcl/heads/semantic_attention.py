@@ -3,6 +3,7 @@
 from typing import Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlcl.heads.base import Head, HeadOutput, PerClassLinear
@@ -39,10 +40,8 @@ class SemanticAttention(Head):
     def forward(self, features: Tensor) -> HeadOutput:
         """(B, C, h, w) to logits (B, K), embeddings (B, K, D) and attention (B, K, h, w)."""
         scores = self.class_maps(features).flatten(2).float()  # half precision would round small weights to 0
-        if self.normalise == "softmax":
-            attention = scores.softmax(-1)
-        else:
-            attention = scores.sigmoid() / scores.sigmoid().sum(-1, keepdim=True)
+        # sigmoid / sum of sigmoids is the softmax of log-sigmoids, which cannot divide 0 by 0
+        attention = (scores if self.normalise == "softmax" else F.logsigmoid(scores)).softmax(-1)
         # The weights sum to 1, so pooling first and projecting the K results equals projecting every position.
         pooled = torch.einsum("bkp,bcp->bkc", attention.to(features.dtype), features.flatten(2))
         embeddings = self.value(pooled)

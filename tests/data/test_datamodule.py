@@ -374,3 +374,18 @@ def test_demo_settings_out_of_range_are_told(tmp_path):
     with pytest.raises(MlclError) as error:
         Demo(str(tmp_path / "demo"), scene_size=8).prepare_data()
     one_line(error, "scene_size", "size=8")
+
+
+def test_a_held_out_part_is_also_the_test_where_there_is_no_other(tmp_path):
+    write_table(tmp_path, ["image,cat", *(f"{i}.jpg,1" for i in range(8))])
+    data = CSVDataset(csv=str(tmp_path / "labels.csv"), val_fraction=0.25)  # the root is the table's folder
+    data.prepare_data()
+    data.setup()
+    assert data.splits["test"] is data.splits["val"] and len(data.splits["val"].paths) == 2
+
+
+def test_training_images_in_the_test_are_told(tmp_path, capsys):
+    write_table(tmp_path, ["image,cat", "1.jpg,1", "2.jpg,0"])
+    data = CSVDataset(root=str(tmp_path), test_csv="labels.csv")
+    data.setup()
+    assert "2 images are in train and in test" in capsys.readouterr().err

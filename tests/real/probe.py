@@ -86,7 +86,7 @@ def ridge_scores(train: Tensor, targets: Tensor, test: Tensor) -> tuple[Tensor, 
         test: (M, C) float64.
 
     Returns:
-        leave-one-out scores of the training images (L, N, K), -inf where unknown, and scores of the test ones (L, M, K).
+        Leave-one-out scores of the training images (L, N, K), -inf where unknown, and of the test ones (L, M, K).
     """
     left_out = torch.full((len(LAMBDAS), *targets.shape), -torch.inf, dtype=torch.float64)
     scores = torch.zeros((len(LAMBDAS), len(test), targets.shape[1]), dtype=torch.float64)
