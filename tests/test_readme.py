@@ -1,6 +1,7 @@
 """Every command of the README is run, on tiny data; every make target in it exists."""
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from conftest import REPOSITORY, tiny_data
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line.split("#")[0].split() for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
 INLINE = [text.split() for text in re.findall(r"`(mlcl (?:fit|test|validate) [^`]+)`", README)]
 MLCL = [words[1:] for words in [*COMMANDS, *INLINE] if words and words[0] == "mlcl"]
 TINY = [
