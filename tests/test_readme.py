@@ -15,7 +15,16 @@ INLINE = [text.split() for text in re.findall(r"`(mlcl (?:fit|test|validate) [^`
 MLCL = [words[1:] for words in [*COMMANDS, *INLINE] if words and words[0] == "mlcl"]
 TINY = [
     *("--data.image_size", "32", "--data.batch_size", "4", "--data.num_workers", "0"),
-    *("--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--trainer.devices", "1"),
+    *(
+        "--trainer.check_val_every_n_epoch",
+        "1",
+        "--trainer.max_epochs",
+        "2",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.devices",
+        "1",
+    ),
 ]
 
 
