@@ -221,3 +221,32 @@ def test_defaults_are_the_papers():
     assert LabelContrastiveLoss().temperature == 0.2
     assert PrototypeContrastiveLoss(K, D).temperature == 0.07
     assert PrototypeContrastiveLoss(K, D).prototypes.shape == (K, D)
+
+
+def slow_discriminative(embeddings: Tensor, targets: Tensor, form: str, scope: str, m: float, beta: float) -> float:
+    views = range(embeddings.shape[1])
+    rows = [(i, v, k) for i in range(len(targets)) for v in views for k in range(K) if targets[i, k] == 1]
+    pulls, pushes = [], []
+    for a in rows:
+        for b in rows:
+            if a == b:
+                continue
+            cos = cosine(embeddings[a], embeddings[b])
+            distance = math.sqrt(max(0.0, 2 - 2 * cos))
+            if a[2] == b[2]:
+                pulls.append(distance**2 if form == "margin" else 1 - cos)
+            elif scope == "batch" or a[0] == b[0]:
+                pushes.append(max(0.0, m - distance) ** 2 if form == "margin" else max(0.0, cos - m))
+    mean = lambda values: sum(values) / len(values) if values else 0.0  # noqa: E731
+    return mean(pulls) + beta * mean(pushes)
+
+
+@pytest.mark.parametrize("scope", ["image", "batch"])
+@pytest.mark.parametrize(("form", "margin"), [("margin", 1.2), ("cosine", -0.1)])
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_discriminative_equals_the_loops(case, views, form, margin, scope):
+    embeddings, targets = batch(case, views)
+    loss = EMBEDDING_LOSSES["DiscriminativeLoss"](form=form, margin=margin, beta=0.7, scope=scope)
+    expected = slow_discriminative(embeddings, targets, form, scope, margin, 0.7)
+    assert loss(embeddings, targets).item() == pytest.approx(expected, abs=1e-12)
