@@ -1,0 +1,69 @@
+"""Present embeddings of one class close, those of different classes apart (Hassanin et al.)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlcl.losses.base import EmbeddingLoss
+
+
+class DiscriminativeLoss(EmbeddingLoss):
+    """Small distances within a class, large ones between classes.
+
+    With z a unit embedding, d the Euclidean distance, P the pairs of present entries of one class, N the pairs of
+    present entries of two classes::
+
+        margin:  L = mean_P d^2        + beta mean_N max(0, m - d)^2
+        cosine:  L = mean_P (1 - cos)  + beta mean_N max(0, cos - m)
+
+    Inferred: "Learning Discriminative Representations for Multi-Label Image Recognition" (arXiv 2107.11159) says that
+    its loss raises the distance between classes and lowers the difference within one; its equation and its settings are
+    not public. Both forms, ``scope`` and every default are our reading.
+
+    Args:
+        form: ``margin`` (the classical contrastive loss) or ``cosine``.
+        margin: m, a distance for ``margin`` (unit vectors are at most 2 apart), a cosine for ``cosine``; by default 1
+            and 0.
+        beta: weight of the pairs of two classes.
+        scope: N from the whole batch, or only from within each image (co-occurring classes).
+    """
+
+    def __init__(
+        self,
+        form: Literal["margin", "cosine"] = "margin",
+        margin: float | None = None,
+        beta: float = 1.0,
+        scope: Literal["image", "batch"] = "batch",
+    ) -> None:
+        super().__init__()
+        if form not in ("margin", "cosine"):
+            raise ValueError(f"form must be margin or cosine, got {form!r}")
+        if scope not in ("image", "batch"):
+            raise ValueError(f"scope must be image or batch, got {scope!r}")
+        self.form, self.beta, self.scope = form, beta, scope
+        self.margin = margin if margin is not None else {"margin": 1.0, "cosine": 0.0}[form]
+
+    def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
+        present = targets == 1
+        rows = F.normalize(embeddings.transpose(1, 2)[present].flatten(0, 1), dim=-1)  # (R, D)
+        image, label = present.nonzero().repeat_interleave(embeddings.shape[1], 0).T
+        cosine = rows @ rows.T
+        same_class = label[:, None] == label
+        within = same_class & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        between = ~same_class & ((image[:, None] == image) if self.scope == "image" else True)
+        if self.form == "margin":
+            squared = (2 - 2 * cosine).clamp(min=0)
+            # The root's slope is infinite at 0: there the gradient is left out.
+            apart = (self.margin - squared.clamp(min=1e-12).sqrt()).clamp(min=0).square()
+            terms = _mean(squared, within) + self.beta * _mean(apart, between)
+        else:
+            terms = _mean(1 - cosine, within) + self.beta * _mean((cosine - self.margin).clamp(min=0), between)
+        return terms + (embeddings * 0).sum()  # attached to the graph where no label is present
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the entries of the mask; 0 where there is none."""
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)

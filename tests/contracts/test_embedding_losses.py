@@ -1,0 +1,252 @@
+"""What every embedding loss promises, checked for every class that the package finds, against slow loops."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from mlcl.losses import EMBEDDING_LOSSES, EmbeddingLoss, LabelContrastiveLoss, PrototypeContrastiveLoss
+
+B, K, D = 5, 4, 3
+SIZED = {"PrototypeContrastiveLoss": {"num_classes": K, "dim": D}}
+PER_CLASS = {"PrototypeContrastiveLoss"}  # state that must be permuted together with the classes
+every_loss = pytest.mark.parametrize("name", EMBEDDING_LOSSES)
+CASES = ("mixed", "no positives", "all positive", "all unknown", "one image", "one positive", "one class")
+
+
+def make(name: str, **settings) -> EmbeddingLoss:
+    torch.manual_seed(0)
+    return EMBEDDING_LOSSES[name](**SIZED.get(name, {}), **settings).double()
+
+
+def batch(case: str, views: int = 2, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(len(case))
+    embeddings = torch.randn(B, views, K, D, generator=generator, dtype=torch.float64).to(dtype)
+    targets = {
+        "mixed": torch.tensor([[1, 0, 1, 0], [1, 1, 0, -1], [0, 0, 0, 0], [-1, 1, 1, 0], [1, 0, -1, 0]]),
+        "no positives": torch.zeros(B, K, dtype=torch.long),
+        "all positive": torch.ones(B, K, dtype=torch.long),
+        "all unknown": -torch.ones(B, K, dtype=torch.long),
+        "one image": torch.tensor([[1, 0, 1, -1]]),
+        "one positive": torch.eye(B, K, dtype=torch.long) * torch.tensor([1, 0, 0, 0]),
+        "one class": torch.tensor([[1, 0, 0, 0]]).repeat(B, 1),
+    }[case]
+    return embeddings[: len(targets)], targets
+
+
+@every_loss
+@pytest.mark.parametrize("views", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("case", CASES)
+def test_value_and_every_gradient_are_finite(name, case, dtype, views):
+    """Every parameter has a gradient in every step: DDP stops on unused ones."""
+    loss = make(name).float() if dtype != torch.float64 else make(name)
+    embeddings, targets = batch(case, views, dtype)
+    embeddings.requires_grad_()
+    value = loss(embeddings, targets)
+    value.backward()
+    assert value.ndim == 0 and value.dtype in (torch.float32, torch.float64) and value.isfinite()
+    for tensor in (embeddings, *loss.parameters()):
+        assert tensor.grad is not None and tensor.grad.isfinite().all()
+    if case in ("no positives", "all unknown"):
+        assert value == 0 and embeddings.grad.abs().max() == 0
+
+
+@every_loss
+@pytest.mark.parametrize("case", CASES)
+def test_extreme_lengths_do_no_harm(name, case):
+    embeddings, targets = batch(case, dtype=torch.float32)
+    for scale in (0.0, 1e-20, 1e15):
+        scaled = (embeddings * scale).requires_grad_()
+        value = make(name).float()(scaled, targets)
+        value.backward()
+        assert value.isfinite() and scaled.grad.isfinite().all()
+
+
+@every_loss
+def test_gradient_is_that_of_the_value(name):
+    embeddings, targets = batch("mixed")
+    loss = make(name)
+    parameters = list(loss.parameters())
+    inputs = [embeddings.requires_grad_(), *parameters]
+    assert torch.autograd.gradcheck(lambda e, *_: loss(e, targets), inputs)
+
+
+@every_loss
+def test_order_of_images_classes_and_views_does_not_matter(name):
+    """This alone catches the anchor mask in the wrong order of SADCL's released code."""
+    loss, (embeddings, targets) = make(name), batch("mixed")
+    expected = loss(embeddings, targets)
+    rows = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(loss(embeddings[rows], targets[rows]), expected)
+    torch.testing.assert_close(loss(embeddings.flip(1), targets), expected)
+    columns = torch.tensor([2, 0, 3, 1])
+    if name in PER_CLASS:
+        loss.prototypes.data = loss.prototypes.data[columns]
+    torch.testing.assert_close(loss(embeddings[:, :, columns], targets[:, columns]), expected)
+
+
+@every_loss
+def test_an_unknown_entry_has_no_say(name):
+    loss, (embeddings, targets) = make(name), batch("mixed")
+    unknown = (targets < 0)[:, None, :, None]
+    changed = torch.where(unknown, torch.randn_like(embeddings), embeddings).requires_grad_()
+    value = loss(changed, targets)
+    value.backward()
+    torch.testing.assert_close(value, loss(embeddings, targets))
+    assert (changed.grad[unknown.expand_as(changed)] == 0).all()
+
+
+@every_loss
+def test_one_view_needs_no_axis_and_length_does_not_matter(name):
+    loss, (embeddings, targets) = make(name), batch("mixed", views=1)
+    torch.testing.assert_close(loss(embeddings[:, 0], targets), loss(embeddings, targets))
+    torch.testing.assert_close(loss(embeddings * 7, targets), loss(embeddings, targets))
+
+
+@every_loss
+def test_state_does_not_depend_on_the_batch(name):
+    loss, (embeddings, targets) = make(name), batch("mixed")
+    before = {key: value.shape for key, value in loss.state_dict().items()}
+    loss(embeddings, targets)
+    loss(embeddings[:2], targets[:2])
+    assert {key: value.shape for key, value in loss.state_dict().items()} == before
+    assert all(B not in shape for shape in before.values())
+
+
+@every_loss
+def test_grad_mode_and_autocast_are_left_alone(name):
+    loss, (embeddings, targets) = make(name).float(), batch("mixed", dtype=torch.float32)
+    with torch.no_grad():
+        assert not loss(embeddings, targets).requires_grad and not torch.is_grad_enabled()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = loss(embeddings, targets)
+    torch.testing.assert_close(inside, loss(embeddings, targets), rtol=0, atol=0)
+
+
+@every_loss
+def test_wrong_shapes_are_named(name):
+    with pytest.raises(ValueError, match=r"\(5, 2, 4, 3\).*\(5, 3\)"):
+        make(name)(torch.zeros(5, 2, 4, 3), torch.zeros(5, 3))
+
+
+@every_loss
+def test_it_says_what_it_is(name):
+    assert "arXiv" in EMBEDDING_LOSSES[name].__doc__
+
+
+def unit(vector: Tensor) -> Tensor:
+    return vector / vector.norm()
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(unit(a) @ unit(b))
+
+
+def slow_label_contrastive(embeddings: Tensor, targets: Tensor, t: float, compat: bool, hard: int) -> float:
+    """Three loops, straight from the formula."""
+    rows = [(i, v, k) for i in range(len(targets)) for v in range(embeddings.shape[1]) for k in range(K)]
+    present = [row for row in rows if targets[row[0], row[2]] == 1]
+    absent = [row for row in rows if targets[row[0], row[2]] == 0]
+    z = {(i, v, k): embeddings[i, v, k] for i, v, k in rows}
+    nearest = sorted(absent, key=lambda r: -max((cosine(z[r], z[a]) for a in present), default=0))[:hard]
+    total, counted = 0.0, 0
+    for i in present:
+        others = [a for a in present if a != i]
+        positives = [p for p in others if p[2] == i[2]]
+        counted += bool(positives) or compat
+        denominator = sum(math.exp(cosine(z[i], z[a]) / t) for a in [*others, *nearest])
+        for p in positives:
+            total -= math.log(math.exp(cosine(z[i], z[p]) / t) / denominator) / len(positives)
+    return total / max(counted, 1)
+
+
+@pytest.mark.parametrize("hard", [0, 3])
+@pytest.mark.parametrize("compat", [False, True])
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_label_contrastive_equals_three_loops(case, views, compat, hard):
+    embeddings, targets = batch(case, views)
+    loss = LabelContrastiveLoss(temperature=0.3, compat=compat, hard_negatives=hard)
+    expected = slow_label_contrastive(embeddings, targets, 0.3, compat, hard)
+    assert loss(embeddings, targets).item() == pytest.approx(expected, abs=1e-12)
+
+
+def slow_prototype_contrastive(embeddings: Tensor, targets: Tensor, prototypes: Tensor, t: float, absent: str) -> float:
+    total, positives = 0.0, 0
+    for k in range(K):
+        numerator = denominator = 0.0
+        for i in range(len(targets)):
+            for v in range(embeddings.shape[1]):
+                score = math.exp(cosine(embeddings[i, v, k], prototypes[k]) / t)
+                numerator += score if targets[i, k] == 1 else 0
+                denominator += score if targets[i, k] >= 0 else 0
+                positives += int(targets[i, k] == 1)
+        if numerator:
+            total -= math.log(numerator / denominator)
+        elif absent == "push" and denominator:
+            total += math.log(denominator)
+    return total / max(positives, 1)
+
+
+@pytest.mark.parametrize("absent", ["skip", "push"])
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_prototype_contrastive_equals_three_loops(case, views, absent):
+    embeddings, targets = batch(case, views)
+    loss = make("PrototypeContrastiveLoss", temperature=0.3, absent=absent)
+    expected = slow_prototype_contrastive(embeddings, targets, loss.prototypes.detach(), 0.3, absent)
+    assert loss(embeddings, targets).item() == pytest.approx(expected, abs=1e-12)
+
+
+class WrongOrder(LabelContrastiveLoss):
+    """The released SADCL mask: image-major labels over view-major rows (METHODS of the field, measured)."""
+
+    def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        mixed = embeddings.transpose(0, 1).reshape(embeddings.shape)  # rows no longer lie where their labels do
+        return super().compute(mixed, targets)
+
+
+def test_an_anchor_mask_in_the_wrong_order_fails_the_contract():
+    EMBEDDING_LOSSES["WrongOrder"] = WrongOrder
+    try:
+        with pytest.raises(AssertionError):
+            test_order_of_images_classes_and_views_does_not_matter("WrongOrder")
+    finally:
+        del EMBEDDING_LOSSES["WrongOrder"]
+
+
+def test_defaults_are_the_papers():
+    assert LabelContrastiveLoss().temperature == 0.2
+    assert PrototypeContrastiveLoss(K, D).temperature == 0.07
+    assert PrototypeContrastiveLoss(K, D).prototypes.shape == (K, D)
+
+
+def slow_discriminative(embeddings: Tensor, targets: Tensor, form: str, scope: str, m: float, beta: float) -> float:
+    views = range(embeddings.shape[1])
+    rows = [(i, v, k) for i in range(len(targets)) for v in views for k in range(K) if targets[i, k] == 1]
+    pulls, pushes = [], []
+    for a in rows:
+        for b in rows:
+            if a == b:
+                continue
+            cos = cosine(embeddings[a], embeddings[b])
+            distance = math.sqrt(max(0.0, 2 - 2 * cos))
+            if a[2] == b[2]:
+                pulls.append(distance**2 if form == "margin" else 1 - cos)
+            elif scope == "batch" or a[0] == b[0]:
+                pushes.append(max(0.0, m - distance) ** 2 if form == "margin" else max(0.0, cos - m))
+    mean = lambda values: sum(values) / len(values) if values else 0.0  # noqa: E731
+    return mean(pulls) + beta * mean(pushes)
+
+
+@pytest.mark.parametrize("scope", ["image", "batch"])
+@pytest.mark.parametrize(("form", "margin"), [("margin", 1.2), ("cosine", -0.1)])
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_discriminative_equals_the_loops(case, views, form, margin, scope):
+    embeddings, targets = batch(case, views)
+    loss = EMBEDDING_LOSSES["DiscriminativeLoss"](form=form, margin=margin, beta=0.7, scope=scope)
+    expected = slow_discriminative(embeddings, targets, form, scope, margin, 0.7)
+    assert loss(embeddings, targets).item() == pytest.approx(expected, abs=1e-12)
