@@ -41,6 +41,23 @@ def global_batch(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(slices), torch.cat(_gather(targets, sizes))
 
 
+def gather(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks in rank order, without gradient.
+
+    Args:
+        tensor: (B, ...); B may differ between ranks, the rest may not.
+    """
+    tensor = tensor.detach()
+    return torch.cat(_gather(tensor, _sizes(len(tensor), tensor.device))) if world_size() > 1 else tensor
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """The sum over the ranks of a tensor of the same shape on each, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
 def broadcast_buffers(module: torch.nn.Module) -> None:
     """Give every rank the buffers of rank 0, in place.
 

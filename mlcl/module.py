@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from mlcl import record
+from mlcl.class_means import class_means
 from mlcl.console import say
-from mlcl.distributed import broadcast_buffers, global_batch, rank
+from mlcl.distributed import broadcast_buffers, gather, global_batch, rank
 from mlcl.errors import MlclError
 from mlcl.losses import ClassificationLoss, EmbeddingLoss
 from mlcl.losses.binary_cross_entropy import BinaryCrossEntropy
@@ -31,10 +32,12 @@ class MultiLabelModule(LightningModule):
         classification_loss: on the logits; by default binary cross-entropy.
         embedding_loss: on the class-specific embeddings of all ranks together.
         embedding_weight: factor on ``embedding_loss``, beside a classification loss that is a mean.
+        embedding_start: epochs before ``embedding_loss`` enters; a fraction is possible.
+        embedding_ramp: epochs over which its weight then grows linearly from 0.
         optimizer: makes the optimizer from parameter groups.
         schedule: of the learning rate, per step.
         lr_mult: factor on the learning rate by part, for example ``{backbone: 0.1}``.
-        init_from: checkpoint of another run whose network to start from.
+        init_from: checkpoint of another run whose network to start from; prototypes start from its class means.
         threshold: probability from which a label counts as predicted.
         interpolation: of average precision: none, envelope or 11point.
         cf1: harmonic (of mean precision and recall) or mean (of the classes' F1).
@@ -46,6 +49,8 @@ class MultiLabelModule(LightningModule):
         classification_loss: ClassificationLoss | None = None,
         embedding_loss: EmbeddingLoss | None = None,
         embedding_weight: float = 1.0,
+        embedding_start: float = 0.0,
+        embedding_ramp: float = 0.0,
         optimizer: OptimizerFactory = AdamW,
         schedule: Schedule | None = None,
         lr_mult: dict[str, float] | None = None,
@@ -58,9 +63,11 @@ class MultiLabelModule(LightningModule):
         self.network = network
         self.classification_loss = classification_loss or BinaryCrossEntropy()
         self.embedding_loss, self.embedding_weight = embedding_loss, embedding_weight
+        self.embedding_start, self.embedding_ramp = embedding_start, embedding_ramp
         self.optimizer_factory, self.schedule, self.lr_mult = optimizer, schedule or Constant(), lr_mult or {}
         self.init_from = init_from
         self.planned_steps: int | None = None  # of the schedule, from a checkpoint
+        self.steps_per_epoch = 1
         if not 0 <= threshold <= 1:
             raise MlclError(f"model.threshold is {threshold}, it must lie in [0, 1]")
         self.val_metrics = MultiLabelMetrics(network.num_classes, threshold, interpolation, cf1)
@@ -79,9 +86,18 @@ class MultiLabelModule(LightningModule):
         out = self.network(image.flatten(0, 1) if image.ndim == 5 else image)
         terms = {"classification": self.classification_loss(out.logits, target.repeat_interleave(views, 0))}
         if self.embedding_loss is not None:
-            embeddings = out.embeddings.unflatten(0, (-1, views))
-            terms["embedding"] = self.embedding_weight * self.embedding_loss(*global_batch(embeddings, target))
+            embeddings, targets = global_batch(out.embeddings.unflatten(0, (-1, views)), target)
+            weight = self.embedding_weight * self.embedding_ramped()
+            terms |= {name: weight * term for name, term in self.embedding_loss.terms(embeddings, targets).items()}
+            if self.training:
+                probabilities = gather(out.logits.sigmoid().unflatten(0, (-1, views)))
+                self.embedding_loss.update(embeddings.detach(), targets, probabilities)
         return {**terms, "loss": torch.stack(list(terms.values())).sum()}
+
+    def embedding_ramped(self) -> float:
+        """Share of its full weight that the embedding loss has by now: 0, then a ramp, then 1."""
+        late = (self.global_step / self.steps_per_epoch if self._trainer else math.inf) - self.embedding_start
+        return 0.0 if late < 0 else min(1.0, late / self.embedding_ramp) if self.embedding_ramp else 1.0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; the terms are logged as ``train/<name>``."""
@@ -129,8 +145,8 @@ class MultiLabelModule(LightningModule):
         if datamodule is not None and datamodule.interpolation is None:
             known = self.network.interpolation in ("bilinear", "bicubic")
             datamodule.interpolation = self.network.interpolation if known else "bicubic"
-        if stage == "fit" and self.init_from is not None:
-            say(record.load_network(self.network, self.init_from))
+        if stage == "fit" and (initial := self._initial()):
+            say(record.load_network(self.network, initial))
 
     def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""
@@ -140,8 +156,13 @@ class MultiLabelModule(LightningModule):
         optimizer = make_optimizer(self, self.optimizer_factory, self.lr_mult)
         self.trainer.fit_loop.setup_data()  # or the number of batches is unknown when only max_steps is given
         per_epoch = max(1, math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches))
+        self.steps_per_epoch = per_epoch
         scheduler = self.schedule.build(optimizer, int(steps), per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _initial(self) -> str | None:
+        """The checkpoint to start from; none when a run is continued, whose own weights come anyway."""
+        return self.init_from if self.trainer.ckpt_path is None else None
 
     def on_train_start(self) -> None:
         """A schedule laid out for another length would jump, or fail at its end, hours from now."""
@@ -152,6 +173,13 @@ class MultiLabelModule(LightningModule):
                 "continue with the same --trainer.max_epochs, or start a new run with --model.init_from"
             )
         self.planned_steps = steps
+        datamodule = getattr(self.trainer, "datamodule", None)
+        loss = self.embedding_loss
+        if self._initial() and datamodule is not None and loss is not None and loss.starts_from_means:
+            batches = 1 if getattr(self.trainer, "fast_dev_run", False) else None
+            found = class_means(self.network, datamodule, self.device, batches=batches)
+            loss.start_from(found.means, found.positives > 0)
+            say(found.describe(datamodule.classes))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the checkpoint says of itself."""

@@ -131,6 +131,11 @@ class MultiLabelDataModule(LightningDataModule):
         self._next_epoch = 0
 
     @property
+    def workers(self) -> int:
+        """Loader processes: as asked, but no more than there are processors."""
+        return min(self.num_workers, os.cpu_count() or 1)
+
+    @property
     def num_classes(self) -> int:
         """K."""
         return len(self.classes)
@@ -181,8 +186,8 @@ class MultiLabelDataModule(LightningDataModule):
             note = f" ({val_source})" if split == "val" else ""
             say(f"{split:5} {describe(samples.targets, self.classes)}{note}")
 
-    def dataset(self, split: Split) -> ImageDataset:
-        """The images of a split, augmented for ``train``, plainly resized otherwise.
+    def dataset(self, split: Split, augmented: bool = True) -> ImageDataset:
+        """The images of a split, augmented for ``train`` unless told otherwise, else plainly resized.
 
         Raises:
             MlclError: if the dataset has no such split, or it is empty.
@@ -192,7 +197,7 @@ class MultiLabelDataModule(LightningDataModule):
             hint = remedy.get(split, "hold some out with --data.val_fraction 0.1, or give them a split")
             raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images: {hint}")
         mode = INTERPOLATIONS[self.interpolation or "bilinear"]
-        if split == "train":
+        if split == "train" and augmented:
             transform = augmentations.training(self.augment, self.image_size, mode)
             return ImageDataset(self.splits[split], transform, self.views, global_seed())
         return ImageDataset(self.splits[split], augmentations.evaluation(self.image_size, mode))
@@ -225,15 +230,14 @@ class MultiLabelDataModule(LightningDataModule):
 
     def _loader(self, split: Split) -> DataLoader[dict[str, Tensor]]:
         dataset, training = self.dataset(split), split == "train"
-        workers = min(self.num_workers, os.cpu_count() or 1)
         sampler = EpochSampler(dataset, seed=global_seed(), shuffle=training)
         sampler.set_epoch(self._next_epoch if training else 0)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
             drop_last=training and len(sampler) >= self.batch_size,
             # Its own generator: otherwise the base seed of the workers is drawn from the global one, which stands

@@ -5,7 +5,9 @@ Needs torch alone: ``from mlcl.losses import BinaryCrossEntropy`` imports neithe
 """
 
 from mlcl.discovery import import_all, public_classes
+from mlcl.losses.bank import EmbeddingBank
 from mlcl.losses.base import ClassificationLoss, EmbeddingLoss
+from mlcl.losses.projector import Projector
 
 _modules = import_all(__name__, list(__path__))
 CLASSIFICATION_LOSSES: dict[str, type] = public_classes(_modules, ClassificationLoss)
@@ -13,4 +15,4 @@ EMBEDDING_LOSSES: dict[str, type] = public_classes(_modules, EmbeddingLoss)
 globals().update(CLASSIFICATION_LOSSES | EMBEDDING_LOSSES)
 
 __all__ = ["CLASSIFICATION_LOSSES", "EMBEDDING_LOSSES", "ClassificationLoss", "EmbeddingLoss"]
-__all__ += [*CLASSIFICATION_LOSSES, *EMBEDDING_LOSSES]
+__all__ += ["EmbeddingBank", "Projector", *CLASSIFICATION_LOSSES, *EMBEDDING_LOSSES]

@@ -1,8 +1,9 @@
 """What every loss promises: fp32 inside, unknown targets left out, the caller's shapes checked.
 
-A subclass writes :meth:`compute` only, and is usable with torch alone.
+A subclass writes ``compute`` only, and is usable with torch alone.
 """
 
+import re
 from abc import ABC, abstractmethod
 
 import torch
@@ -40,7 +41,12 @@ class ClassificationLoss(nn.Module, ABC):
 
 
 class EmbeddingLoss(nn.Module, ABC):
-    """A loss on class-specific embeddings, called ``loss(embeddings, targets)``."""
+    """A loss on class-specific embeddings, called ``loss(embeddings, targets)``.
+
+    A subclass writes :meth:`compute`. One with a state (a memory bank, class means) also writes :meth:`update`.
+    """
+
+    starts_from_means = False  # whether start_from wants the class means of the training set
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss.
@@ -55,6 +61,13 @@ class EmbeddingLoss(nn.Module, ABC):
         Raises:
             ValueError: if the shapes do not fit.
         """
+        return torch.stack(list(self.terms(embeddings, targets).values())).sum()
+
+    def terms(self, embeddings: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The weighted parts of the loss by name, which add up to it; arguments and errors as of a call.
+
+        Every part hangs on the embeddings and all parameters, if only with gradient 0: DDP waits for each of them.
+        """
         views = embeddings.unsqueeze(1) if embeddings.ndim == 3 else embeddings
         if views.ndim != 4 or (views.shape[0], views.shape[2]) != tuple(targets.shape):
             raise ValueError(
@@ -62,8 +75,32 @@ class EmbeddingLoss(nn.Module, ABC):
                 f"{(*embeddings.shape,)} and {(*targets.shape,)}"
             )
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.compute(_at_least_fp32(views), targets)
+            result = self.compute(_at_least_fp32(views), targets)
+        named = result if isinstance(result, dict) else {_snake(type(self).__name__): result}
+        nothing = sum(tensor.reshape(-1)[:0].sum() for tensor in (embeddings, *self.parameters()))
+        return {name: term + nothing for name, term in named.items()}
 
     @abstractmethod
-    def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """The loss, from (B, V, K, D) embeddings in at least fp32 and (B, K) targets in {1, 0, -1}."""
+    def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor | dict[str, Tensor]:
+        """The loss, or its weighted parts by name, from (B, V, K, D) in at least fp32 and (B, K) in {1, 0, -1}."""
+
+    @torch.no_grad()
+    def update(self, embeddings: Tensor, targets: Tensor, probabilities: Tensor) -> None:
+        """Renew the state, after the loss of a training step; by default there is none.
+
+        Every process calls this with the same tensors, those of all processes, so that the states stay equal.
+
+        Args:
+            embeddings: (B, V, K, D), detached.
+            targets: (B, K) integer in {1, 0, -1}.
+            probabilities: (B, V, K), what the classifier says.
+        """
+
+    @torch.no_grad()
+    def start_from(self, means: Tensor, known: Tensor) -> None:
+        """Start from class means (K, D) of a trained model where ``known`` (K,) bool; by default there is no use."""
+
+
+def _snake(name: str) -> str:
+    """LabelContrastiveLoss to label_contrastive."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.removesuffix("Loss") or name).lower()

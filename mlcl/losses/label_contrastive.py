@@ -1,10 +1,13 @@
-"""Multi-label supervised contrastive loss, label by label (MulCon; SADCL's SSCL without the bank)."""
+"""Multi-label supervised contrastive loss, label by label (MulCon; SADCL's SSCL)."""
+
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mlcl.losses.bank import EmbeddingBank
 from mlcl.losses.base import EmbeddingLoss
+from mlcl.losses.projector import Projector
 
 
 class LabelContrastiveLoss(EmbeddingLoss):
@@ -16,45 +19,108 @@ class LabelContrastiveLoss(EmbeddingLoss):
         L = 1/|I'| sum_{i in I'} -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / t) / sum_{a in A(i)} exp(z_i.z_a / t) )
 
     I' are the anchors with at least one positive, or all of I with ``compat`` (the official MulCon code). Absent and
-    unknown entries enter nowhere, except as ``hard_negatives``. Only present rows are compared: at 32 images, 80
-    classes and 2 views about 190 of 5,120.
+    unknown entries enter nowhere, except as ``hard_negatives``. Entries of the memory bank join every A(i), and P(i)
+    where they are of its class; they are not anchors themselves (our reading of SADCL, whose code also takes them as
+    anchors). Only present rows are compared: at 32 images, 80 classes and 2 views about 190 of 5,120.
+
+    It can be met by one constant embedding per class, whatever the image shows, so from scratch it fights the
+    classifier: both papers add it to a trained one.
 
     Args:
         temperature: t.
         hard_negatives: so many absent entries, those most similar to a present one, join every denominator. (MulCon's
             code takes the highest scored instead; a loss on embeddings does not see scores, so this rule is ours.)
         compat: keep anchors without a positive in the divisor.
+        projection: P, width of a projector (MulCon: 128); 0 compares the embeddings themselves.
+        bank: M, entries of the memory bank per class; 0 is none.
+        confidence: probability from which a present label's embedding enters the bank.
+        num_classes: K, needed for a bank; the command line fills it in.
+        dim: D, needed for a projector or a bank; the command line fills it in.
     """
 
-    def __init__(self, temperature: float = 0.2, hard_negatives: int = 0, compat: bool = False) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.2,
+        hard_negatives: int = 0,
+        compat: bool = False,
+        projection: int = 0,
+        bank: int = 0,
+        confidence: float = 0.8,
+        num_classes: int | None = None,
+        dim: int | None = None,
+    ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        self.temperature, self.hard_negatives, self.compat = temperature, hard_negatives, compat
+        if (projection and dim is None) or (bank and None in (num_classes, dim)):
+            raise ValueError("a projector needs dim, a bank needs num_classes and dim")
+        self.temperature, self.hard_negatives, self.compat = _positive(temperature), hard_negatives, compat
+        self.projector = Projector(dim or 0, projection)
+        self.bank = EmbeddingBank(num_classes or 0, bank, dim or 0, confidence)
 
     def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
-        by_label = embeddings.transpose(1, 2)  # (B, K, V, D)
-        present = targets == 1
-        anchors = F.normalize(by_label[present].flatten(0, 1), dim=-1)  # (R, D), the R present rows
-        labels = present.nonzero()[:, 1].repeat_interleave(embeddings.shape[1])
-        if not len(anchors):
-            return (embeddings * 0).sum()
-        similarity = anchors @ anchors.T / self.temperature
-        itself = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)
-        others = similarity.masked_fill(itself, -torch.inf)
-        if self.hard_negatives:
-            others = torch.cat([others, self._hardest(by_label, targets, anchors)], dim=1)
-        positive = (labels[:, None] == labels) & ~itself
-        count = positive.sum(1)
-        # An anchor alone in the batch has an empty denominator: its -inf must not reach the gradient.
-        denominator = torch.where(count > 0, others.masked_fill((count == 0)[:, None], 0).logsumexp(1), 0)
-        pulled = torch.where(positive, similarity - denominator[:, None], 0).sum(1) / count.clamp(min=1)
-        return -pulled.sum() / (len(anchors) if self.compat else (count > 0).sum().clamp(min=1))
+        rows, labels = self.bank.entries()
+        bank = (rows.to(embeddings.dtype), labels) if len(rows) else None
+        return label_contrastive(
+            embeddings, targets, self.projector, self.temperature, bank, self.hard_negatives, self.compat
+        )
 
-    def _hardest(self, by_label: Tensor, targets: Tensor, anchors: Tensor) -> Tensor:
-        """Similarities (R, n) of the anchors to the absent rows that come closest to any of them."""
-        absent = F.normalize(by_label[targets == 0].flatten(0, 1), dim=-1)
-        similarity = anchors @ absent.T / self.temperature
-        kept = min(self.hard_negatives, len(absent))
-        return similarity[:, similarity.amax(0).topk(kept).indices] if kept else similarity
+    @torch.no_grad()
+    def update(self, embeddings: Tensor, targets: Tensor, probabilities: Tensor) -> None:
+        """Put confident true positives into the bank."""
+        self.bank.update(embeddings, targets, probabilities)
+
+
+def label_contrastive(
+    embeddings: Tensor,
+    targets: Tensor,
+    project: Callable[[Tensor], Tensor],
+    temperature: float,
+    bank: tuple[Tensor, Tensor] | None = None,
+    hard_negatives: int = 0,
+    compat: bool = False,
+) -> Tensor:
+    """The formula of :class:`LabelContrastiveLoss` as a function.
+
+    Args:
+        embeddings: (B, V, K, D).
+        targets: (B, K) in {1, 0, -1}.
+        project: (..., D) to unit vectors (..., P).
+        temperature: t.
+        bank: further embeddings (N, D) and their classes (N,).
+        hard_negatives: as of the class.
+        compat: as of the class.
+    """
+    by_label = embeddings.transpose(1, 2)  # (B, K, V, D)
+    present = targets == 1
+    anchors = project(by_label[present].flatten(0, 1))  # (R, P), the R present rows
+    labels = present.nonzero()[:, 1].repeat_interleave(embeddings.shape[1])
+    if not len(anchors):
+        return anchors.sum()
+    candidates, classes = anchors, labels
+    if bank is not None:
+        candidates, classes = torch.cat([anchors, project(bank[0])]), torch.cat([labels, bank[1]])
+    similarity = anchors @ candidates.T / temperature  # (R, R + N)
+    itself = torch.eye(*similarity.shape, dtype=torch.bool, device=anchors.device)
+    others = similarity.masked_fill(itself, -torch.inf)
+    if hard_negatives:
+        absent = project(by_label[targets == 0].flatten(0, 1))
+        others = torch.cat([others, _hardest(absent, anchors, hard_negatives) / temperature], dim=1)
+    positive = (labels[:, None] == classes) & ~itself
+    count = positive.sum(1)
+    # An anchor alone in the batch has an empty denominator: its -inf must not reach the gradient.
+    denominator = torch.where(count > 0, others.masked_fill((count == 0)[:, None], 0).logsumexp(1), 0)
+    pulled = torch.where(positive, similarity - denominator[:, None], 0).sum(1) / count.clamp(min=1)
+    return -pulled.sum() / (len(anchors) if compat else (count > 0).sum().clamp(min=1))
+
+
+def _hardest(absent: Tensor, anchors: Tensor, number: int) -> Tensor:
+    """Cosines (R, n) of the anchors to the absent rows that come closest to any of them."""
+    cosine = anchors @ absent.T
+    kept = min(number, len(absent))
+    return cosine[:, cosine.amax(0).topk(kept).indices] if kept else cosine
+
+
+def _positive(temperature: float) -> float:
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    return temperature

@@ -1,12 +1,12 @@
-"""Present against absent embeddings of the same class, around a learned prototype (SADCL's PSCL)."""
+"""Present against absent embeddings of the same class, around a prototype (SADCL's PSCL)."""
 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlcl.losses.base import EmbeddingLoss
+from mlcl.losses.projector import Projector
 
 
 class PrototypeContrastiveLoss(EmbeddingLoss):
@@ -20,37 +20,83 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
     N is the number of present entries, as in the official code (the printed equation is a plain sum). It contrasts
     images rather than classes, so it helps a classifier from the first step on.
 
+    Prototypes are parameters, as in the paper, or the running means of each class's present embeddings (ours). A run
+    that starts from a trained network (``--model.init_from``) takes that network's class means.
+
     Args:
         num_classes: K, given by the dataset.
         dim: D, given by the head.
         temperature: t.
         absent: a class absent from the batch is left out (``skip``, the paper), or its embeddings are pushed away from
             its prototype (``push``, what the official code does).
+        prototypes: ``learnable`` or ``mean``; the mean of a class that was never present pulls nothing.
+        momentum: share of the old running mean that an update keeps.
+        projection: P, width of a projector shared by samples and prototypes (SADCL: 1024); 0 is none.
     """
 
+    starts_from_means = True
+    prototypes: Tensor  # (K, D), a parameter or a buffer
+    known: Tensor  # (K,) bool, false where a running mean has not begun
+
     def __init__(
-        self, num_classes: int, dim: int, temperature: float = 0.07, absent: Literal["skip", "push"] = "skip"
+        self,
+        num_classes: int,
+        dim: int,
+        temperature: float = 0.07,
+        absent: Literal["skip", "push"] = "skip",
+        prototypes: Literal["learnable", "mean"] = "learnable",
+        momentum: float = 0.9,
+        projection: int = 0,
     ) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         if absent not in ("skip", "push"):
             raise ValueError(f"absent must be skip or push, got {absent!r}")
-        self.temperature, self.absent = temperature, absent
-        self.prototypes = nn.Parameter(torch.randn(num_classes, dim))
+        if prototypes not in ("learnable", "mean"):
+            raise ValueError(f"prototypes must be learnable or mean, got {prototypes!r}")
+        self.temperature, self.absent, self.momentum = temperature, absent, momentum
+        self.projector = Projector(dim, projection)
+        self.learnable = prototypes == "learnable"
+        if self.learnable:
+            self.prototypes = nn.Parameter(torch.randn(num_classes, dim))
+        else:
+            self.register_buffer("prototypes", torch.zeros(num_classes, dim))
+        self.register_buffer("known", torch.full((num_classes,), self.learnable))
 
     def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
-        prototypes = F.normalize(self.prototypes.to(embeddings.dtype), dim=-1)
-        scores = torch.einsum("bvkd,kd->bvk", F.normalize(embeddings, dim=-1), prototypes) / self.temperature
-        scores = scores.flatten(0, 1)  # (B * V, K)
-        target = targets.repeat_interleave(embeddings.shape[1], 0)
-        present, known = target == 1, target >= 0
+        return self.contrast(self.projector(embeddings), targets, self.projector)
+
+    def contrast(self, unit: Tensor, targets: Tensor, projector: nn.Module) -> Tensor:
+        """The loss of unit embeddings (B, V, K, P) that the projector has made; it makes the prototypes comparable."""
+        prototypes = projector(self.prototypes.to(unit.dtype))
+        scores = torch.einsum("bvkd,kd->bvk", unit, prototypes).flatten(0, 1) / self.temperature  # (B * V, K)
+        target = targets.repeat_interleave(unit.shape[1], 0)
+        present, entered = target == 1, target >= 0
         numerator, has_present = _masked_logsumexp(scores, present)
-        denominator, has_known = _masked_logsumexp(scores, known)
-        counted = has_present if self.absent == "skip" else has_known
+        denominator, has_any = _masked_logsumexp(scores, entered)
+        counted = (has_present if self.absent == "skip" else has_any) & self.known
         terms = torch.where(counted, denominator - torch.where(has_present, numerator, 0), 0)
         return terms.sum() / present.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def update(self, embeddings: Tensor, targets: Tensor, probabilities: Tensor) -> None:
+        """Move the running means towards those of the batch."""
+        if not self.learnable:
+            embeddings = embeddings.to(self.prototypes.dtype)
+            present = (targets == 1).to(embeddings.dtype)[:, None, :, None]
+            count = present.sum((0, 1, 3)) * embeddings.shape[1]
+            means = (present * embeddings).sum((0, 1)) / count.clamp(min=1)[:, None]
+            share = torch.where(self.known, 1 - self.momentum, 1.0)[:, None]
+            moved = self.prototypes + share * (means - self.prototypes)
+            self.start_from(moved, count > 0)
+
+    @torch.no_grad()
+    def start_from(self, means: Tensor, known: Tensor) -> None:
+        """Take class means (K, D) for prototypes where ``known`` (K,) bool."""
+        self.prototypes.copy_(torch.where(known[:, None], means.to(self.prototypes), self.prototypes))
+        self.known |= known
 
 
 def _masked_logsumexp(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,51 @@
+"""A memory of embeddings per class, for classes that have no partner in the batch."""
+
+import torch
+from torch import Tensor, nn
+
+
+class EmbeddingBank(nn.Module):
+    """Ring buffer of the last M confident true positives of each class.
+
+    It keeps the head's embeddings as they were (detached, not projected), so that whoever compares with them projects
+    them with today's projector. Its size depends on classes, M and D only: a checkpoint loads at any batch size and
+    number of processes. SADCL (arXiv 2307.09715) keeps one entry per class and position in the batch instead, where an
+    image meets whatever last stood in its place; the confidence of 0.8 is theirs, the ring is ours.
+
+    Args:
+        num_classes: K.
+        size: M, entries per class; 0 is a bank that stays empty.
+        dim: D.
+        confidence: probability that a present label needs for its embedding to be kept.
+    """
+
+    rows: Tensor  # (K, M, D) float32
+    written: Tensor  # (K,) int64, entries ever written per class; the next goes to slot written % M
+
+    def __init__(self, num_classes: int, size: int, dim: int, confidence: float = 0.8) -> None:
+        super().__init__()
+        if size < 0 or not 0 <= confidence <= 1:
+            raise ValueError(f"bank must be at least 0 and confidence lie in [0, 1]: {size} and {confidence}")
+        self.size, self.confidence = size, confidence
+        self.register_buffer("rows", torch.zeros(num_classes, size, dim))
+        self.register_buffer("written", torch.zeros(num_classes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, embeddings: Tensor, targets: Tensor, probabilities: Tensor) -> None:
+        """Append in the order of images and views; arguments as of :meth:`EmbeddingLoss.update`."""
+        if not self.size:
+            return
+        confident = (targets == 1)[:, None] & (probabilities > self.confidence)  # (B, V, K)
+        label, image, view = confident.permute(2, 0, 1).nonzero().T  # class by class, in order within each
+        count = confident.sum((0, 1))
+        order = torch.arange(len(label), device=label.device) - (count.cumsum(0) - count)[label]
+        kept = order >= count[label] - self.size  # of more than M, the last M
+        slot = (self.written[label] + order) % self.size
+        new = embeddings[image, view, label].to(self.rows.dtype)
+        self.rows[label[kept], slot[kept]] = new[kept]
+        self.written += count
+
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """What is stored: embeddings (N, D) and their classes (N,)."""
+        filled = torch.arange(self.size, device=self.rows.device) < self.written[:, None]  # (K, M)
+        return self.rows[filled], filled.nonzero()[:, 0]

@@ -1,0 +1,29 @@
+"""The projector between class-specific features and a contrastive loss: of training only."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Projector(nn.Module):
+    """Linear, ReLU, Linear, length 1: D to D to P.
+
+    The form of both papers: 1024-1024-128 in MulCon (arXiv 2107.11626), 2048-2048-1024 in SADCL (arXiv 2307.09715).
+    It lives inside a loss, so that it is neither tested nor exported, and one projector serves samples, memory bank
+    and prototypes alike.
+
+    Args:
+        dim: D, width of the head's embeddings.
+        out: P, width of what is compared. 0: nothing is learned, embeddings are only brought to length 1.
+    """
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, out)] if out else [])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(..., D) to unit vectors (..., P), in the precision of ``rows`` even if the parameters' is lower."""
+        for number, layer in enumerate(self.layers):
+            rows = F.relu(rows) if number else rows
+            weight, bias = (layer.get_parameter(name).to(rows.dtype) for name in ("weight", "bias"))
+            rows = F.linear(rows, weight, bias)
+        return F.normalize(rows, dim=-1)
