@@ -291,7 +291,7 @@ def _early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str 
         if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
             raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
         merged |= content
-    stems = "_".join(file.stem for file in files if file.is_file())
+    stems = "_".join(dict.fromkeys(file.stem for file in files if file.is_file()))  # methods/x and recipes/x: x once
     name = str(_value(arguments, "--name") or merged.get("name") or stems or "run")
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise MlclError(f"--name {name}: it must stay inside the folder runs")

@@ -1,6 +1,7 @@
 """The LightningModule: batch -> network -> losses -> metrics, every step on one screen."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import AdamW
 
-from mlcl import record
+from mlcl import record, runs
 from mlcl.class_means import class_means
 from mlcl.console import say
 from mlcl.distributed import broadcast_buffers, gather, global_batch, rank
@@ -37,7 +38,8 @@ class MultiLabelModule(LightningModule):
         optimizer: makes the optimizer from parameter groups.
         schedule: of the learning rate, per step.
         lr_mult: factor on the learning rate by part, for example ``{backbone: 0.1}``.
-        init_from: checkpoint of another run whose network to start from; prototypes start from its class means.
+        init_from: another run's checkpoint, or its folder, whose network to start from; prototypes start from that
+            network's class means.
         threshold: probability from which a label counts as predicted.
         interpolation: of average precision: none, envelope or 11point.
         cf1: harmonic (of mean precision and recall) or mean (of the classes' F1).
@@ -146,7 +148,7 @@ class MultiLabelModule(LightningModule):
             known = self.network.interpolation in ("bilinear", "bicubic")
             datamodule.interpolation = self.network.interpolation if known else "bicubic"
         if stage == "fit" and (initial := self._initial()):
-            say(record.load_network(self.network, initial))
+            say(record.load_network(self.network, runs.best_checkpoint(Path(initial))))
 
     def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""

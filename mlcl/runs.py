@@ -55,6 +55,20 @@ def last_checkpoint(runs: Path) -> Path:
     return found[-1]
 
 
+def best_checkpoint(path: Path) -> Path:
+    """The file itself; for a run's folder its ``best.ckpt``, for the folder of several runs the newest one's.
+
+    Raises:
+        MlclError: if there is none.
+    """
+    if not path.is_dir():
+        return path
+    found = [*path.glob(f"{CHECKPOINTS}/best.ckpt"), *path.glob(f"*/{CHECKPOINTS}/best.ckpt")]
+    if not found:
+        raise MlclError(f"{path}: no run with a {CHECKPOINTS}/best.ckpt in this folder; give a checkpoint file")
+    return max(found, key=lambda file: file.stat().st_mtime)
+
+
 def run_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, or None for a checkpoint that was moved elsewhere."""
     run = checkpoint.resolve().parent.parent

@@ -1,5 +1,6 @@
 """Real gloo groups: gradients and metrics of W processes equal those of one."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mlcl.data.sampler import EpochSampler
 from mlcl.distributed import broadcast_buffers, global_batch, rank, world_size
+from mlcl.heads import SemanticAttention
+from mlcl.losses import EMBEDDING_LOSSES
 from mlcl.metrics import MultiLabelMetrics
+from mlcl.module import MultiLabelModule
+from mlcl.network import Network
 
 N, K, D = 23, 5, 4  # 23 divides by neither 2 nor 3
 
@@ -55,9 +60,56 @@ def _gradients(rank: int, size: int, uneven: bool):
     return {name: parameter.grad for name, parameter in model.module.named_parameters()}
 
 
+LOSSES = {
+    "label": ("LabelContrastiveLoss", {"projection": 3}),
+    "label, bank": ("LabelContrastiveLoss", {"projection": 3, "bank": 4, "confidence": 0.0, "hard_negatives": 2}),
+    "prototypes": ("PrototypeContrastiveLoss", {"projection": 3}),
+    "running means": ("PrototypeContrastiveLoss", {"prototypes": "mean", "absent": "push"}),
+    "dual": ("DualContrastiveLoss", {"projection": 3, "bank": 0}),
+    "dual, bank": ("DualContrastiveLoss", {"projection": 3, "bank": 4, "confidence": 0.0}),
+    "discriminative": ("DiscriminativeLoss", {}),
+    "image level": ("MulSupConLoss", {"projection": 3}),
+    "image level, jaccard": ("JaccardSupConLoss", {"projection": 3}),
+}
+
+
+class Trained(nn.Module):
+    """Backbone, head and loss as the module trains them; the classification loss, a mean per process, taken out."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        kind, settings = LOSSES[name]
+        network = Network("test_resnet", SemanticAttention(D), K, freeze_batch_norm=True)
+        taken = inspect.signature(EMBEDDING_LOSSES[kind]).parameters
+        settings = {**{k: v for k, v in {"num_classes": K, "dim": D}.items() if k in taken}, **settings}
+        self.module = MultiLabelModule(network, embedding_loss=EMBEDDING_LOSSES[kind](**settings)).double()
+
+    def forward(self, image, target):
+        terms = self.module.losses({"image": image, "target": target})
+        return terms["loss"] - terms["classification"]
+
+
+def _trained(rank: int, size: int, name: str):
+    """Gradients of the second step, when a bank holds the first one's embeddings, and the state that it leaves."""
+    generator = torch.Generator().manual_seed(3)
+    image = torch.rand(12, 2, 3, 64, 64, generator=generator, dtype=torch.float64)
+    target = _data()[1]
+    cuts = [0, *{1: (12,), 2: (5, 12), 3: (4, 5, 12)}[size]]
+    own = slice(cuts[rank], cuts[rank + 1])
+    model = Trained(name)
+    wrapped = DistributedDataParallel(model) if size > 1 else model
+    for shift in (0, 1):
+        model.zero_grad()
+        wrapped(image[own].roll(shift, -1), target[own]).backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    return {"gradients": gradients, "state": dict(model.module.embedding_loss.named_buffers())}
+
+
 def _everything(rank: int, size: int):
     """All that a group computes, in one go: starting its processes costs more than the rest."""
     return {
+        "losses": {name: _trained(rank, size, name) for name in LOSSES},
         "even": _gradients(rank, size, uneven=False),
         "uneven": _gradients(rank, size, uneven=True),
         "metrics": _metrics(rank, size),
@@ -78,6 +130,22 @@ def test_gradient_of_every_parameter_equals_one_process(group, uneven: bool):
         gradients = member["uneven" if uneven else "even"]
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_embedding_loss_gives_the_gradients_and_the_state_of_one_process(group, name: str):
+    """Backbone, head, projector, prototypes, bank; uneven ranks, one of them without a positive."""
+    alone = _trained(0, 1, name)
+    learned = [n for n, gradient in alone["gradients"].items() if gradient.abs().max() > 0]
+    for part in ("backbone", "head.value", "head.class_maps", "projector", "prototypes"):
+        held = any(part in n for n in alone["gradients"])
+        assert any(part in n for n in learned) or not held or (part, name) == ("prototypes", "running means")
+    assert ("bank" in name) == any("rows" in n and tensor.numel() > 0 for n, tensor in alone["state"].items())
+    for member in (everything["losses"][name] for everything in group):
+        for n, gradient in alone["gradients"].items():
+            assert (member["gradients"][n] - gradient).norm() <= 1e-6 * gradient.norm() + 1e-10, n
+        for n, tensor in alone["state"].items():
+            torch.testing.assert_close(member["state"][n], tensor, rtol=1e-9, atol=1e-12, msg=n)
 
 
 def test_one_process_gets_its_own_tensors_back():

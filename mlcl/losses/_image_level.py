@@ -1,0 +1,70 @@
+"""What the losses on whole images share: one vector per image view, and a softmax over all other image views."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from mlcl.losses.base import EmbeddingLoss
+from mlcl.losses.projector import Projector
+
+
+class ImageLevelLoss(EmbeddingLoss):
+    """A weighted sum over pairs of image views.
+
+    With z_i the unit vector of an image view::
+
+        L = - sum_ip W_ip log( exp(z_i.z_p / t) / sum_{a != i} exp(z_i.z_a / t) )
+
+    A subclass writes :meth:`weights`, the pair weights W.
+
+    Args:
+        temperature: t.
+        projection: width of the projector's output; 0 only brings the image vectors to length 1.
+        dim: D, width of the embeddings; needed by a projector.
+
+    Raises:
+        ValueError: for a temperature that is not positive, or a projection without ``dim``.
+    """
+
+    def __init__(self, temperature: float, projection: int, dim: int | None) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if projection < 0 or (projection and dim is None):
+            raise ValueError(f"projection must be 0, or positive and come with dim: got {projection} and dim {dim}")
+        self.temperature = temperature
+        self.projector = Projector(dim or 0, projection)
+
+    def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
+        vectors, labels = image_views(embeddings, targets)
+        weights = self.weights(labels, vectors.dtype)
+        anchor = weights.sum(1) > 0  # with a positive, hence with a denominator too
+        z: Tensor = self.projector(vectors)
+        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)[anchor]
+        similarity = (z[anchor] @ z.T / self.temperature).masked_fill(itself, -torch.inf)
+        # An anchor's own -inf must not meet its weight 0.
+        return -(weights[anchor] * similarity.log_softmax(1).masked_fill(itself, 0)).sum()
+
+    @abstractmethod
+    def weights(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Pair weights (R, R), not negative and 0 on the diagonal, from the labels (R, K) of R image views."""
+
+
+def image_views(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """One vector per image view, and its labels; images without any known entry are left out.
+
+    Args:
+        embeddings: (B, V, K, D).
+        targets: (B, K) in {1, 0, -1}.
+
+    Returns:
+        Means over the known entries, (R, D), and labels, (R, K), the views of an image next to each other.
+    """
+    known = targets >= 0
+    kept = known.any(1)
+    known = known[kept].to(embeddings.dtype)
+    share = known / known.sum(1, keepdim=True)
+    vectors = torch.einsum("bvkd,bk->bvd", embeddings[kept], share)
+    return vectors.flatten(0, 1), targets[kept].repeat_interleave(embeddings.shape[1], 0)
