@@ -21,6 +21,7 @@ from mlcl.metrics import CF1Definition, Interpolation, MultiLabelMetrics
 from mlcl.network import Network
 from mlcl.optim import Constant, OptimizerFactory, Schedule, make_optimizer
 from mlcl.seeding import derive, global_seed
+from mlcl.spread import EmbeddingSpread
 
 Batch = dict[str, Tensor]
 
@@ -74,6 +75,7 @@ class MultiLabelModule(LightningModule):
             raise MlclError(f"model.threshold is {threshold}, it must lie in [0, 1]")
         self.val_metrics = MultiLabelMetrics(network.num_classes, threshold, interpolation, cf1)
         self.test_metrics = self.val_metrics.clone()
+        self.spread = EmbeddingSpread(network.num_classes, network.embedding_dim)
         self.config: dict[str, Any] | None = None  # the parsed command line, set by cli.py
 
     def forward(self, image: Tensor) -> Tensor:
@@ -110,15 +112,18 @@ class MultiLabelModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect logits for the metrics; while training also the loss."""
-        logits = self.network(batch["image"]).logits
+        logits, embeddings, _ = self.network(batch["image"])
         self.val_metrics.update(logits, batch["target"], batch["index"])
+        self.spread.update(embeddings, batch["target"])
         if self.trainer.state.fn == TrainerFn.FITTING:
             loss = self.classification_loss(logits, batch["target"])
             self.log("val/classification", loss, on_epoch=True, sync_dist=True, batch_size=len(logits))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect logits for the metrics."""
-        self.test_metrics.update(self.network(batch["image"]).logits, batch["target"], batch["index"])
+        logits, embeddings, _ = self.network(batch["image"])
+        self.test_metrics.update(logits, batch["target"], batch["index"])
+        self.spread.update(embeddings, batch["target"])
 
     def on_train_epoch_start(self) -> None:
         """Dropout and the like depend on (seed, epoch, rank) only: Lightning stores no generator's state."""
@@ -128,18 +133,22 @@ class MultiLabelModule(LightningModule):
         """One model for all ranks."""
         broadcast_buffers(self.network)
         self.val_metrics.reset()
+        self.spread.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/mAP`` and the rest, the same on every rank."""
-        self.log_dict({f"val/{name}": value for name, value in self.val_metrics.compute().items()})
+        values = {**self.val_metrics.compute(), **self.spread.compute()}
+        self.log_dict({f"val/{name}": value for name, value in values.items()})
 
     def on_test_epoch_start(self) -> None:
         """Start afresh."""
         self.test_metrics.reset()
+        self.spread.reset()
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/mAP`` and the rest, the same on every rank."""
-        self.log_dict({f"test/{name}": value for name, value in self.test_metrics.compute().items()})
+        values = {**self.test_metrics.compute(), **self.spread.compute()}
+        self.log_dict({f"test/{name}": value for name, value in values.items()})
 
     def setup(self, stage: str) -> None:
         """Resize as the backbone's weights want it; start from another run's network where asked to."""

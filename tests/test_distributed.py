@@ -143,7 +143,7 @@ def test_every_embedding_loss_gives_the_gradients_and_the_state_of_one_process(g
     assert ("bank" in name) == any("rows" in n and tensor.numel() > 0 for n, tensor in alone["state"].items())
     for member in (everything["losses"][name] for everything in group):
         for n, gradient in alone["gradients"].items():
-            assert (member["gradients"][n] - gradient).norm() <= 1e-6 * gradient.norm() + 1e-10, n
+            assert (member["gradients"][n] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, n  # attention is fp32
         for n, tensor in alone["state"].items():
             torch.testing.assert_close(member["state"][n], tensor, rtol=1e-9, atol=1e-12, msg=n)
 

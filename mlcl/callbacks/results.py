@@ -12,9 +12,11 @@ import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from mlcl.metrics import Evaluation
 from mlcl.runs import write_text
+from mlcl.spread import EmbeddingSpread
 
 
 class Results(Callback):
@@ -30,14 +32,14 @@ class Results(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The test split."""
-        self._report(trainer, "test", pl_module.test_metrics.evaluation)  # type: ignore[union-attr, arg-type]
+        self._report(trainer, "test", pl_module.test_metrics.evaluation, pl_module.spread)  # type: ignore[union-attr, arg-type]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The validation split, when validated by itself."""
         if trainer.state.fn == "validate":
-            self._report(trainer, "val", pl_module.val_metrics.evaluation)  # type: ignore[union-attr, arg-type]
+            self._report(trainer, "val", pl_module.val_metrics.evaluation, pl_module.spread)  # type: ignore[union-attr, arg-type]
 
-    def _report(self, trainer: Trainer, split: str, evaluation: Evaluation) -> None:
+    def _report(self, trainer: Trainer, split: str, evaluation: Evaluation, spread: EmbeddingSpread) -> None:
         if not trainer.is_global_zero:
             return
         data = getattr(trainer, "datamodule", None)
@@ -46,8 +48,9 @@ class Results(Callback):
         root = data.root if data is not None else Path()
         self.folder.mkdir(parents=True, exist_ok=True)
         summary = {"split": split, "checkpoint": self.checkpoint, **_summary(evaluation, classes)}
+        summary["embedding_spread"] = _plain(float(spread.per_class[0].nanmean()))
         write_text(self.folder / "metrics.json", json.dumps(summary, indent=2))
-        write_text(self.folder / "per_class.csv", _per_class(evaluation, classes))
+        write_text(self.folder / "per_class.csv", _per_class(evaluation, classes, spread.per_class[0]))
         write_scores(self.folder / "scores.npz", evaluation, classes, [_relative(p, root) for p in paths or ()])
         _print(summary, evaluation, classes, self.folder)
 
@@ -80,13 +83,14 @@ def _summary(evaluation: Evaluation, classes: list[str]) -> dict[str, Any]:
     }
 
 
-def _per_class(evaluation: Evaluation, classes: list[str]) -> str:
+def _per_class(evaluation: Evaluation, classes: list[str], spread: Tensor) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "AP", "positives", "unknown"])
+    writer.writerow(["class", "AP", "positives", "unknown", "spread"])
     unknown = (evaluation.targets < 0).sum(0).tolist()
-    rows = zip(classes, evaluation.class_ap.tolist(), evaluation.positives.tolist(), unknown, strict=True)
-    writer.writerows([name, "" if math.isnan(ap) else ap, *counts] for name, ap, *counts in rows)
+    positives = evaluation.positives.tolist()
+    rows = zip(classes, evaluation.class_ap.tolist(), positives, unknown, spread.tolist(), strict=True)
+    writer.writerows(["" if value != value else value for value in row] for row in rows)  # nan is not itself
     return text.getvalue()
 
 

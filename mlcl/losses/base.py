@@ -66,7 +66,7 @@ class EmbeddingLoss(nn.Module, ABC):
     def terms(self, embeddings: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The weighted parts of the loss by name, which add up to it; arguments and errors as of a call.
 
-        Every part hangs on the embeddings and all parameters, if only with gradient 0: DDP waits for each of them.
+        Every part hangs on all parameters, if only with gradient 0: DDP waits for each of them.
         """
         views = embeddings.unsqueeze(1) if embeddings.ndim == 3 else embeddings
         if views.ndim != 4 or (views.shape[0], views.shape[2]) != tuple(targets.shape):
@@ -77,8 +77,10 @@ class EmbeddingLoss(nn.Module, ABC):
         with torch.autocast(embeddings.device.type, enabled=False):
             result = self.compute(_at_least_fp32(views), targets)
         named = result if isinstance(result, dict) else {_snake(type(self).__name__): result}
-        nothing = sum(tensor.reshape(-1)[:0].sum() for tensor in (embeddings, *self.parameters()))
-        return {name: term + nothing for name, term in named.items()}
+        nothing = sum((parameter.reshape(-1)[:0].sum() for parameter in self.parameters()), torch.zeros(()))
+        if not all(term.requires_grad for term in named.values()):  # not always: its gradient is as large as they are
+            nothing = nothing + embeddings.reshape(-1)[:0].sum()
+        return {name: term + nothing.to(term) for name, term in named.items()}
 
     @abstractmethod
     def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor | dict[str, Tensor]:

@@ -4,11 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY, tiny_data
+from test_resume import STOPPER
 
 CONFIGS = sorted(REPOSITORY.glob("configs/*.yaml"))
+METHODS = sorted(REPOSITORY.glob("configs/methods/*.yaml"))
+RECIPES = sorted(REPOSITORY.glob("configs/recipes/*.yaml"))
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda path: path.stem)
+every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 TINY = [
     *("--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"),  # nothing to download
     *("--data.image_size", "32", "--data.batch_size", "4", "--data.num_workers", "0"),
@@ -52,7 +58,74 @@ def test_the_saved_config_repeats_the_run(mlcl, config, tmp_path: Path):
     assert first["metrics"] == second["metrics"]
 
 
-@every_config
+def narrow(*files: Path) -> list[str]:
+    """Flags for a width that a test can afford, as far as these overlays have one."""
+    layers = [yaml.safe_load(file.read_text()).get("model", {}) for file in files]
+    head, loss = {}, {}
+    for layer in layers:
+        head = layer.get("network", {}).get("init_args", {}).get("head", head)
+        loss = layer.get("embedding_loss", loss)
+    flags = ["--model.network.head.dim", "16"] if "dim" in head.get("init_args", {}) else []
+    flags += ["--model.network.head.ffn", "32"] if "ffn" in head.get("init_args", {}) else []
+    projected = (loss or {}).get("init_args", {}).get("projection") or (loss or {}).get("init_args", {}).get("bank")
+    return flags + (["--model.embedding_loss.projection", "8"] if projected else [])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@every_method
+def test_every_method_combines_with_every_dataset(mlcl, config, method):
+    """And says all that it relies on: over another method's overlay the same comes out."""
+    alone = mlcl("fit", "--config", config, "--config", method, "--print_config")
+    assert alone.status == 0, alone.err
+    before = REPOSITORY / "configs" / "methods" / "sadcl.yaml"
+    over = mlcl("fit", "--config", config, "--config", before, "--config", method, "--print_config")
+    assert over.status == 0, over.err
+    a, b = (yaml.safe_load(outcome.out)["model"] for outcome in (alone, over))
+    stated = yaml.safe_load(method.read_text())["model"]
+    for key in {"classification_loss", "embedding_loss", "embedding_weight"} & set(stated):
+        assert a[key] == b[key], key
+
+
+@every_method
+def test_every_method_goes_on_where_it_stopped(mlcl, demo, method, tmp_path: Path):
+    """Both stages where there are two; one epoch and one more equal two, bit for bit, bank and prototypes too."""
+    (tmp_path / "stop.py").write_text(STOPPER)
+    common = [*demo, "--config", method, *narrow(method), "--test_after_fit", "false", "--trainer.max_epochs", "2"]
+    if "init_from" in method.read_text():
+        first = method.with_name(f"{method.stem}_stage1.yaml")
+        first = first if first.exists() else method.with_name("bce.yaml")
+        started = mlcl("fit", *demo, "--config", first, *narrow(first), "--trainer.max_epochs", "1", "--name", "first")
+        assert started.status == 0, started.err
+        common += ["--model.init_from", "runs/first"]
+    whole = mlcl("fit", *common, "--name", "whole")
+    assert whole.status == 0, whole.err
+    if "init_from" in method.read_text():
+        assert "0 of the file not used" in whole.err and "as initialised" not in whole.err.split("prototypes")[0]
+    half = mlcl(
+        "fit", *common, "--name", "half", "--trainer.callbacks+", "stop.StopAfter", "--trainer.callbacks.epochs", "1"
+    )
+    assert half.status == 0, half.err
+    rest = mlcl("fit", *common, "--name", "half", "--ckpt_path", "last")
+    assert rest.status == 0, rest.err
+    a, b = (torch.load(f"runs/{n}/version_0/checkpoints/last.ckpt", weights_only=True) for n in ("whole", "half"))
+    for part in ("state_dict", "current_model_state"):  # the moving average, and the raw weights
+        assert a[part].keys() == b[part].keys()
+        assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
+    rows = [Path(f"runs/{name}/version_0/metrics.csv").read_text().splitlines() for name in ("whole", "half")]
+    assert rows[0] == rows[1]
+
+
+@every_recipe
+def test_every_recipe_runs_over_its_method(mlcl, recipe, tmp_path: Path):
+    data = tiny_data("COCO2014", tmp_path / "tiny")
+    method, config = REPOSITORY / "configs" / "methods" / recipe.name, REPOSITORY / "configs" / "coco.yaml"
+    layers = [part for file in (config, method, recipe) for part in ("--config", file)]
+    outcome = mlcl("fit", *layers, *data, *TINY, *narrow(method, recipe), "--trainer.precision", "32-true")
+    assert outcome.status == 0, outcome.err
+    assert (tmp_path / "runs" / f"coco_{recipe.stem}" / "version_0" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, *METHODS, *RECIPES], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_it_says_what_every_choice_is_for(config):
     assert config.read_text().startswith("# ")
     assert "shared" not in config.read_text()
