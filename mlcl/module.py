@@ -70,7 +70,12 @@ class MultiLabelModule(LightningModule):
         self.optimizer_factory, self.schedule, self.lr_mult = optimizer, schedule or Constant(), lr_mult or {}
         self.init_from = init_from
         self.planned_steps: int | None = None  # of the schedule, from a checkpoint
+        self.goes_on = False  # whether the weights come from a checkpoint of this very run
         self.steps_per_epoch = 1
+        if min(embedding_start, embedding_ramp) < 0:
+            raise MlclError(
+                f"model.embedding_start and embedding_ramp count epochs, from 0: {embedding_start}, {embedding_ramp}"
+            )
         if not 0 <= threshold <= 1:
             raise MlclError(f"model.threshold is {threshold}, it must lie in [0, 1]")
         self.val_metrics = MultiLabelMetrics(network.num_classes, threshold, interpolation, cf1)
@@ -151,13 +156,16 @@ class MultiLabelModule(LightningModule):
         self.log_dict({f"test/{name}": value for name, value in values.items()})
 
     def setup(self, stage: str) -> None:
-        """Resize as the backbone's weights want it; start from another run's network where asked to."""
+        """Resize as the backbone's weights want it."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None and datamodule.interpolation is None:
             known = self.network.interpolation in ("bilinear", "bicubic")
             datamodule.interpolation = self.network.interpolation if known else "bicubic"
-        if stage == "fit" and (initial := self._initial()):
-            say(record.load_network(self.network, runs.best_checkpoint(Path(initial))))
+
+    def on_fit_start(self) -> None:
+        """Start from another run's network where asked to; a run that goes on has its own weights by now."""
+        if self.init_from is not None and not self.goes_on:
+            say(record.load_network(self.network, runs.best_checkpoint(Path(self.init_from))))
 
     def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""
@@ -171,10 +179,6 @@ class MultiLabelModule(LightningModule):
         scheduler = self.schedule.build(optimizer, int(steps), per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _initial(self) -> str | None:
-        """The checkpoint to start from; none when a run is continued, whose own weights come anyway."""
-        return self.init_from if self.trainer.ckpt_path is None else None
-
     def on_train_start(self) -> None:
         """A schedule laid out for another length would jump, or fail at its end, hours from now."""
         steps = int(self.trainer.estimated_stepping_batches)
@@ -185,8 +189,8 @@ class MultiLabelModule(LightningModule):
             )
         self.planned_steps = steps
         datamodule = getattr(self.trainer, "datamodule", None)
-        loss = self.embedding_loss
-        if self._initial() and datamodule is not None and loss is not None and loss.starts_from_means:
+        loss = self.embedding_loss if self.init_from is not None and not self.goes_on else None
+        if loss is not None and loss.starts_from_means and datamodule is not None:
             batches = 1 if getattr(self.trainer, "fast_dev_run", False) else None
             found = class_means(self.network, datamodule, self.device, batches=batches)
             loss.start_from(found.means, found.positives > 0)
@@ -199,7 +203,7 @@ class MultiLabelModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the length of the schedule; away from training, the losses' parameters are of no use."""
-        self.planned_steps = checkpoint.get(record.KEY, {}).get("planned_steps")
+        self.planned_steps, self.goes_on = checkpoint.get(record.KEY, {}).get("planned_steps"), True
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             own, stored = self.state_dict(), checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in stored.items() if k in own or k.startswith("network.")}
