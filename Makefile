@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu test-upstream lint bench clean
+.PHONY: help demo mulcon-demo test test-slow test-gpu test-upstream lint bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,13 @@ help:  ## this list
 
 demo: .venv/installed  ## generate pictures, train a small model, test it: a few minutes on two CPU cores
 	$(BIN)/mlcl fit --config configs/demo.yaml
+
+mulcon-demo: .venv/installed  ## both stages of MulCon on generated pictures, in a width for them
+	$(BIN)/mlcl fit --config configs/demo.yaml --config configs/methods/mulcon_stage1.yaml \
+		--model.network.head.dim 128 --trainer.max_epochs 8
+	$(BIN)/mlcl fit --config configs/demo.yaml --config configs/methods/mulcon.yaml \
+		--model.network.head.dim 128 --model.embedding_loss.projection 64 --trainer.max_epochs 4 \
+		--model.init_from runs/demo_mulcon_stage1
 
 test: .venv/installed  ## every test that needs neither GPU nor minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
@@ -38,6 +45,8 @@ lint: .venv/installed  ## style and types
 
 bench: .venv/installed  ## ratios against reference formulations, in one run
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/metrics.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/losses.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/heads.py
 
 clean:  ## remove the environment and all caches; runs/ and data/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

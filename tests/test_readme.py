@@ -10,6 +10,7 @@ from conftest import REPOSITORY, tiny_data
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
 INLINE = [text.split() for text in re.findall(r"`(mlcl (?:fit|test|validate) [^`]+)`", README)]
 MLCL = [words[1:] for words in [*COMMANDS, *INLINE] if words and words[0] == "mlcl"]
@@ -43,7 +44,7 @@ def place(tmp_path_factory) -> Path:
     """A folder as the README assumes it: configs, the loss of its last section, an earlier run of the demo."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "configs").symlink_to(REPOSITORY / "configs")
-    (folder / "spread.py").write_text(re.search(r"```python\n(.*?)```", README, re.DOTALL)[1])
+    (folder / "spread.py").write_text(next(block for block in PYTHON if "class Spread" in block))
     return folder
 
 
@@ -60,6 +61,14 @@ def data_for(words: list[str], place: Path) -> list[str]:
     if not folder.exists() or kind == "Demo":
         return tiny_data(kind, folder)
     return ["--data.root", str(folder)]
+
+
+def test_the_loss_in_python_runs():
+    import torch
+
+    names = {"embeddings": torch.randn(4, 2, 5, 3), "targets": torch.ones(4, 5, dtype=torch.long)}
+    exec(next(block for block in PYTHON if "LabelContrastiveLoss(" in block), names)
+    assert names["value"].isfinite()
 
 
 @pytest.mark.parametrize("words", MLCL, ids=" ".join)
@@ -80,6 +89,10 @@ def test_it_runs(words, place: Path, mlcl, monkeypatch):
     if "DIR" in given:
         given[given.index("DIR")] = flags[flags.index("--data.root") + 1]
     tiny = TINY if words[0] == "fit" else []
+    if any("mulcon" in w or "sadcl" in w for w in words):
+        tiny = [*tiny, "--model.network.head.dim", "16"]  # the published widths are for a ResNet-101
+    if any("recipes" in w for w in words):
+        tiny = [*tiny, "--model.network.head.ffn", "32", "--trainer.precision", "32-true"]
     if words[0] == "fit" and not any("demo" in w or "mobilenet" in w for w in words):
         tiny = [*tiny, "--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"]
     outcome = mlcl(*given, *flags, *tiny)

@@ -2,6 +2,8 @@
 
 import inspect
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -336,3 +338,21 @@ def test_discriminative_equals_the_loops(case, views, form, margin, scope):
     loss = EMBEDDING_LOSSES["DiscriminativeLoss"](form=form, margin=margin, beta=0.7, scope=scope)
     expected = slow_discriminative(embeddings, targets, form, scope, margin, 0.7)
     assert loss(embeddings, targets).item() == pytest.approx(expected, abs=1e-12)
+
+
+HEAVY = ("lightning", "timm", "wandb", "torchvision", "torchmetrics", "jsonargparse", "PIL", "matplotlib", "sklearn")
+ALONE = f"""
+import sys
+for name in {HEAVY}:
+    sys.modules[name] = None  # as if it were not installed
+import torch
+from mlcl.losses import DualContrastiveLoss, LabelContrastiveLoss
+assert LabelContrastiveLoss()(torch.randn(4, 3, 5), torch.ones(4, 3, dtype=torch.long)).isfinite()
+assert DualContrastiveLoss(3, 5)(torch.randn(4, 3, 5), torch.ones(4, 3, dtype=torch.long)).isfinite()
+assert not [name for name in sys.modules if name.startswith(("mlcl.data", "mlcl.module", "mlcl.network"))]
+"""
+
+
+def test_torch_alone_is_enough():
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
