@@ -97,7 +97,7 @@ def test_the_door_is_fast():
 
 MISTAKES = [
     (["--data", "Nope"], 2, "--data: unknown class 'Nope'; known: COCO2014, CSVDataset, Demo, VOC2007, VOC2012"),
-    (["--model.network.head", "Nope"], 2, "--model.network.head: unknown class 'Nope'; known: GlobalPool, Semantic"),
+    (["--model.network.head", "Nope"], 2, "--model.network.head: unknown class 'Nope'; known: CSRA, GlobalPool, Label"),
     (["--model.classification_loss", "Nope"], 2, "--model.classification_loss: unknown class 'Nope'; known: Asym"),
     (["--model.embedding_loss", "no_file.Loss"], 2, "unknown class 'no_file.Loss' (No module named 'no_file')"),
     (["--model.network.head.dmi", "3"], 2, "--model.network.head.dmi: unknown option (did you mean dim?)"),
