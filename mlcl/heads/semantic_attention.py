@@ -39,7 +39,8 @@ class SemanticAttention(Head):
 
     def forward(self, features: Tensor) -> HeadOutput:
         """(B, C, h, w) to logits (B, K), embeddings (B, K, D) and attention (B, K, h, w)."""
-        scores = self.class_maps(features).flatten(2).float()  # half precision would round small weights to 0
+        scores = self.class_maps(features).flatten(2)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half would round small weights to 0
         # sigmoid / sum of sigmoids is the softmax of log-sigmoids, which cannot divide 0 by 0
         attention = (scores if self.normalise == "softmax" else F.logsigmoid(scores)).softmax(-1)
         # The weights sum to 1, so pooling first and projecting the K results equals projecting every position.

@@ -10,6 +10,7 @@ at least five positives among the test images count. Runs that are there already
 """
 
 import argparse
+import csv
 import io
 import json
 import multiprocessing
@@ -22,6 +23,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the runs themselves are side by side
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -137,7 +139,13 @@ def train(name: str, seed: int, runs: dict[str, Run], given: argparse.Namespace)
             raise RuntimeError(f"{' '.join(command)}\n{output.getvalue()}")
     stored, summary = np.load(folder / "scores.npz"), json.loads((folder / "metrics.json").read_text())
     ap = average_precision(torch.tensor(stored["logits"]), torch.tensor(stored["targets"]))
-    return {"AP": ap, "targets": torch.tensor(stored["targets"]), "spread": summary["embedding_spread"]}
+    rows = list(csv.DictReader((folder / "per_class.csv").read_text().splitlines()))
+    return {
+        "AP": ap,
+        "targets": torch.tensor(stored["targets"]),
+        "spread": summary["embedding_spread"],
+        "class_spread": [float(row["spread"]) for row in rows],
+    }
 
 
 def all_rows(seed: int, names: list[str], given: argparse.Namespace) -> dict[str, Any]:
@@ -164,6 +172,24 @@ def table(reached: dict[str, list[Any]], counted: torch.Tensor, baseline: str) -
     return lines
 
 
+def collapse_figure(reached: dict[str, list[Any]], given: argparse.Namespace) -> None:
+    """One panel per row: the spread of every class's embeddings over the test images, before and after."""
+    runs = tables(given)
+    shown = [name for name in reached if (runs[name].first or "untrained") in reached and name != "untrained"]
+    spread = {name: np.mean([r["class_spread"] for r in rows], axis=0) for name, rows in reached.items()}
+    figure, axes = plt.subplots(1, len(shown), figsize=(1.7 * len(shown), 3.6), sharey=True, layout="constrained")
+    for axis, name in zip(axes, shown, strict=True):
+        before = runs[name].first or "untrained"
+        axis.plot([0, 1], [spread[before], spread[name]], color="tab:blue", alpha=0.35, marker=".")
+        axis.plot([0, 1], [spread[before].mean(), spread[name].mean()], color="black", marker="o")
+        axis.set_title(name, fontsize=9)
+        axis.set_xticks([0, 1], [before.replace(", ", ",\n"), "after"], fontsize=8)
+        axis.set_xlim(-0.35, 1.35)
+    axes[0].set_ylabel("spread over the test images\n(0: the same embedding on every image)")
+    figure.suptitle(f"one line per class, black their mean; mean of {given.seeds} seeds", fontsize=9)
+    figure.savefig(f"runs/methods-{given.table}-collapse.png", dpi=150)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -185,6 +211,8 @@ def main() -> None:
     print(f"mAP of {int(counted.sum())} classes, {given.seeds} seeds: mean, standard deviation, difference to")
     print(f"{names[0]} paired by seed (standard error)")
     lines = table(reached, counted, names[0])
+    if "untrained" in reached:
+        collapse_figure(reached, given)
     Path(f"runs/methods-{given.table}.json").write_text(json.dumps(lines, indent=2))
 
 
