@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -57,7 +58,20 @@ def _one_line(error: BaseException) -> str:
             text = text.splitlines()[-1].partition("Error: ")[2]
         return " ".join(text.split())
     text = " ".join(str(error).split()) or "no message"
+    if match := re.search(r"Errors: - (.*?) - Expected .*?class_path='(?:[\w]+\.)*(\w+)'", text):
+        return f"{match[2]}: {match[1]}"  # a constructor of ours, wrapped by jsonargparse
+    if isinstance(error, ValueError) and (part := _part(error)):
+        return f"{part}: {text}"
     return f"{type(error).__name__}: {text[:600]} (MLCL_DEBUG=1 shows where)"
+
+
+def _part(error: BaseException) -> str | None:
+    """The head or loss in whose code an error was raised."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        owner = type(frame.f_locals.get("self"))
+        if owner.__module__.startswith(("mlcl.heads.", "mlcl.losses.")):
+            return owner.__name__
+    return None
 
 
 def _mistake(verb: str, arguments: list[str]) -> str | None:

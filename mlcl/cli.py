@@ -169,7 +169,7 @@ class CLI(LightningCLI):
                 if "loading state_dict" not in str(error):
                     raise
                 first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-                raise MlclError(f"the network differs from the checkpoint's: {first[:300]}") from error
+                raise MlclError(f"network or loss differ from the checkpoint's: {first[:300]}") from error
         if self.verb == "fit" and self.config.test_after_fit and not self.config.trainer.fast_dev_run:
             self._test_best(arguments)
 
@@ -291,7 +291,8 @@ def _early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str 
         if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
             raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
         merged |= content
-    stems = "_".join(dict.fromkeys(file.stem for file in files if file.is_file()))  # methods/x and recipes/x: x once
+    # recipes/x goes over methods/x: its run is told apart, without saying x twice.
+    stems = "_".join("recipe" if file.parent.name == "recipes" else file.stem for file in files if file.is_file())
     name = str(_value(arguments, "--name") or merged.get("name") or stems or "run")
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise MlclError(f"--name {name}: it must stay inside the folder runs")

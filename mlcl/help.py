@@ -42,10 +42,10 @@ model
   --model.classification_loss CLASS   BinaryCrossEntropy, AsymmetricLoss, ...
   --model.embedding_loss CLASS  a loss on the class-specific embeddings
   --model.embedding_weight 1.0  its weight beside the classification loss
+  --model.embedding_start 5     epochs before it enters; --model.embedding_ramp 5: and grows
   --model.optimizer CLASS       any of torch.optim; --model.optimizer.lr 0.0005
   --model.schedule CLASS        OneCycle, WarmupCosine, StepDecay, Constant
   --model.lr_mult '{backbone: 0.1}'   learning rate by part
-  --model.embedding_start 5     epochs before it enters; --model.embedding_ramp 5: over so many it grows
   --model.init_from FILE        start from another run's network: its checkpoint, or its folder under runs
   --model.network.head.help CLASS     all settings of a head; the same for every CLASS above
 

@@ -13,6 +13,7 @@ from torch.optim import AdamW
 from mlcl import record, runs
 from mlcl.class_means import class_means
 from mlcl.console import say
+from mlcl.data import MultiLabelDataModule
 from mlcl.distributed import broadcast_buffers, gather, global_batch, rank
 from mlcl.errors import MlclError
 from mlcl.losses import ClassificationLoss, EmbeddingLoss
@@ -34,7 +35,8 @@ class MultiLabelModule(LightningModule):
         classification_loss: on the logits; by default binary cross-entropy.
         embedding_loss: on the class-specific embeddings of all ranks together.
         embedding_weight: factor on ``embedding_loss``, beside a classification loss that is a mean.
-        embedding_start: epochs before ``embedding_loss`` enters; a fraction is possible.
+        embedding_start: epochs before ``embedding_loss`` enters; a fraction is possible. (Adam's first steps for a
+            loss's own parameters are then larger than its learning rate: until there it saw gradients of 0.)
         embedding_ramp: epochs over which its weight then grows linearly from 0.
         optimizer: makes the optimizer from parameter groups.
         schedule: of the learning rate, per step.
@@ -165,7 +167,8 @@ class MultiLabelModule(LightningModule):
     def on_fit_start(self) -> None:
         """Start from another run's network where asked to; a run that goes on has its own weights by now."""
         if self.init_from is not None and not self.goes_on:
-            say(record.load_network(self.network, runs.best_checkpoint(Path(self.init_from))))
+            classes = list(getattr(getattr(self.trainer, "datamodule", None), "classes", ()))
+            say(record.load_network(self.network, runs.best_checkpoint(Path(self.init_from)), classes))
 
     def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""
@@ -188,13 +191,25 @@ class MultiLabelModule(LightningModule):
                 "continue with the same --trainer.max_epochs, or start a new run with --model.init_from"
             )
         self.planned_steps = steps
-        datamodule = getattr(self.trainer, "datamodule", None)
-        loss = self.embedding_loss if self.init_from is not None and not self.goes_on else None
-        if loss is not None and loss.starts_from_means and datamodule is not None:
-            batches = 1 if getattr(self.trainer, "fast_dev_run", False) else None
-            found = class_means(self.network, datamodule, self.device, batches=batches)
-            loss.start_from(found.means, found.positives > 0)
-            say(found.describe(datamodule.classes))
+        late, epochs = self.embedding_start + self.embedding_ramp, steps / self.steps_per_epoch
+        if self.embedding_loss is not None and late >= epochs:
+            say(f"warning: the embedding loss has its full weight after epoch {late:g}, training ends at {epochs:g}")
+        if self.init_from is not None and not self.goes_on and self.embedding_loss is not None:
+            self._start_prototypes(self.embedding_loss)
+
+    def _start_prototypes(self, loss: EmbeddingLoss) -> None:
+        """From the class means of the network that was just loaded."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not loss.starts_from_means:
+            return
+        if not isinstance(data, MultiLabelDataModule):
+            say("prototypes stay as initialised: class means need a MultiLabelDataModule")
+            return
+        say("prototypes: looking at every training image once ...")
+        batches = 1 if getattr(self.trainer, "fast_dev_run", False) else None
+        found = class_means(self.network, data, self.device, batches=batches)
+        loss.start_from(found.means, found.positives > 0)
+        say(found.describe(list(data.classes)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the checkpoint says of itself."""
@@ -205,5 +220,6 @@ class MultiLabelModule(LightningModule):
         """Keep the length of the schedule; away from training, the losses' parameters are of no use."""
         self.planned_steps, self.goes_on = checkpoint.get(record.KEY, {}).get("planned_steps"), True
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            own, stored = self.state_dict(), checkpoint["state_dict"]
-            checkpoint["state_dict"] = {k: v for k, v in stored.items() if k in own or k.startswith("network.")}
+            network = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")}
+            other = {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
+            checkpoint["state_dict"] = {**other, **network}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from mlcl.errors import MlclError
 
@@ -26,6 +26,11 @@ _TRAINER_KEYS = ("precision",)
 _TRUSTED = ("mlcl.", "torch.")
 # jsonargparse takes "module.Class" as plain text too, wherever a class may stand. These keys hold names and paths.
 _TEXT_KEYS = ("backbone", "weights", "root", "csv", "val_csv", "test_csv", "name", "classes", "init_from", "version")
+# VOC's name, COCO's name
+_SYNONYMS = {
+    **{"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle"},
+    **{"pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"},
+}
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
@@ -123,8 +128,16 @@ def _possible_classes(config: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, config
 
 
-def load_network(network: nn.Module, path: str | Path) -> str:
+def load_network(network: nn.Module, path: str | Path, classes: list[str] | None = None) -> str:
     """Start from another run's network: load every tensor of the same name and shape.
+
+    Where the other run had other classes, or another order, what the head knows of a class is taken over by its name
+    (COCO's and VOC's names for the same thing count as one).
+
+    Args:
+        network: of this run.
+        path: checkpoint of the other one.
+        classes: of this run; None takes the rows as they are.
 
     Returns:
         One line that says what was loaded and what was not.
@@ -132,12 +145,17 @@ def load_network(network: nn.Module, path: str | Path) -> str:
     Raises:
         MlclError: if nothing fits.
     """
+    checkpoint = load(path)
     stored = {
         name.removeprefix("network."): tensor
-        for name, tensor in load(path)["state_dict"].items()
+        for name, tensor in checkpoint["state_dict"].items()
         if name.startswith("network.")
     }
-    own = network.state_dict()
+    own, before, named = network.state_dict(), checkpoint[KEY].get("classes", []), ""
+    if classes and before and classes != before:
+        pairs = _same_classes(before, classes)
+        stored = {name: _rows_by_name(name, tensor, own, before, classes, pairs) for name, tensor in stored.items()}
+        named = f"; other classes, {len(pairs)} of {len(classes)} known by name"
     fitting = {name: tensor for name, tensor in stored.items() if name in own and own[name].shape == tensor.shape}
     if not fitting:
         raise MlclError(f"{path}: none of its {len(stored)} tensors fits this network (model.init_from)")
@@ -145,7 +163,33 @@ def load_network(network: nn.Module, path: str | Path) -> str:
     left = [name for name in own if name not in fitting]
     kept = f"; as initialised: {', '.join(left[:4])}{f' and {len(left) - 4} more' * (len(left) > 4)}" if left else ""
     unused = len(stored) - len(fitting)
-    return f"init_from {path}: {len(fitting)} of {len(own)} tensors loaded{kept}; {unused} of the file not used"
+    return f"init_from {path}: {len(fitting)} of {len(own)} tensors loaded{kept}; {unused} of the file not used{named}"
+
+
+def _same_classes(before: list[str], classes: list[str]) -> list[tuple[int, int]]:
+    """Positions (there, here) of the classes that both runs know."""
+    places = {_SYNONYMS.get(name, name): place for place, name in enumerate(before)}
+    here = [(places.get(_SYNONYMS.get(name, name)), place) for place, name in enumerate(classes)]
+    return [(there, place) for there, place in here if there is not None]
+
+
+def _rows_by_name(
+    name: str,
+    tensor: Tensor,
+    own: dict[str, Tensor],
+    before: list[str],
+    classes: list[str],
+    pairs: list[tuple[int, int]],
+) -> Tensor:
+    """A head's tensor with its rows sorted by this run's classes; one that knows classes otherwise fits nothing."""
+    if not name.startswith("head.") or len(before) not in tensor.shape:
+        return tensor
+    if name not in own or tensor.shape[0] != len(before) or own[name].shape != (len(classes), *tensor.shape[1:]):
+        return tensor.new_empty(0)
+    rows = own[name].clone()
+    for there, here in pairs:
+        rows[here] = tensor[there]
+    return rows
 
 
 def _portable(data: dict[str, Any], datamodule: Any) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def translate(message: str, arguments: list[str]) -> str:
             return f"{_place(key, arguments)}: expected one of {literal[1]}, got {value or 'something else'!r}"
         if value and expected and all(kind in wanted for kind in expected):
             kinds = " or ".join(dict.fromkeys(wanted[kind] for kind in expected))
-            return f"{_place(key, arguments)}: expected {kinds}, got {value!r}"
+            remedy = "; null can be given in a config file only" if value == "None" else ""
+            return f"{_place(key, arguments)}: expected {kinds}, got {value!r}{remedy}"
         problem = f"{value!r} is not possible here" if value else "this value is not possible here"
         return f"{_place(key, arguments)}: {problem[:200]}; mlcl <verb> --help_all shows what is"
     return text[:300]

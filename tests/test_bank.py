@@ -72,7 +72,7 @@ def test_a_projector_gives_unit_vectors_of_its_width_and_nothing_without_one():
 
 @pytest.mark.parametrize("settings", [{"projection": 4}, {"bank": 4}, {"bank": 4, "dim": 3}, {"bank": -1}])
 def test_missing_sizes_are_named(settings: dict):
-    with pytest.raises(ValueError, match=r"needs|at least"):
+    with pytest.raises(ValueError, match=r"needs|at least|come with dim"):
         LabelContrastiveLoss(**settings)
 
 

@@ -26,6 +26,8 @@ class SemanticAttention(Head):
         self, dim: int = 512, normalise: Literal["softmax", "sigmoid"] = "softmax", dropout: float = 0.0
     ) -> None:
         super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, got {dim}")
         if normalise not in ("softmax", "sigmoid"):
             raise ValueError(f"normalise must be softmax or sigmoid, got {normalise!r}")
         self.embedding_dim, self.normalise, self.dropout = dim, normalise, nn.Dropout(dropout)

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from mlcl.losses.base import EmbeddingLoss
+from mlcl.losses.base import EmbeddingLoss, check_temperature
 from mlcl.losses.projector import Projector
 
 
@@ -29,12 +29,8 @@ class ImageLevelLoss(EmbeddingLoss):
 
     def __init__(self, temperature: float, projection: int, dim: int | None) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        if projection < 0 or (projection and dim is None):
-            raise ValueError(f"projection must be 0, or positive and come with dim: got {projection} and dim {dim}")
-        self.temperature = temperature
-        self.projector = Projector(dim or 0, projection)
+        self.temperature = check_temperature(temperature)
+        self.projector = Projector(dim, projection)
 
     def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""

@@ -16,7 +16,7 @@ class EmbeddingBank(nn.Module):
         num_classes: K.
         size: M, entries per class; 0 is a bank that stays empty.
         dim: D.
-        confidence: probability that a present label needs for its embedding to be kept.
+        confidence: probability above which a present label's embedding is kept.
     """
 
     rows: Tensor  # (K, M, D) float32
@@ -36,6 +36,7 @@ class EmbeddingBank(nn.Module):
         if not self.size:
             return
         confident = (targets == 1)[:, None] & (probabilities > self.confidence)  # (B, V, K)
+        confident &= embeddings.isfinite().all(-1)  # of a step that overflowed and is skipped
         label, image, view = confident.permute(2, 0, 1).nonzero().T  # class by class, in order within each
         count = confident.sum((0, 1))
         order = torch.arange(len(label), device=label.device) - (count.cumsum(0) - count)[label]
@@ -44,6 +45,14 @@ class EmbeddingBank(nn.Module):
         new = embeddings[image, view, label].to(self.rows.dtype)
         self.rows[label[kept], slot[kept]] = new[kept]
         self.written += count
+
+    @torch.no_grad()
+    def start_from(self, means: Tensor, known: Tensor) -> None:
+        """Put the class means (K, D) in as first entries where ``known`` (K,) bool, as SADCL does."""
+        if self.size:
+            known = known & (self.written == 0)
+            self.rows[known, 0] = means.to(self.rows)[known]
+            self.written += known
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """What is stored: embeddings (N, D) and their classes (N,)."""

@@ -103,6 +103,17 @@ class EmbeddingLoss(nn.Module, ABC):
         """Start from class means (K, D) of a trained model where ``known`` (K,) bool; by default there is no use."""
 
 
+def check_temperature(temperature: float) -> float:
+    """The temperature itself.
+
+    Raises:
+        ValueError: unless it is a positive number.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    return temperature
+
+
 def _snake(name: str) -> str:
     """LabelContrastiveLoss to label_contrastive."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.removesuffix("Loss") or name).lower()

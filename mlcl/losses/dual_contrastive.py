@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcl.losses.bank import EmbeddingBank
-from mlcl.losses.base import EmbeddingLoss
+from mlcl.losses.base import EmbeddingLoss, check_temperature
 from mlcl.losses.label_contrastive import label_contrastive
 from mlcl.losses.projector import Projector
 from mlcl.losses.prototype_contrastive import PrototypeContrastiveLoss
@@ -21,7 +21,8 @@ class DualContrastiveLoss(EmbeddingLoss):
 
     The weights of the official code, 100 and 50, stand beside 1000 times the mean binary cross-entropy: 0.1 and 0.05
     beside the mean. The bank's form is ours, see :class:`~mlcl.losses.bank.EmbeddingBank`; the official one holds
-    as many entries per class as there are images in a process's batch.
+    as many entries per class as there are images in a process's batch. There each GPU contrasts its own images; here
+    all processes' together.
 
     Args:
         num_classes: K, given by the dataset.
@@ -32,7 +33,7 @@ class DualContrastiveLoss(EmbeddingLoss):
         prototype_temperature: t of the prototype part.
         projection: P, width of the projector; 0 is none.
         bank: M, entries of the memory bank per class; 0 is none.
-        confidence: probability from which a present label's embedding enters the bank.
+        confidence: probability above which a present label's embedding enters the bank.
         absent: what becomes of a class absent from the batch, in the prototype part: ``skip`` or ``push``.
         prototypes: ``learnable`` or ``mean``.
         momentum: of the running means.
@@ -58,10 +59,8 @@ class DualContrastiveLoss(EmbeddingLoss):
         compat: bool = False,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
         self.label_weight, self.prototype_weight = label_weight, prototype_weight
-        self.temperature, self.compat = temperature, compat
+        self.temperature, self.compat = check_temperature(temperature), compat
         self.projector = Projector(dim, projection)
         self.bank = EmbeddingBank(num_classes, bank, dim, confidence)
         self.around = PrototypeContrastiveLoss(num_classes, dim, prototype_temperature, absent, prototypes, momentum)
@@ -91,5 +90,6 @@ class DualContrastiveLoss(EmbeddingLoss):
 
     @torch.no_grad()
     def start_from(self, means: Tensor, known: Tensor) -> None:
-        """Take class means (K, D) for prototypes where ``known`` (K,) bool."""
+        """Take class means (K, D) for prototypes, and for first entries of the bank, where ``known`` (K,) bool."""
+        self.bank.start_from(means, known)
         self.around.start_from(means, known)

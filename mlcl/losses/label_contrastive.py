@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mlcl.losses.bank import EmbeddingBank
-from mlcl.losses.base import EmbeddingLoss
+from mlcl.losses.base import EmbeddingLoss, check_temperature
 from mlcl.losses.projector import Projector
 
 
@@ -29,11 +29,12 @@ class LabelContrastiveLoss(EmbeddingLoss):
     Args:
         temperature: t.
         hard_negatives: so many absent entries, those most similar to a present one, join every denominator. (MulCon's
-            code takes the highest scored instead; a loss on embeddings does not see scores, so this rule is ours.)
+            code takes the highest scored instead, and only fills up to that many rows in all; a loss on embeddings
+            does not see scores, so this rule is ours.)
         compat: keep anchors without a positive in the divisor.
         projection: P, width of a projector (MulCon: 128); 0 compares the embeddings themselves.
         bank: M, entries of the memory bank per class; 0 is none.
-        confidence: probability from which a present label's embedding enters the bank.
+        confidence: probability above which a present label's embedding enters the bank.
         num_classes: K, needed for a bank; the command line fills it in.
         dim: D, needed for a projector or a bank; the command line fills it in.
     """
@@ -50,10 +51,12 @@ class LabelContrastiveLoss(EmbeddingLoss):
         dim: int | None = None,
     ) -> None:
         super().__init__()
-        if (projection and dim is None) or (bank and None in (num_classes, dim)):
-            raise ValueError("a projector needs dim, a bank needs num_classes and dim")
-        self.temperature, self.hard_negatives, self.compat = _positive(temperature), hard_negatives, compat
-        self.projector = Projector(dim or 0, projection)
+        if bank and None in (num_classes, dim):
+            raise ValueError("a bank needs num_classes and dim")
+        if hard_negatives < 0:
+            raise ValueError(f"hard_negatives must be at least 0, got {hard_negatives}")
+        self.temperature, self.hard_negatives, self.compat = check_temperature(temperature), hard_negatives, compat
+        self.projector = Projector(dim, projection)
         self.bank = EmbeddingBank(num_classes or 0, bank, dim or 0, confidence)
 
     def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
@@ -103,8 +106,9 @@ def label_contrastive(
     itself = torch.eye(*similarity.shape, dtype=torch.bool, device=anchors.device)
     others = similarity.masked_fill(itself, -torch.inf)
     if hard_negatives:
-        absent = project(by_label[targets == 0].flatten(0, 1))
-        others = torch.cat([others, _hardest(absent, anchors, hard_negatives) / temperature], dim=1)
+        absent = by_label[targets == 0].flatten(0, 1)
+        hardest = project(absent[_hardest(project, absent, anchors, hard_negatives)])
+        others = torch.cat([others, anchors @ hardest.T / temperature], dim=1)
     positive = (labels[:, None] == classes) & ~itself
     count = positive.sum(1)
     # An anchor alone in the batch has an empty denominator: its -inf must not reach the gradient.
@@ -113,14 +117,8 @@ def label_contrastive(
     return -pulled.sum() / (len(anchors) if compat else (count > 0).sum().clamp(min=1))
 
 
-def _hardest(absent: Tensor, anchors: Tensor, number: int) -> Tensor:
-    """Cosines (R, n) of the anchors to the absent rows that come closest to any of them."""
-    cosine = anchors @ absent.T
-    kept = min(number, len(absent))
-    return cosine[:, cosine.amax(0).topk(kept).indices] if kept else cosine
-
-
-def _positive(temperature: float) -> float:
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    return temperature
+@torch.no_grad()
+def _hardest(project: Callable[[Tensor], Tensor], absent: Tensor, anchors: Tensor, number: int) -> Tensor:
+    """Which of the absent rows come closest to any anchor; without a graph, there are many of them."""
+    nearest = (anchors @ project(absent).T).amax(0)
+    return nearest.topk(min(number, len(absent))).indices

@@ -9,15 +9,21 @@ class Projector(nn.Module):
 
     The form of both papers: 1024-1024-128 in MulCon (arXiv 2107.11626), 2048-2048-1024 in SADCL (arXiv 2307.09715).
     It lives inside a loss, so that it is neither tested nor exported, and one projector serves samples, memory bank
-    and prototypes alike.
+    and prototypes alike. It starts as torch's Linear does (MulCon's code: N(0, 0.02)).
 
     Args:
         dim: D, width of the head's embeddings.
         out: P, width of what is compared. 0: nothing is learned, embeddings are only brought to length 1.
+
+    Raises:
+        ValueError: for a negative width, or one without ``dim``.
     """
 
-    def __init__(self, dim: int, out: int) -> None:
+    def __init__(self, dim: int | None, out: int) -> None:
         super().__init__()
+        if out < 0 or (out and dim is None):
+            raise ValueError(f"projection must be 0, or positive and come with dim: got {out} and dim {dim}")
+        dim = dim or 0
         self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, out)] if out else [])
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mlcl.losses.base import EmbeddingLoss
+from mlcl.losses.base import EmbeddingLoss, check_temperature
 from mlcl.losses.projector import Projector
 
 
@@ -49,13 +49,13 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
         projection: int = 0,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")
         if absent not in ("skip", "push"):
             raise ValueError(f"absent must be skip or push, got {absent!r}")
         if prototypes not in ("learnable", "mean"):
             raise ValueError(f"prototypes must be learnable or mean, got {prototypes!r}")
-        self.temperature, self.absent, self.momentum = temperature, absent, momentum
+        self.temperature, self.absent, self.momentum = check_temperature(temperature), absent, momentum
         self.projector = Projector(dim, projection)
         self.learnable = prototypes == "learnable"
         if self.learnable:
@@ -70,7 +70,8 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
 
     def contrast(self, unit: Tensor, targets: Tensor, projector: nn.Module) -> Tensor:
         """The loss of unit embeddings (B, V, K, P) that the projector has made; it makes the prototypes comparable."""
-        prototypes = projector(self.prototypes.to(unit.dtype))
+        # Running means change in place between the loss and its backward pass, which needs them as they were.
+        prototypes = projector((self.prototypes if self.learnable else self.prototypes.clone()).to(unit.dtype))
         scores = torch.einsum("bvkd,kd->bvk", unit, prototypes).flatten(0, 1) / self.temperature  # (B * V, K)
         target = targets.repeat_interleave(unit.shape[1], 0)
         present, entered = target == 1, target >= 0
@@ -84,10 +85,11 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
     def update(self, embeddings: Tensor, targets: Tensor, probabilities: Tensor) -> None:
         """Move the running means towards those of the batch."""
         if not self.learnable:
-            embeddings = embeddings.to(self.prototypes.dtype)
-            present = (targets == 1).to(embeddings.dtype)[:, None, :, None]
-            count = present.sum((0, 1, 3)) * embeddings.shape[1]
-            means = (present * embeddings).sum((0, 1)) / count.clamp(min=1)[:, None]
+            # A step that overflows in half precision is skipped, but a mean would keep its infinity for good.
+            counted = (targets == 1)[:, None] & embeddings.isfinite().all(-1)  # (B, V, K)
+            rows = torch.where(counted[..., None], embeddings, 0).to(self.prototypes.dtype)
+            count = counted.sum((0, 1))
+            means = rows.sum((0, 1)) / count.clamp(min=1)[:, None]
             share = torch.where(self.known, 1 - self.momentum, 1.0)[:, None]
             moved = self.prototypes + share * (means - self.prototypes)
             self.start_from(moved, count > 0)

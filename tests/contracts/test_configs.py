@@ -80,10 +80,18 @@ def test_every_method_combines_with_every_dataset(mlcl, config, method):
     before = REPOSITORY / "configs" / "methods" / "sadcl.yaml"
     over = mlcl("fit", "--config", config, "--config", before, "--config", method, "--print_config")
     assert over.status == 0, over.err
-    a, b = (yaml.safe_load(outcome.out)["model"] for outcome in (alone, over))
-    stated = yaml.safe_load(method.read_text())["model"]
-    for key in {"classification_loss", "embedding_loss", "embedding_weight"} & set(stated):
-        assert a[key] == b[key], key
+    a, b = (yaml.safe_load(outcome.out) for outcome in (alone, over))
+    stated = yaml.safe_load(method.read_text())
+    for key in {"classification_loss", "embedding_loss", "embedding_weight", "embedding_start", "embedding_ramp"}:
+        assert key not in stated["model"] or a["model"][key] == b["model"][key], key
+    if "network" in stated["model"]:
+        heads = [c["model"]["network"]["init_args"]["head"] for c in (a, b)]
+        inferred = "dim" not in stated["model"]["network"]["init_args"]["head"]["init_args"]
+        for head in heads if inferred else ():
+            head["init_args"].pop("dim", None)  # the dataset config's
+        assert heads[0] == heads[1]
+    if "data" in stated:
+        assert a["data"]["init_args"]["views"] == b["data"]["init_args"]["views"]
 
 
 @every_method
@@ -91,6 +99,10 @@ def test_every_method_goes_on_where_it_stopped(mlcl, demo, method, tmp_path: Pat
     """Both stages where there are two; one epoch and one more equal two, bit for bit, bank and prototypes too."""
     (tmp_path / "stop.py").write_text(STOPPER)
     common = [*demo, "--config", method, *narrow(method), "--test_after_fit", "false", "--trainer.max_epochs", "2"]
+    if "embedding_start" in method.read_text():
+        common += ["--model.embedding_start", "0", "--model.embedding_ramp", "1"]
+    if "bank:" in method.read_text():
+        common += ["--model.embedding_loss.confidence", "0.05"]
     if "init_from" in method.read_text():
         first = method.with_name(f"{method.stem}_stage1.yaml")
         first = first if first.exists() else method.with_name("bce.yaml")
@@ -111,8 +123,22 @@ def test_every_method_goes_on_where_it_stopped(mlcl, demo, method, tmp_path: Pat
     for part in ("state_dict", "current_model_state"):  # the moving average, and the raw weights
         assert a[part].keys() == b[part].keys()
         assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
+    if method.stem == "sadcl":
+        assert a["current_model_state"]["embedding_loss.bank.written"].sum() > 12
     rows = [Path(f"runs/{name}/version_0/metrics.csv").read_text().splitlines() for name in ("whole", "half")]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("method", ["mulcon", "sadcl"])
+def test_the_control_differs_in_the_contrastive_loss_only(mlcl, method):
+    folder = REPOSITORY / "configs"
+    stage = ["--config", folder / "coco.yaml"]
+    for layers in ([folder / "methods"], [folder / "methods", folder / "recipes"]):
+        second = [*stage, *(part for layer in layers for part in ("--config", layer / f"{method}.yaml"))]
+        control = [*second, "--config", folder / "methods" / "stage2_control.yaml"]
+        a, b = (yaml.safe_load(mlcl("fit", *flags, "--print_config").out) for flags in (second, control))
+        assert a["model"].pop("embedding_loss") and not b["model"].pop("embedding_loss")
+        assert a == b
 
 
 @every_recipe
@@ -122,10 +148,10 @@ def test_every_recipe_runs_over_its_method(mlcl, recipe, tmp_path: Path):
     layers = [part for file in (config, method, recipe) for part in ("--config", file)]
     outcome = mlcl("fit", *layers, *data, *TINY, *narrow(method, recipe), "--trainer.precision", "32-true")
     assert outcome.status == 0, outcome.err
-    assert (tmp_path / "runs" / f"coco_{recipe.stem}" / "version_0" / "metrics.json").is_file()
+    assert (tmp_path / "runs" / f"coco_{recipe.stem}_recipe" / "version_0" / "metrics.json").is_file()
 
 
 @pytest.mark.parametrize("config", [*CONFIGS, *METHODS, *RECIPES], ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_it_says_what_every_choice_is_for(config):
+def test_it_begins_with_what_it_is_for(config):
     assert config.read_text().startswith("# ")
     assert "shared" not in config.read_text()

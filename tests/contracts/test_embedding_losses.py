@@ -23,6 +23,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "prototypes, projector": ("PrototypeContrastiveLoss", {"projection": 5}),
     "running means, pushed": ("PrototypeContrastiveLoss", {"prototypes": "mean", "absent": "push"}),
     "dual, projector": ("DualContrastiveLoss", {"projection": 5, "bank": 2}),
+    "running means, projector": ("PrototypeContrastiveLoss", {"prototypes": "mean", "projection": 5}),
     "dual, running means": ("DualContrastiveLoss", {"projection": 0, "bank": 2, "prototypes": "mean"}),
 }
 PER_CLASS = ("prototypes", "known", "rows", "written")  # state that must be permuted together with the classes
@@ -137,6 +138,18 @@ def test_state_does_not_depend_on_the_batch(name):
         loss.update(embeddings[rows], targets[rows], torch.full((*embeddings[rows].shape[:3],), 0.9))
     assert {key: value.shape for key, value in loss.state_dict().items()} == before
     assert "projector" in name or all(B not in shape for shape in before.values())
+
+
+@every_loss
+def test_a_state_may_change_before_the_backward_pass(name):
+    """As in training: loss, update, backward; and an overflow does not stay in the state."""
+    loss, (embeddings, targets) = make(name), batch("mixed")
+    value = loss(embeddings.requires_grad_(), targets)
+    loss.update(embeddings.detach(), targets, torch.ones(embeddings.shape[:3]))
+    value.backward()
+    broken = torch.where(torch.rand(embeddings.shape) < 0.2, torch.inf, embeddings.detach())
+    loss.update(broken, targets, torch.ones(embeddings.shape[:3]))
+    assert loss(embeddings, targets).isfinite()
 
 
 @every_loss

@@ -36,7 +36,14 @@ METHODS = CONFIGS / "methods"
 WIDTH = ["--model.network.head.dim", "128"]  # the papers' widths are for a ResNet-101
 PROJECTION = ["--model.embedding_loss.projection", "64"]
 LATER = ["--model.embedding_start", "3", "--model.embedding_ramp", "3"]  # of 12 epochs; the overlays' 5 are for 20
-SAME_HEAD = ["--model.network.head", "SemanticAttention", "--model.network.head.dim", "256"]
+SAME_HEAD = [
+    "--model.network.head",
+    "SemanticAttention",
+    "--model.network.head.dim",
+    "256",
+    "--model.network.head.dropout",
+    "0",
+]
 
 
 class Run:
@@ -123,20 +130,21 @@ def recipe(given: argparse.Namespace) -> list[str]:
 def train(name: str, seed: int, runs: dict[str, Run], given: argparse.Namespace) -> dict[str, Any]:
     """Train one row with one seed, its first stage before it; returns what it reached."""
     run = runs[name]
-    place = f"{given.table}/{name.replace(' ', '_').replace(',', '')}/seed_{seed}"
-    folder = Path("runs") / place / "version_0"
+    kind = given.table if given.table == "demo" else f"{given.table}-{given.lr}-{given.precision}"
+    place = f"{kind}/{name.replace(' ', '_').replace(',', '')}/seed_{seed}"
     flags = [flag for overlay in run.overlays for flag in ("--config", str(METHODS / f"{overlay}.yaml"))]
     epochs = ["--trainer.max_epochs", str(run.epochs), "--trainer.check_val_every_n_epoch", str(run.epochs)]
     if run.first is not None:
         train(run.first, seed, runs, given)
-        flags += ["--model.init_from", f"runs/{given.table}/{run.first.replace(' ', '_').replace(',', '')}/seed_{seed}"]
+        flags += ["--model.init_from", f"runs/{kind}/{run.first.replace(' ', '_').replace(',', '')}/seed_{seed}"]
     command = ["fit", *recipe(given), *flags, *run.flags, *epochs, "--seed_everything", str(seed), "--name", place]
-    if not (folder / "metrics.json").is_file():
+    if not list(Path("runs", place).glob("version_*/metrics.json")):
         output = io.StringIO()
         with redirect_stdout(output), redirect_stderr(output):
             status = mlcl(command)
         if status:
             raise RuntimeError(f"{' '.join(command)}\n{output.getvalue()}")
+    folder = max(Path("runs", place).glob("version_*/metrics.json")).parent
     stored, summary = np.load(folder / "scores.npz"), json.loads((folder / "metrics.json").read_text())
     ap = average_precision(torch.tensor(stored["logits"]), torch.tensor(stored["targets"]))
     rows = list(csv.DictReader((folder / "per_class.csv").read_text().splitlines()))
