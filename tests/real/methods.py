@@ -34,6 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 METHODS = CONFIGS / "methods"
 WIDTH = ["--model.network.head.dim", "128"]  # the papers' widths are for a ResNet-101
+SLOWER = ["--model.lr_mult", "{head: 0.2}"]  # attention over attention; the demo's rate is for a light head
 PROJECTION = ["--model.embedding_loss.projection", "64"]
 LATER = ["--model.embedding_start", "3", "--model.embedding_ramp", "3"]  # of 12 epochs; the overlays' 5 are for 20
 SAME_HEAD = [
@@ -78,10 +79,10 @@ def own_heads() -> dict[str, Run]:
         "discriminative": Run("discriminative", *LATER),
         "pscl": Run("pscl"),
         "mulsupcon": Run("mulsupcon", *PROJECTION, *LATER),
-        "mulcon_stage1": Run("mulcon_stage1", *WIDTH, epochs=8),
+        "mulcon_stage1": Run("mulcon_stage1", *WIDTH, *SLOWER, epochs=8),
         "mulcon": Run("mulcon", *WIDTH, *PROJECTION, epochs=4, first="mulcon_stage1"),
         "mulcon stage2_control": Run("mulcon stage2_control", *WIDTH, epochs=4, first="mulcon_stage1"),
-        "sadcl_stage1": Run("sadcl_stage1", *WIDTH, epochs=8),
+        "sadcl_stage1": Run("sadcl_stage1", *WIDTH, *SLOWER, epochs=8),
         "sadcl": Run("sadcl", *WIDTH, *PROJECTION, epochs=4, first="sadcl_stage1"),
         "sadcl stage2_control": Run("sadcl stage2_control", *WIDTH, epochs=4, first="sadcl_stage1"),
     }
