@@ -1,19 +1,18 @@
 """The LightningModule: batch -> network -> losses -> metrics, every step on one screen."""
 
 import math
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import AdamW
+from torchmetrics import Metric
 
 from mlcl import record, runs
-from mlcl.class_means import class_means
+from mlcl.class_means import start_prototypes
 from mlcl.console import say
-from mlcl.data import MultiLabelDataModule
 from mlcl.distributed import broadcast_buffers, gather, global_batch, rank
 from mlcl.errors import MlclError
 from mlcl.losses import ClassificationLoss, EmbeddingLoss
@@ -35,14 +34,12 @@ class MultiLabelModule(LightningModule):
         classification_loss: on the logits; by default binary cross-entropy.
         embedding_loss: on the class-specific embeddings of all ranks together.
         embedding_weight: factor on ``embedding_loss``, beside a classification loss that is a mean.
-        embedding_start: epochs before ``embedding_loss`` enters; a fraction is possible. (Adam's first steps for a
-            loss's own parameters are then larger than its learning rate: until there it saw gradients of 0.)
+        embedding_start: epochs before ``embedding_loss`` enters; a fraction is possible.
         embedding_ramp: epochs over which its weight then grows linearly from 0.
         optimizer: makes the optimizer from parameter groups.
         schedule: of the learning rate, per step.
         lr_mult: factor on the learning rate by part, for example ``{backbone: 0.1}``.
-        init_from: another run's checkpoint, or its folder, whose network to start from; prototypes start from that
-            network's class means.
+        init_from: another run's checkpoint or folder: its network to start from, its class means for prototypes.
         threshold: probability from which a label counts as predicted.
         interpolation: of average precision: none, envelope or 11point.
         cf1: harmonic (of mean precision and recall) or mean (of the classes' F1).
@@ -68,16 +65,12 @@ class MultiLabelModule(LightningModule):
         self.network = network
         self.classification_loss = classification_loss or BinaryCrossEntropy()
         self.embedding_loss, self.embedding_weight = embedding_loss, embedding_weight
-        self.embedding_start, self.embedding_ramp = embedding_start, embedding_ramp
+        self.embedding_start, self.embedding_ramp, self.init_from = embedding_start, embedding_ramp, init_from
         self.optimizer_factory, self.schedule, self.lr_mult = optimizer, schedule or Constant(), lr_mult or {}
-        self.init_from = init_from
         self.planned_steps: int | None = None  # of the schedule, from a checkpoint
-        self.goes_on = False  # whether the weights come from a checkpoint of this very run
-        self.steps_per_epoch = 1
+        self.goes_on, self.steps_per_epoch = False, 1  # goes_on: the weights are a checkpoint's of this very run
         if min(embedding_start, embedding_ramp) < 0:
-            raise MlclError(
-                f"model.embedding_start and embedding_ramp count epochs, from 0: {embedding_start}, {embedding_ramp}"
-            )
+            raise MlclError(f"model.embedding_start and embedding_ramp: {embedding_start}, {embedding_ramp} is below 0")
         if not 0 <= threshold <= 1:
             raise MlclError(f"model.threshold is {threshold}, it must lie in [0, 1]")
         self.val_metrics = MultiLabelMetrics(network.num_classes, threshold, interpolation, cf1)
@@ -87,8 +80,7 @@ class MultiLabelModule(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (B, K) of uint8 images (B, 3, H, W)."""
-        logits: Tensor = self.network(image).logits
-        return logits.float().sigmoid()
+        return torch.sigmoid(self.network(image).logits.float())
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every term by name, and ``loss``, their sum; views count as images for the classification loss."""
@@ -118,19 +110,21 @@ class MultiLabelModule(LightningModule):
         return terms["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect logits for the metrics; while training also the loss."""
-        logits, embeddings, _ = self.network(batch["image"])
-        self.val_metrics.update(logits, batch["target"], batch["index"])
-        self.spread.update(embeddings, batch["target"])
+        """Collect what the metrics need; while training also the loss."""
+        logits = self._evaluate(batch, self.val_metrics)
         if self.trainer.state.fn == TrainerFn.FITTING:
             loss = self.classification_loss(logits, batch["target"])
             self.log("val/classification", loss, on_epoch=True, sync_dist=True, batch_size=len(logits))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect logits for the metrics."""
+        """Collect what the metrics need."""
+        self._evaluate(batch, self.test_metrics)
+
+    def _evaluate(self, batch: Batch, metrics: Metric) -> Tensor:
         logits, embeddings, _ = self.network(batch["image"])
-        self.test_metrics.update(logits, batch["target"], batch["index"])
+        metrics.update(logits, batch["target"], batch["index"])
         self.spread.update(embeddings, batch["target"])
+        return cast(Tensor, logits)
 
     def on_train_epoch_start(self) -> None:
         """Dropout and the like depend on (seed, epoch, rank) only: Lightning stores no generator's state."""
@@ -144,8 +138,7 @@ class MultiLabelModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/mAP`` and the rest, the same on every rank."""
-        values = {**self.val_metrics.compute(), **self.spread.compute()}
-        self.log_dict({f"val/{name}": value for name, value in values.items()})
+        self._log_all("val", self.val_metrics.compute())
 
     def on_test_epoch_start(self) -> None:
         """Start afresh."""
@@ -154,21 +147,22 @@ class MultiLabelModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/mAP`` and the rest, the same on every rank."""
-        values = {**self.test_metrics.compute(), **self.spread.compute()}
-        self.log_dict({f"test/{name}": value for name, value in values.items()})
+        self._log_all("test", self.test_metrics.compute())
+
+    def _log_all(self, split: str, values: dict[str, Tensor]) -> None:
+        self.log_dict({f"{split}/{name}": value for name, value in {**values, **self.spread.compute()}.items()})
 
     def setup(self, stage: str) -> None:
         """Resize as the backbone's weights want it."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None and datamodule.interpolation is None:
-            known = self.network.interpolation in ("bilinear", "bicubic")
-            datamodule.interpolation = self.network.interpolation if known else "bicubic"
+            datamodule.interpolation = self.network.interpolation
 
     def on_fit_start(self) -> None:
         """Start from another run's network where asked to; a run that goes on has its own weights by now."""
         if self.init_from is not None and not self.goes_on:
-            classes = list(getattr(getattr(self.trainer, "datamodule", None), "classes", ()))
-            say(record.load_network(self.network, runs.best_checkpoint(Path(self.init_from)), classes))
+            classes = getattr(getattr(self.trainer, "datamodule", None), "classes", ())
+            say(record.load_network(self.network, runs.best_checkpoint(self.init_from), list(classes)))
 
     def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""
@@ -177,49 +171,31 @@ class MultiLabelModule(LightningModule):
             raise MlclError("the schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
         optimizer = make_optimizer(self, self.optimizer_factory, self.lr_mult)
         self.trainer.fit_loop.setup_data()  # or the number of batches is unknown when only max_steps is given
-        per_epoch = max(1, math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches))
-        self.steps_per_epoch = per_epoch
-        scheduler = self.schedule.build(optimizer, int(steps), per_epoch)
+        self.steps_per_epoch = max(
+            1, math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        )
+        scheduler = self.schedule.build(optimizer, int(steps), self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """A schedule laid out for another length would jump, or fail at its end, hours from now."""
+        """Say now what would come out wrong hours from now; start the prototypes of a second stage."""
         steps = int(self.trainer.estimated_stepping_batches)
-        if self.schedule.ends and self.planned_steps not in (None, steps):
-            raise MlclError(
-                f"the checkpoint's schedule is laid out for {self.planned_steps} steps, this run wants {steps}: "
-                "continue with the same --trainer.max_epochs, or start a new run with --model.init_from"
-            )
+        self.schedule.check_length(self.planned_steps, steps)
         self.planned_steps = steps
         late, epochs = self.embedding_start + self.embedding_ramp, steps / self.steps_per_epoch
         if self.embedding_loss is not None and late >= epochs:
             say(f"warning: the embedding loss has its full weight after epoch {late:g}, training ends at {epochs:g}")
-        if self.init_from is not None and not self.goes_on and self.embedding_loss is not None:
-            self._start_prototypes(self.embedding_loss)
-
-    def _start_prototypes(self, loss: EmbeddingLoss) -> None:
-        """From the class means of the network that was just loaded."""
-        data = getattr(self.trainer, "datamodule", None)
-        if not loss.starts_from_means:
-            return
-        if not isinstance(data, MultiLabelDataModule):
-            say("prototypes stay as initialised: class means need a MultiLabelDataModule")
-            return
-        say("prototypes: looking at every training image once ...")
-        batches = 1 if getattr(self.trainer, "fast_dev_run", False) else None
-        found = class_means(self.network, data, self.device, batches=batches)
-        loss.start_from(found.means, found.positives > 0)
-        say(found.describe(list(data.classes)))
+        if self.embedding_loss is not None and self.init_from is not None and not self.goes_on:
+            start_prototypes(self.embedding_loss, self.network, self.trainer, self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the checkpoint says of itself."""
-        checkpoint[record.KEY] = record.make(self.config, getattr(self.trainer, "datamodule", None))
-        checkpoint[record.KEY]["planned_steps"] = self.planned_steps
+        made = record.make(self.config, getattr(self.trainer, "datamodule", None))
+        checkpoint[record.KEY] = {**made, "planned_steps": self.planned_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the length of the schedule; away from training, the losses' parameters are of no use."""
         self.planned_steps, self.goes_on = checkpoint.get(record.KEY, {}).get("planned_steps"), True
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            network = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")}
-            other = {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
-            checkpoint["state_dict"] = {**other, **network}
+            stored = checkpoint["state_dict"].items()
+            checkpoint["state_dict"] = self.state_dict() | {k: v for k, v in stored if k.startswith("network.")}

@@ -49,7 +49,7 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = create_backbone(backbone, pretrained, weights, backbone_kwargs or {}, freeze_batch_norm)
         config = self.backbone.pretrained_cfg
-        self.interpolation: str = config["interpolation"]
+        self.interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1))
         self._frozen_norms = freeze_stages_of(self.backbone, freeze_stages)

@@ -52,6 +52,18 @@ class Schedule(ABC):
     def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
         """A scheduler to be stepped after every optimizer step."""
 
+    def check_length(self, planned: int | None, steps: int) -> None:
+        """A schedule laid out for another length would jump, or fail at its end, hours from now.
+
+        Raises:
+            MlclError: if it ends, and the checkpoint's (``planned``, if any) ends elsewhere.
+        """
+        if self.ends and planned not in (None, steps):
+            raise MlclError(
+                f"the checkpoint's schedule is laid out for {planned} steps, this run wants {steps}: "
+                "continue with the same --trainer.max_epochs, or start a new run with --model.init_from"
+            )
+
 
 class Constant(Schedule):
     """The learning rate as it is, after an optional linear warm-up.

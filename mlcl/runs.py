@@ -55,12 +55,13 @@ def last_checkpoint(runs: Path) -> Path:
     return found[-1]
 
 
-def best_checkpoint(path: Path) -> Path:
+def best_checkpoint(path: str | Path) -> Path:
     """The file itself; for a run's folder its ``best.ckpt``, for the folder of several runs the newest one's.
 
     Raises:
         MlclError: if there is none.
     """
+    path = Path(path)
     if not path.is_dir():
         return path
     found = [*path.glob(f"{CHECKPOINTS}/best.ckpt"), *path.glob(f"*/{CHECKPOINTS}/best.ckpt")]
