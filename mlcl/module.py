@@ -86,7 +86,7 @@ class MultiLabelModule(LightningModule):
         """Every term by name, and ``loss``, their sum; views count as images for the classification loss."""
         image, target = batch["image"], batch["target"]
         views = image.shape[1] if image.ndim == 5 else 1
-        out = self.network(image.flatten(0, 1) if image.ndim == 5 else image)
+        out = self.network(image.flatten(0, -4))
         terms = {"classification": self.classification_loss(out.logits, target.repeat_interleave(views, 0))}
         if self.embedding_loss is not None:
             embeddings, targets = global_batch(out.embeddings.unflatten(0, (-1, views)), target)
@@ -171,18 +171,16 @@ class MultiLabelModule(LightningModule):
             raise MlclError("the schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
         optimizer = make_optimizer(self, self.optimizer_factory, self.lr_mult)
         self.trainer.fit_loop.setup_data()  # or the number of batches is unknown when only max_steps is given
-        self.steps_per_epoch = max(
-            1, math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        )
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        self.steps_per_epoch = max(1, math.ceil(batches))
         scheduler = self.schedule.build(optimizer, int(steps), self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Say now what would come out wrong hours from now; start the prototypes of a second stage."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        self.schedule.check_length(self.planned_steps, steps)
-        self.planned_steps = steps
-        late, epochs = self.embedding_start + self.embedding_ramp, steps / self.steps_per_epoch
+        before, self.planned_steps = self.planned_steps, int(self.trainer.estimated_stepping_batches)
+        self.schedule.check_length(before, self.planned_steps)
+        late, epochs = self.embedding_start + self.embedding_ramp, self.planned_steps / self.steps_per_epoch
         if self.embedding_loss is not None and late >= epochs:
             say(f"warning: the embedding loss has its full weight after epoch {late:g}, training ends at {epochs:g}")
         if self.embedding_loss is not None and self.init_from is not None and not self.goes_on:
