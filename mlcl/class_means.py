@@ -47,7 +47,7 @@ def start_prototypes(loss: EmbeddingLoss, network: Network, trainer: Any, device
     if not isinstance(data, MultiLabelDataModule):
         say("prototypes stay as initialised: class means need a MultiLabelDataModule")
         return
-    say("prototypes: looking at every training image once ...")
+    say("looking at every training image once, for the prototypes ...")
     found = class_means(network, data, device, batches=1 if trainer.fast_dev_run else None)
     loss.start_from(found.means, found.positives > 0)
     say(found.describe(list(data.classes)))
