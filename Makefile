@@ -21,7 +21,7 @@ demo: .venv/installed  ## generate pictures, train a small model, test it: a few
 
 mulcon-demo: .venv/installed  ## both stages of MulCon on generated pictures, in a width for them
 	$(BIN)/mlcl fit --config configs/demo.yaml --config configs/methods/mulcon_stage1.yaml \
-		--model.network.head.dim 128 --trainer.max_epochs 8
+		--model.network.head.dim 128 --model.lr_mult "{head: 0.2}" --trainer.max_epochs 8
 	$(BIN)/mlcl fit --config configs/demo.yaml --config configs/methods/mulcon.yaml \
 		--model.network.head.dim 128 --model.embedding_loss.projection 64 --trainer.max_epochs 4 \
 		--model.init_from runs/demo_mulcon_stage1
