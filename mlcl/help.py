@@ -40,9 +40,10 @@ model
   --model.network.weights FILE  local weights for it
   --model.network.head CLASS    GlobalPool, SemanticAttention, QueryDecoder, ..., or yours as file.Class
   --model.classification_loss CLASS   BinaryCrossEntropy, AsymmetricLoss, ...
-  --model.embedding_loss CLASS  a loss on the class-specific embeddings
+  --model.embedding_loss CLASS  LabelContrastiveLoss, DualContrastiveLoss, ..., on the class-specific features
   --model.embedding_weight 1.0  its weight beside the classification loss
-  --model.embedding_start 5     epochs before it enters; --model.embedding_ramp 5: and grows
+  --model.embedding_start 5     epochs before it enters
+  --model.embedding_ramp 5      epochs over which its weight then grows
   --model.optimizer CLASS       any of torch.optim; --model.optimizer.lr 0.0005
   --model.schedule CLASS        OneCycle, WarmupCosine, StepDecay, Constant
   --model.lr_mult '{backbone: 0.1}'   learning rate by part
