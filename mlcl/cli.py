@@ -18,7 +18,7 @@ import mlcl.callbacks as callbacks
 import mlcl.data
 import mlcl.heads
 import mlcl.losses
-from mlcl import console, record, runs
+from mlcl import command_line, console, record, runs
 from mlcl.console import is_first, say
 from mlcl.errors import MlclError
 from mlcl.module import MultiLabelModule
@@ -99,15 +99,15 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """The checkpoint's own record is the lowest layer: whatever the command line says wins over it."""
         Parser.arguments = args
-        self.name, self.runs_root, ckpt_path = _early(args, {})
-        self.checkpoint = _checkpoint(ckpt_path, self.runs_root / self.name)
+        self.name, self.runs_root, ckpt_path = command_line.early(args, {})
+        self.checkpoint = command_line.checkpoint_of(ckpt_path, self.runs_root / self.name)
         layer: dict[str, Any] = {}
         if self.checkpoint is not None:
             content = record.load(self.checkpoint)
             self.stored_classes, self.stored_epoch = content[record.KEY].get("classes", []), content.get("epoch", -1)
             if self.verb != "fit" or not any(a.split("=")[0] in ("-c", "--config") for a in args):
-                layer = self._stored_layer(content, self.checkpoint, _values(args, "--import"))
-                self.name = _early(args, layer)[0]
+                layer = self._stored_layer(content, self.checkpoint, command_line.values(args, "--import"))
+                self.name = command_line.early(args, layer)[0]
         first = ["--config", yaml.safe_dump(layer, sort_keys=False)] if layer else []
         self.config = parser.parse_args([*first, *args])
         self.config["name"] = self.name
@@ -121,7 +121,7 @@ class CLI(LightningCLI):
 
     def _say_overridden(self, stored: dict[str, Any], final: dict[str, Any]) -> None:
         """Say what differs from the checkpoint; refuse what the optimizer's restored state would silently undo."""
-        for key, before, after in _differences(stored, final):
+        for key, before, after in record.differences(stored, final):
             if self.verb == "fit" and key.startswith(_FIXED):
                 raise MlclError(
                     f"a run is continued as it was: {key} was {before}, now {after}; start a new run instead, with "
@@ -248,7 +248,7 @@ def run(verb: str, arguments: list[str]) -> None:
         MlclError: for what the user can mend once the classes are known.
         SystemExit: with status 2 for a wrong command line, 0 after ``--help`` and ``--print_config``.
     """
-    for module in _values(arguments, "--import"):
+    for module in command_line.values(arguments, "--import"):
         try:
             import_module(module)
         except ImportError as error:
@@ -266,74 +266,8 @@ def _checkpoints(folder: Path) -> list[ModelCheckpoint]:
     return [best, last]
 
 
-def _values(arguments: list[str], flag: str) -> tuple[str, ...]:
-    """Every value of a flag, given as ``--flag value`` or ``--flag=value``."""
-    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
-    return tuple(a.partition("=")[2] if "=" in a else b for a, b in pairs if a.split("=")[0] == flag)
-
-
-def _value(arguments: list[str], flag: str) -> str | None:
-    return (_values(arguments, flag) or (None,))[-1]
-
-
-def _early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str | None]:
-    """What has to be known before the rest is parsed: name, folder of all runs, checkpoint.
-
-    From the flags, else the config files, else (the name) the checkpoint's record or the names of the config files.
-    """
-    files = [Path(value) for flag in ("--config", "-c") for value in _values(arguments, flag)]
-    merged: dict[str, Any] = {key: layer[key] for key in ("name",) if key in layer}
-    for file in files:
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise MlclError(f"--config {file} is not YAML: {' '.join(str(error).split())[:200]}") from error
-        if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
-            raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
-        merged |= content
-    # recipes/x goes over methods/x: its run is told apart, without saying x twice.
-    stems = "_".join("recipe" if file.parent.name == "recipes" else file.stem for file in files if file.is_file())
-    name = str(_value(arguments, "--name") or merged.get("name") or stems or "run")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise MlclError(f"--name {name}: it must stay inside the folder runs")
-    root = _value(arguments, "--trainer.default_root_dir") or (merged.get("trainer") or {}).get("default_root_dir")
-    return name, Path(root or ".").absolute() / "runs", _value(arguments, "--ckpt_path") or merged.get("ckpt_path")
-
-
-def _checkpoint(value: str | None, folder: Path) -> Path | None:
-    if value in (None, "null"):
-        return None
-    return runs.last_checkpoint(folder) if value == "last" else Path(str(value))
-
-
 # What lies in the optimizer's restored state: another value on the command line would have no effect, or break it.
 _FIXED = ("model.optimizer", "model.schedule", "model.lr_mult", "ema_decay")
-
-
-def _differences(stored: dict[str, Any], final: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Key, value of the checkpoint, value now, where both are given and differ; paths are compared as places."""
-    before, after = _flat(stored), _flat(final)
-    skipped = ("name", "ckpt_path", "import", "test_after_fit", "data.interpolation", "model.init_from")
-    found = []
-    for key in before:
-        machine = key.startswith("trainer.") and key != "trainer.precision"
-        if key not in after or key in skipped or machine or before[key] == after[key]:
-            continue
-        if key == "data.root" and Path(before[key]) == Path(str(after[key])).resolve():
-            continue
-        if key.startswith("model.network.") and key.endswith(("pretrained", "weights")):
-            continue
-        found.append((key, before[key], after[key]))
-    return found
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as flat flags: without init_args, the class path under the name of its place."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        place = prefix if key in ("init_args", "class_path") else f"{prefix}.{key}".lstrip(".")
-        flat |= _flat(value, place) if isinstance(value, dict) else {place: value}
-    return flat
 
 
 def _prepared_classes(data: Any) -> int:

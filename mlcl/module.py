@@ -92,7 +92,7 @@ class MultiLabelModule(LightningModule):
             embeddings, targets = global_batch(out.embeddings.unflatten(0, (-1, views)), target)
             weight = self.embedding_weight * self.embedding_ramped()
             terms |= {name: weight * term for name, term in self.embedding_loss.terms(embeddings, targets).items()}
-            if self.training:
+            if self.training and type(self.embedding_loss).update is not EmbeddingLoss.update:  # it has a state
                 probabilities = gather(out.logits.sigmoid().unflatten(0, (-1, views)))
                 self.embedding_loss.update(embeddings.detach(), targets, probabilities)
         return {**terms, "loss": torch.stack(list(terms.values())).sum()}

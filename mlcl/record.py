@@ -192,6 +192,32 @@ def _rows_by_name(
     return rows
 
 
+def differences(stored: dict[str, Any], final: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Key, value of the checkpoint, value now, where both are given and differ; paths are compared as places."""
+    before, after = _flat(stored), _flat(final)
+    skipped = ("name", "ckpt_path", "import", "test_after_fit", "data.interpolation", "model.init_from")
+    found = []
+    for key in before:
+        machine = key.startswith("trainer.") and key != "trainer.precision"
+        if key not in after or key in skipped or machine or before[key] == after[key]:
+            continue
+        if key == "data.root" and Path(before[key]) == Path(str(after[key])).resolve():
+            continue
+        if key.startswith("model.network.") and key.endswith(("pretrained", "weights")):
+            continue
+        found.append((key, before[key], after[key]))
+    return found
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as flat flags: without init_args, the class path under the name of its place."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        place = prefix if key in ("init_args", "class_path") else f"{prefix}.{key}".lstrip(".")
+        flat |= _flat(value, place) if isinstance(value, dict) else {place: value}
+    return flat
+
+
 def _portable(data: dict[str, Any], datamodule: Any) -> dict[str, Any]:
     """What the dataset says of itself, as far as its constructor takes it (a user's own may not)."""
     given = data.get("init_args", {})

@@ -36,7 +36,8 @@ class EmbeddingBank(nn.Module):
         if not self.size:
             return
         confident = (targets == 1)[:, None] & (probabilities > self.confidence)  # (B, V, K)
-        confident &= embeddings.isfinite().all(-1)  # of a step that overflowed and is skipped
+        # Not from a step that overflowed and is skipped.
+        confident = confident.masked_scatter(confident, embeddings[confident].isfinite().all(-1))
         label, image, view = confident.permute(2, 0, 1).nonzero().T  # class by class, in order within each
         count = confident.sum((0, 1))
         order = torch.arange(len(label), device=label.device) - (count.cumsum(0) - count)[label]

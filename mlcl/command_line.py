@@ -1,0 +1,50 @@
+"""What has to be known of a command line before it can be parsed: the name of the run, its checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlcl import runs
+from mlcl.errors import MlclError
+
+
+def values(arguments: list[str], flag: str) -> tuple[str, ...]:
+    """Every value of a flag, given as ``--flag value`` or ``--flag=value``."""
+    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
+    return tuple(a.partition("=")[2] if "=" in a else b for a, b in pairs if a.split("=")[0] == flag)
+
+
+def _value(arguments: list[str], flag: str) -> str | None:
+    return (values(arguments, flag) or (None,))[-1]
+
+
+def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str | None]:
+    """What has to be known before the rest is parsed: name, folder of all runs, checkpoint.
+
+    From the flags, else the config files, else (the name) the checkpoint's record or the names of the config files.
+    """
+    files = [Path(value) for flag in ("--config", "-c") for value in values(arguments, flag)]
+    merged: dict[str, Any] = {key: layer[key] for key in ("name",) if key in layer}
+    for file in files:
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise MlclError(f"--config {file} is not YAML: {' '.join(str(error).split())[:200]}") from error
+        if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
+            raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
+        merged |= content
+    # recipes/x goes over methods/x: its run is told apart, without saying x twice.
+    stems = "_".join("recipe" if file.parent.name == "recipes" else file.stem for file in files if file.is_file())
+    name = str(_value(arguments, "--name") or merged.get("name") or stems or "run")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise MlclError(f"--name {name}: it must stay inside the folder runs")
+    root = _value(arguments, "--trainer.default_root_dir") or (merged.get("trainer") or {}).get("default_root_dir")
+    return name, Path(root or ".").absolute() / "runs", _value(arguments, "--ckpt_path") or merged.get("ckpt_path")
+
+
+def checkpoint_of(value: str | None, folder: Path) -> Path | None:
+    """The file that ``--ckpt_path`` means, ``last`` among the runs in this folder."""
+    if value in (None, "null"):
+        return None
+    return runs.last_checkpoint(folder) if value == "last" else Path(str(value))
