@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlcl import __version__, help
+from mlcl import __version__, commands, help
 from mlcl.errors import MlclError
 
 _KEYS = (
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(help.GENERAL, end="")
+        print(help.general(), end="")
         return 0
     if arguments[0] in ("-V", "--version", "version"):
         print(f"mlcl {__version__}")
@@ -30,14 +30,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb in help.VERBS and ("--help" in rest or "-h" in rest):
         print(help.of(verb), end="")
         return 0
+    if verb in commands.VERBS and ("--help" in rest or "-h" in rest):
+        print(commands.help_of(verb), end="")
+        return 0
     if mistake := _mistake(verb, rest):
         return _fail(mistake, 2)
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # at the end: a timm.py that lies here must not win
     try:
+        if verb in commands.VERBS:
+            return commands.run(verb, rest)
         from mlcl import cli
 
         cli.run(verb, ["--help" if argument == "--help_all" else argument for argument in rest])
+    except commands.UsageError as error:
+        return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except SystemExit as stop:  # jsonargparse has said what is wrong, or has printed help or a config
@@ -76,8 +83,11 @@ def _part(error: BaseException) -> str | None:
 
 def _mistake(verb: str, arguments: list[str]) -> str | None:
     """What is wrong with the command line, as far as that can be told without knowing the classes."""
+    if verb in commands.VERBS:
+        return None  # it has a parser of its own
     if verb not in help.VERBS:
-        return f"unknown verb {verb!r}{_meant(verb, tuple(help.VERBS))}; verbs: {', '.join(help.VERBS)}"
+        verbs = (*help.VERBS, *commands.VERBS)
+        return f"unknown verb {verb!r}{_meant(verb, verbs)}; verbs: {', '.join(verbs)}"
     for number, argument in enumerate(arguments):
         if not argument.startswith("-") or argument == "-h":
             before = arguments[number - 1] if number else ""

@@ -1,6 +1,6 @@
 """What ``--help`` answers at once: text only, so that nothing heavy is imported. A test keeps the flags true."""
 
-from mlcl import __version__
+from mlcl import __version__, commands
 
 VERBS = {
     "fit": "train, and test the best checkpoint",
@@ -8,17 +8,17 @@ VERBS = {
     "test": "evaluate a checkpoint on the test images",
 }
 
-GENERAL = f"""mlcl {__version__}: image classification with many labels per image
+_GENERAL = """mlcl {version}: image classification with many labels per image
 
 usage: mlcl <verb> [options]
 
-{chr(10).join(f"  {verb:10} {text}" for verb, text in VERBS.items())}
+{verbs}
 
 examples:
   mlcl fit --config configs/demo.yaml
   mlcl fit --config configs/coco.yaml --data.root DIR --model.network.head SemanticAttention
   mlcl fit --config configs/coco.yaml --ckpt_path last         continue where the last run stopped
-  mlcl test --ckpt_path runs/coco/version_0/checkpoints/best.ckpt
+  mlcl predict --ckpt_path runs/coco/version_0 --images DIR --output predictions.csv
 
 The options of a verb: mlcl <verb> --help. MLCL_DEBUG=1 shows the traceback of an error.
 """
@@ -78,3 +78,9 @@ def of(verb: str) -> str:
     """The help of a verb."""
     ckpt = "continue this run; last is the newest of this name" if verb == "fit" else "what to evaluate"
     return _USAGE[verb] + _RUN.format(ckpt=ckpt) + _COMMON + (_TRAINING if verb == "fit" else "")
+
+
+def general() -> str:
+    """The help of mlcl itself."""
+    verbs = VERBS | {verb: commands.summary(verb) for verb in commands.VERBS}
+    return _GENERAL.format(version=__version__, verbs="\n".join(f"  {verb:10} {text}" for verb, text in verbs.items()))

@@ -13,6 +13,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from mlcl.errors import MlclError
+
 Interpolation = Literal["none", "envelope", "11point"]
 CF1Definition = Literal["harmonic", "mean"]
 _AP_NAMES = {"none": "not interpolated", "envelope": "precision envelope (VOC2010+)", "11point": "11-point (VOC2007)"}
@@ -127,6 +129,8 @@ class Evaluation:
     class_ap: Tensor  # (K,) float64
     values: dict[str, Tensor]
     definitions: dict[str, Any]
+    thresholds: Tensor  # (K,) float64, on sigmoid(logits / temperature)
+    temperature: float
 
     @property
     def positives(self) -> Tensor:
@@ -139,9 +143,10 @@ class MultiLabelMetrics(Metric):
 
     Args:
         num_classes: K.
-        threshold: probability from which a label counts as predicted (top-3 forms: also among the three highest).
+        threshold: probability from which a label counts as predicted, one number or K of them.
         interpolation: see :func:`average_precision`.
         cf1: see :func:`f1_family`.
+        temperature: the probability is sigmoid(logits / temperature).
     """
 
     full_state_update = False
@@ -153,12 +158,19 @@ class MultiLabelMetrics(Metric):
     def __init__(
         self,
         num_classes: int,
-        threshold: float = 0.5,
+        threshold: float | list[float] = 0.5,
         interpolation: Interpolation = "none",
         cf1: CF1Definition = "harmonic",
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.num_classes, self.threshold, self.interpolation, self.cf1 = num_classes, threshold, interpolation, cf1
+        thresholds = threshold if isinstance(threshold, list) else [threshold] * num_classes
+        if len(thresholds) != num_classes or not all(0 <= value <= 1 for value in thresholds):
+            raise MlclError(f"model.threshold is {threshold}, it must lie in [0, 1], once or {num_classes} times")
+        if not 0 < temperature < float("inf"):
+            raise MlclError(f"model.temperature is {temperature}, it must be above 0")
+        self.thresholds, self.temperature = torch.tensor(thresholds, dtype=torch.float64), temperature
         self.evaluation: Evaluation | None = None
         for state in ("logits", "targets", "index"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
@@ -198,11 +210,12 @@ class MultiLabelMetrics(Metric):
         order, index = order[first], index[first]
         logits, targets = logits[order], targets[order]
         class_ap = average_precision(logits, targets, self.interpolation)
-        predicted = logits.double().sigmoid() >= self.threshold
+        predicted = (logits.double() / self.temperature).sigmoid() >= self.thresholds
         top3 = predicted & top_k(logits, targets, 3)
         values = {"mAP": class_ap.nanmean(), **f1_family(predicted, targets, self.cf1)}
         values |= {f"{name}_top3": value for name, value in f1_family(top3, targets, self.cf1).items()}
-        self.evaluation = Evaluation(logits, targets, index, class_ap, values, self.definitions())
+        how = self.definitions(), self.thresholds, self.temperature
+        self.evaluation = Evaluation(logits, targets, index, class_ap, values, *how)
         return values
 
     def definitions(self) -> dict[str, Any]:
@@ -212,7 +225,8 @@ class MultiLabelMetrics(Metric):
             "mAP": "mean over the classes with positives",
             "CP, CR": "means over the classes with positives; a class never predicted has precision 0",
             "CF1": "2 CP CR / (CP + CR)" if self.cf1 == "harmonic" else "mean of the classes' F1",
-            "threshold": self.threshold,
+            "threshold": "one per class, in per_class.csv" if isinstance(self.threshold, list) else self.threshold,
+            **({"temperature": self.temperature} if self.temperature != 1 else {}),
             "top3": "among the three highest known scores and above the threshold",
             "unknown": "left out",
         }

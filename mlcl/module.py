@@ -40,7 +40,8 @@ class MultiLabelModule(LightningModule):
         schedule: of the learning rate, per step.
         lr_mult: factor on the learning rate by part, for example ``{backbone: 0.1}``.
         init_from: another run's checkpoint or folder: its network to start from, its class means for prototypes.
-        threshold: probability from which a label counts as predicted.
+        threshold: probability from which a label counts as predicted; one number, or one per class (``calibrate``).
+        temperature: the probability is sigmoid(logits / temperature).
         interpolation: of average precision: none, envelope or 11point.
         cf1: harmonic (of mean precision and recall) or mean (of the classes' F1).
     """
@@ -57,7 +58,8 @@ class MultiLabelModule(LightningModule):
         schedule: Schedule | None = None,
         lr_mult: dict[str, float] | None = None,
         init_from: str | None = None,
-        threshold: float = 0.5,
+        threshold: float | list[float] = 0.5,
+        temperature: float = 1.0,
         interpolation: Interpolation = "none",
         cf1: CF1Definition = "harmonic",
     ) -> None:
@@ -71,16 +73,15 @@ class MultiLabelModule(LightningModule):
         self.goes_on, self.steps_per_epoch = False, 1  # goes_on: the weights are a checkpoint's of this very run
         if min(embedding_start, embedding_ramp) < 0:
             raise MlclError(f"model.embedding_start and embedding_ramp: {embedding_start}, {embedding_ramp} is below 0")
-        if not 0 <= threshold <= 1:
-            raise MlclError(f"model.threshold is {threshold}, it must lie in [0, 1]")
-        self.val_metrics = MultiLabelMetrics(network.num_classes, threshold, interpolation, cf1)
+        self.temperature = temperature
+        self.val_metrics = MultiLabelMetrics(network.num_classes, threshold, interpolation, cf1, temperature)
         self.test_metrics = self.val_metrics.clone()
         self.spread = EmbeddingSpread(network.num_classes, network.embedding_dim)
         self.config: dict[str, Any] | None = None  # the parsed command line, set by cli.py
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (B, K) of uint8 images (B, 3, H, W)."""
-        return torch.sigmoid(self.network(image).logits.float())
+        return torch.sigmoid(self.network(image).logits.float() / self.temperature)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every term by name, and ``loss``, their sum; views count as images for the classification loss."""

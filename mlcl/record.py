@@ -21,7 +21,7 @@ KEY = "mlcl"
 FORMAT = 1
 # What a test, a prediction or an export needs of the model and the trainer. The rest is training's (losses,
 # optimizer), or belongs to the machine that trained (devices, strategy, callbacks, loggers).
-_MODEL_KEYS = ("network", "threshold", "interpolation", "cf1")
+_MODEL_KEYS = ("network", "threshold", "temperature", "interpolation", "cf1")
 _TRAINER_KEYS = ("precision",)
 _TRUSTED = ("mlcl.", "torch.")
 # jsonargparse takes "module.Class" as plain text too, wherever a class may stand. These keys hold names and paths.

@@ -118,7 +118,7 @@ MISTAKES = [
     (["--trainer.precision", "nonsense"], 2, "--trainer.precision: expected one of"),
     (["--data.empty_images", "no"], 2, "--data.empty_images: expected one of 'keep', 'drop', got 'no'"),
     (["--ema_decay", "2"], 1, "--ema_decay is 2.0, it must lie between 0 and 1"),
-    (["--model.threshold", "7"], 1, "model.threshold is 7.0, it must lie in [0, 1]"),
+    (["--model.threshold", "7"], 1, "model.threshold is 7.0, it must lie in [0, 1], once or 12 times"),
     (["--name", "../up"], 1, "--name ../up: it must stay inside the folder runs"),
 ]
 

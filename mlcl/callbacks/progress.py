@@ -12,12 +12,20 @@ from mlcl.console import say
 
 
 class ImageProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, with images instead of batches per second."""
+    """Lightning's rich progress bar, with images instead of batches per second.
+
+    Args:
+        batch_size: per device, where there is no datamodule to say it.
+    """
+
+    def __init__(self, batch_size: int | None = None) -> None:
+        super().__init__()
+        self.batch_size = batch_size
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """The columns, the speed's replaced."""
         columns: list[Any] = super().configure_columns(trainer)
-        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", self.batch_size)
         if batch_size is None:
             return columns
         images = _ImagesPerSecond(batch_size * trainer.world_size)

@@ -56,7 +56,10 @@ class Results(Callback):
 
 
 def write_scores(path: Path, evaluation: Evaluation, classes: list[str], images: list[str]) -> None:
-    """``scores.npz``: logits (N, K), targets (N, K) int8, index (N,), classes (K,), images (N,), no pickle."""
+    """``scores.npz``, without pickle.
+
+    logits (N, K), targets (N, K) int8, index and images (N,), classes and thresholds (K,), temperature ().
+    """
     index = evaluation.index.cpu().numpy()
     names = np.array(images)[index] if images else np.array([], dtype=str)
     with path.open("wb") as file:
@@ -67,6 +70,8 @@ def write_scores(path: Path, evaluation: Evaluation, classes: list[str], images:
             index=index,
             classes=np.array(classes),
             images=names,
+            thresholds=evaluation.thresholds.numpy(),
+            temperature=np.float64(evaluation.temperature),
         )
 
 
@@ -86,10 +91,11 @@ def _summary(evaluation: Evaluation, classes: list[str]) -> dict[str, Any]:
 def _per_class(evaluation: Evaluation, classes: list[str], spread: Tensor) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "AP", "positives", "unknown", "spread"])
+    writer.writerow(["class", "AP", "positives", "unknown", "spread", "threshold"])
     unknown = (evaluation.targets < 0).sum(0).tolist()
     positives = evaluation.positives.tolist()
-    rows = zip(classes, evaluation.class_ap.tolist(), positives, unknown, spread.tolist(), strict=True)
+    numbers = (evaluation.class_ap.tolist(), positives, unknown, spread.tolist(), evaluation.thresholds.tolist())
+    rows = zip(classes, *numbers, strict=True)
     writer.writerows(["" if value != value else value for value in row] for row in rows)  # nan is not itself
     return text.getvalue()
 

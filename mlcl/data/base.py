@@ -162,6 +162,20 @@ class MultiLabelDataModule(LightningDataModule):
         """Read the splits and say what is in them."""
         if self.splits:
             return
+        val_source = self.read_splits()
+        train, test = self.splits.get("train"), self.splits.get("test")
+        if train is not None and test is not None and (both := set(train.paths) & set(test.paths)):
+            say(f"warning: {len(both):,} images are in train and in test; the test then measures memory")
+        for split, samples in self.splits.items():
+            note = f" ({val_source})" if split == "val" else ""
+            say(f"{split:5} {describe(samples.targets, self.classes)}{note}")
+
+    def read_splits(self) -> str:
+        """Fill ``splits``; returns where the validation images come from, in words.
+
+        Raises:
+            MlclError: if ``val_fraction`` cannot be carved, or a file is missing or wrong.
+        """
         train, val, test = (self._filtered(split) for split in ("train", "val", "test"))
         val_source = "its own split"
         if self.val_fraction:
@@ -180,11 +194,7 @@ class MultiLabelDataModule(LightningDataModule):
             test = val
         named: dict[Split, Samples | None] = {"train": train, "val": val, "test": test}
         self.splits = {split: samples for split, samples in named.items() if samples is not None}
-        if train is not None and test is not None and (both := set(train.paths) & set(test.paths)):
-            say(f"warning: {len(both):,} images are in train and in test; the test then measures memory")
-        for split, samples in self.splits.items():
-            note = f" ({val_source})" if split == "val" else ""
-            say(f"{split:5} {describe(samples.targets, self.classes)}{note}")
+        return val_source
 
     def dataset(self, split: Split, augmented: bool = True) -> ImageDataset:
         """The images of a split, augmented for ``train`` unless told otherwise, else plainly resized.

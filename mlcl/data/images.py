@@ -1,7 +1,9 @@
 """Reading one picture, whatever it is, as upright 8-bit RGB."""
 
 import io
+import os
 import re
+import stat
 import warnings
 from pathlib import Path
 
@@ -39,6 +41,8 @@ def read_image(path: str | Path) -> Tensor:
             (Pillow's decompression-bomb limit).
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for ever
+            raise ImageError(f"{path}: not a regular file")
         data = Path(path).read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is read past; torchvision 0.29 deprecates its decoders
@@ -48,7 +52,9 @@ def read_image(path: str | Path) -> Tensor:
                     raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
                     decoded: Tensor = decode_image(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
                     return decoded
-                return _from_pillow(picture)
+                return from_pillow(picture)
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError(f"{path}: no such image") from None
     except UnidentifiedImageError:
@@ -59,7 +65,8 @@ def read_image(path: str | Path) -> Tensor:
         raise ImageError(f"{path}: {reason.rstrip('.')}") from None
 
 
-def _from_pillow(picture: Image.Image) -> Tensor:
+def from_pillow(picture: Image.Image) -> Tensor:
+    """The same from an open Pillow image: (3, H, W) uint8 RGB, upright."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
         values = np.asarray(upright).astype(np.int64)

@@ -1,0 +1,77 @@
+"""The verbs beside fit, validate and test, one file each: arguments, what can be told at once, and the call.
+
+A verb's file imports nothing heavy at its top, so that help and mistakes are answered before torch is imported:
+
+    SUMMARY                     one line, for ``mlcl --help``
+    add_arguments(parser)
+    check(options)              raises MlclError for what is wrong with the command line
+    run(options) -> int         does it; returns the exit status
+"""
+
+import argparse
+import difflib
+from importlib import import_module
+from typing import Any, NoReturn
+
+from mlcl.errors import MlclError
+
+VERBS = ("predict", "calibrate", "export", "report", "compare")
+
+
+class UsageError(MlclError):
+    """A wrong command line: exit status 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing its usage; suggests the option that was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            word = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            close = difflib.get_close_matches(word, known, n=1)
+            message = f"unknown option {word}{f' (did you mean {close[0]}?)' if close else ''}"
+            if not word.startswith("-"):
+                message = f"unexpected {word!r}"
+        raise UsageError(f"{self.prog.removeprefix('mlcl ')}: {message}; {self.prog} --help shows the options")
+
+
+def summary(verb: str) -> str:
+    """What a verb does, in one line."""
+    return str(_module(verb).SUMMARY)
+
+
+def help_of(verb: str) -> str:
+    """Its ``--help``."""
+    return _parser(verb).format_help()
+
+
+def run(verb: str, arguments: list[str]) -> int:
+    """Run a verb and return its exit status.
+
+    Raises:
+        UsageError: for a wrong command line, before anything heavy is imported.
+        MlclError: for what goes wrong later.
+    """
+    options = _parser(verb).parse_args(arguments)
+    try:
+        _module(verb).check(options)
+    except MlclError as error:
+        raise UsageError(str(error)) from None
+    return int(_module(verb).run(options))
+
+
+def _module(verb: str) -> Any:
+    return import_module(f"mlcl.commands.{verb}")
+
+
+def _parser(verb: str) -> _Parser:
+    module = _module(verb)
+    parser = _Parser(
+        prog=f"mlcl {verb}",
+        description=module.SUMMARY[0].upper() + module.SUMMARY[1:] + ".",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser

@@ -1,0 +1,71 @@
+"""The verb calibrate: thresholds and a temperature from held-out images, into a new checkpoint."""
+
+import argparse
+from pathlib import Path
+
+from mlcl.commands import _options
+from mlcl.errors import MlclError
+
+SUMMARY = "thresholds per class and honest probabilities, from held-out images"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of calibrate."""
+    _options.add_checkpoint(parser)
+    _options.add_data(parser)
+    parser.add_argument(
+        "--target", type=_target, default=("f1", None), metavar="f1|precision=P|recall=R",
+        help="what each class's threshold is for: the best F1, or at least this precision or recall (default: f1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shrink", type=_amount, default=10.0, metavar="N",
+        help="positives at which a class's own threshold counts as much as the global one (default: 10)",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="FILE", help="new checkpoint (default: calibrated.ckpt beside the old one)")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise MlclError for what can be told at once."""
+    source = _options.checkpoint(options)
+    if options.output and Path(options.output).resolve() == source.resolve():
+        raise MlclError(f"--output {options.output} is the checkpoint itself; give another file")
+    if options.output and Path(options.output).is_dir():
+        raise MlclError(f"--output {options.output} is a folder; give a file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Calibrate."""
+    from mlcl import calibration, console
+
+    console.quieten()
+    source = _options.checkpoint(options)
+    target, level = options.target
+    calibration.calibrate(
+        source,
+        Path(options.output) if options.output else source.with_name("calibrated.ckpt"),
+        target=target,
+        level=level,
+        shrink=options.shrink,
+        imports=tuple(options.imports),
+        **_options.data(options),
+    )
+    return 0
+
+
+def _target(value: str) -> tuple[str, float | None]:
+    name, _, level = value.partition("=")
+    if name == "f1" and not level:
+        return name, None
+    if name in ("precision", "recall") and level:
+        return name, _options.share(level)
+    raise argparse.ArgumentTypeError(f"expected f1, precision=0.9 or recall=0.9, got {value!r}")
+
+
+def _amount(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {value!r}")
+    return number
