@@ -12,7 +12,7 @@ from mlcl import __version__, commands, help
 from mlcl.errors import MlclError
 
 _KEYS = (
-    *("model", "data", "trainer", "config", "seed_everything", "ckpt_path", "name", "ema_decay", "test_after_fit"),
+    *("model", "data", "trainer", "config", "seed_everything", "ckpt_path", "name", "ema_decay", "test_after_fit", "report"),
     *("import", "print_config", "help", "help_all"),
 )
 
@@ -106,8 +106,11 @@ def _mistake(verb: str, arguments: list[str]) -> str | None:
                 return f"{flag} needs a value"
             if key == "config" and not value.lstrip().startswith("{") and not Path(value).is_file():
                 return f"--config {value}: no such file"
-            if key == "ckpt_path" and value not in ("last", "null") and not Path(value).is_file():
-                return f"--ckpt_path {value}: no such file; give a checkpoint, or last"
+            if key == "ckpt_path" and value not in ("last", "null"):
+                if verb == "fit" and Path(value).is_dir():
+                    return f"--ckpt_path {value} is a folder; give the checkpoint to continue from, or last"
+                if not Path(value).exists():
+                    return f"--ckpt_path {value}: no such file; give a checkpoint, or last"
     if verb == "fit" and not arguments:
         return "mlcl fit needs --config FILE (or --data CLASS and more); mlcl fit --help shows the options"
     flags = {argument.split("=")[0] for argument in arguments}

@@ -68,6 +68,7 @@ class CLI(LightningCLI):
         parser.add_argument("--name", type=str, default="run", help="runs/<name>/version_<n> is the run's folder")
         parser.add_argument("--ema_decay", type=float | None, help="moving average of the weights, e.g. 0.9997")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
+        parser.add_argument("--report", type=bool, default=False, help="after a test, write report.html beside it")
         parser.add_argument("--import", type=str | None, help="a module of yours whose classes a checkpoint may name")
         parser.set_defaults(
             {
@@ -172,6 +173,10 @@ class CLI(LightningCLI):
                 raise MlclError(f"network or loss differ from the checkpoint's: {first[:300]}") from error
         if self.verb == "fit" and self.config.test_after_fit and not self.config.trainer.fast_dev_run:
             self._test_best(arguments)
+        if self.config.report and is_first() and (self.folder / "scores.npz").is_file():
+            from mlcl.report.page import write  # with matplotlib, which most runs do without
+
+            write(self.folder)
 
     def _test_best(self, arguments: dict[str, Any]) -> None:
         """With a new trainer: in the old one the EMA callback would load the raw weights (lightning 2.6.6)."""

@@ -44,7 +44,7 @@ def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str |
 
 
 def checkpoint_of(value: str | None, folder: Path) -> Path | None:
-    """The file that ``--ckpt_path`` means, ``last`` among the runs in this folder."""
+    """The file that ``--ckpt_path`` means, ``last`` among the runs in this folder; of a run's folder its best one."""
     if value in (None, "null"):
         return None
-    return runs.last_checkpoint(folder) if value == "last" else Path(str(value))
+    return runs.last_checkpoint(folder) if value == "last" else runs.best_checkpoint(Path(str(value)))

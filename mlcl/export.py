@@ -66,11 +66,8 @@ def export(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write, read = _FORMATS[kind]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporters, about themselves
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            write(network, batches[0][:2], _metadata(model), partial)
-            difference = _largest_difference(network, read(partial), batches)
+        written(network, batches[0][:2], metadata(model), partial, write)
+        difference = largest_difference(network, read(partial), batches)
         if not difference <= TOLERANCE:
             raise MlclError(f"{kind}: probabilities differ from the original's by up to {difference:.1e}: not written")
         partial.replace(output)
@@ -85,7 +82,17 @@ def export(
     return difference
 
 
-def _metadata(model: Model) -> dict[str, Any]:
+def written(
+    network: nn.Module, example: Tensor, metadata: dict[str, Any], path: Path, write: Callable[..., None]
+) -> None:
+    """Write it without what the exporters say about themselves; two images, since a batch of one is taken as fixed."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write(network, example, metadata, path)
+
+
+def metadata(model: Model) -> dict[str, Any]:
     """What the reader of the file needs to know, as JSON values."""
     return {
         "mlcl": __version__,
@@ -128,7 +135,8 @@ def _real_images(model: Model, images: Sequence[str], root: str | None, imports:
             say(f"not read: {error}")
 
 
-def _largest_difference(original: nn.Module, exported: Callable[[Tensor], Tensor], batches: list[Tensor]) -> float:
+def largest_difference(original: nn.Module, exported: Callable[[Tensor], Tensor], batches: list[Tensor]) -> float:
+    """Of probabilities, over batches of different sizes."""
     with torch.inference_mode():
         pairs = [(original(batch), exported(batch)) for batch in batches]
     return max(float((ours - theirs).abs().max()) for ours, theirs in pairs)

@@ -59,15 +59,16 @@ training
 
 _USAGE = {
     "fit": "usage: mlcl fit --config FILE [--config FILE ...] [--KEY VALUE ...]\n\nTrain; later options win.\n",
-    "validate": "usage: mlcl validate --ckpt_path FILE|last [--KEY VALUE ...]\n\nEvaluate on the validation images.\n",
-    "test": "usage: mlcl test --ckpt_path FILE|last [--KEY VALUE ...]\n\nEvaluate on the test images.\n",
+    "validate": "usage: mlcl validate --ckpt_path FILE|RUN|last [--KEY VALUE ...]\n\nEvaluate on the validation images.\n",
+    "test": "usage: mlcl test --ckpt_path FILE|RUN|last [--KEY VALUE ...]\n\nEvaluate on the test images.\n",
 }
 
 _RUN = """
 run
   --config FILE                 YAML; a second one is laid over the first
   --name NAME                   the run's folder is runs/NAME/version_N; by default the name of the config
-  --ckpt_path FILE|last         {ckpt}
+  --ckpt_path {ckpt}
+  --report true                 after a test, write report.html beside its results (mlcl report does so too)
   --import MODULE               a module of yours whose classes the checkpoint may name
   --print_config                show the whole configuration and stop
   --help_all                    every option there is, the trainer's too
@@ -76,7 +77,8 @@ run
 
 def of(verb: str) -> str:
     """The help of a verb."""
-    ckpt = "continue this run; last is the newest of this name" if verb == "fit" else "what to evaluate"
+    which = {"fit": "FILE|last         continue this run; last is the newest of this name"}
+    ckpt = which.get(verb, "FILE|RUN|last     what to evaluate; of a run's folder its best checkpoint")
     return _USAGE[verb] + _RUN.format(ckpt=ckpt) + _COMMON + (_TRAINING if verb == "fit" else "")
 
 

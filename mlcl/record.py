@@ -98,7 +98,7 @@ def for_evaluation(config: dict[str, Any]) -> dict[str, Any]:
     arguments = {**model["network"]["init_args"], "pretrained": False, "weights": None}
     model["network"] = {**model["network"], "init_args": arguments}
     trainer = {key: config["trainer"][key] for key in _TRAINER_KEYS if key in config["trainer"]}
-    kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "data") if key in config}
+    kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "data", "report") if key in config}
     return {**kept, "model": model, "trainer": trainer}
 
 
@@ -195,7 +195,7 @@ def _rows_by_name(
 def differences(stored: dict[str, Any], final: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Key, value of the checkpoint, value now, where both are given and differ; paths are compared as places."""
     before, after = _flat(stored), _flat(final)
-    skipped = ("name", "ckpt_path", "import", "test_after_fit", "data.interpolation", "model.init_from")
+    skipped = ("name", "ckpt_path", "import", "test_after_fit", "report", "data.interpolation", "model.init_from")
     found = []
     for key in before:
         machine = key.startswith("trainer.") and key != "trainer.precision"

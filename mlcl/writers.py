@@ -133,7 +133,7 @@ class VOC2012Writer:
         self.open.close()
         if failed:
             raise MlclError(
-                f"{failed} images could not be read, so {self.archive} was not written: the server wants all"
+                f"{failed:,} of the images could not be read, so {self.archive} was not written: the server wants all"
             )
         with tarfile.open(self.archive, "w:gz") as archive:
             archive.add(self.folder / "results", "results", filter=_anonymous)

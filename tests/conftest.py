@@ -48,12 +48,28 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def demo(demo_root: Path) -> list[str]:
     """Flags that make the demo config small enough for a test."""
+    return _demo_flags(demo_root)
+
+
+def _demo_flags(demo_root: Path) -> list[str]:
     return [
         *("--config", str(REPOSITORY / "configs" / "demo.yaml"), "--data.root", str(demo_root)),
         *("--data.train_images", "80", "--data.test_images", "25", "--data.scene_size", "64"),
         *("--data.image_size", "48", "--data.batch_size", "16", "--data.num_workers", "0"),
         *("--trainer.max_epochs", "2"),
     ]
+
+
+@pytest.fixture(scope="session")
+def trained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run: two epochs of the demo config on the small scenes, a quarter held out."""
+    folder, before = tmp_path_factory.mktemp("trained"), Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(["fit", *_demo_flags(demo_root), "--data.val_fraction", "0.25", "--model.optimizer.lr", "0.01"]) == 0
+    finally:
+        os.chdir(before)
+    return folder / "runs" / "demo" / "version_0"
 
 
 @dataclass

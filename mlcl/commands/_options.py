@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlcl import command_line, runs
+from mlcl import command_line
 from mlcl.errors import MlclError
 
 
@@ -30,8 +30,8 @@ def checkpoint(options: argparse.Namespace) -> Path:
     if value != "last" and not Path(value).exists():
         raise MlclError(f"--ckpt_path {value}: no such file or folder; give a checkpoint, a run's folder, or last")
     found = command_line.checkpoint_of(value, Path("runs").absolute() / options.name)
-    assert found is not None  # null means none for fit only
-    return runs.best_checkpoint(found)
+    assert found is not None  # null, which means none, is no file
+    return found
 
 
 def positive(value: str) -> int:
@@ -62,9 +62,9 @@ def whole(value: str) -> int:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Where the dataset of the checkpoint lies now, and how it is read."""
     add_root(parser)
-    parser.add_argument("--batch_size", type=positive, help="images per step (default: as trained)")
-    parser.add_argument("--num_workers", type=whole, help="loader processes (default: as trained)")
-    parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu (default: auto)")
+    parser.add_argument("--batch_size", type=positive, metavar="N", help="images per step (default: as trained)")
+    parser.add_argument("--num_workers", type=whole, metavar="N", help="loader processes (default: as trained)")
+    parser.add_argument("--accelerator", default="auto", metavar="KIND", help="auto, cpu, gpu (default: auto)")
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
