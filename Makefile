@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mulcon-demo test test-slow test-gpu test-upstream lint bench clean
+.PHONY: help demo mulcon-demo tour test test-slow test-gpu test-upstream lint bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,23 @@ mulcon-demo: .venv/installed  ## both stages of MulCon on generated pictures, in
 	$(BIN)/mlcl fit --config configs/demo.yaml --config configs/methods/mulcon.yaml \
 		--model.network.head.dim 128 --model.embedding_loss.projection 64 --trainer.max_epochs 4 \
 		--model.init_from runs/demo_mulcon_stage1
+
+# A command, and how long it took.
+step = @echo; echo "$$ mlcl $(1)"; bash -c 'TIMEFORMAT="[%0R s]"; time $(BIN)/mlcl $(1)'
+TOUR := runs/tour_bce/version_0/checkpoints
+
+tour: .venv/installed  ## every verb once, two methods compared: ten minutes on two CPU cores
+	rm -rf runs/tour runs/tour_bce runs/tour_asl
+	$(call step,fit --config configs/demo.yaml --name tour_bce)
+	$(call step,calibrate --ckpt_path runs/tour_bce)
+	$(call step,test --ckpt_path $(TOUR)/calibrated.ckpt)
+	$(call step,predict --ckpt_path $(TOUR)/calibrated.ckpt --images data/demo/val2014 --output runs/tour/predictions.csv)
+	$(call step,export --ckpt_path $(TOUR)/calibrated.ckpt --format onnx --output runs/tour/model.onnx)
+	$(call step,export --ckpt_path $(TOUR)/calibrated.ckpt --format torch_export --output runs/tour/model.pt2)
+	$(BIN)/python tests/real/agreement.py $(TOUR)/calibrated.ckpt runs/tour/model.onnx runs/tour/model.pt2 data/demo/val2014
+	$(call step,report runs/tour_bce/version_0/test_0)
+	$(call step,fit --config configs/demo.yaml --config configs/methods/asl.yaml --name tour_asl)
+	$(call step,compare runs/tour_bce runs/tour_asl --output runs/tour/compare)
 
 test: .venv/installed  ## every test that needs neither GPU nor minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q

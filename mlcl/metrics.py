@@ -150,7 +150,6 @@ class MultiLabelMetrics(Metric):
     """
 
     full_state_update = False
-    higher_is_better = True
     logits: list[Tensor]
     targets: list[Tensor]
     index: list[Tensor]
@@ -176,20 +175,16 @@ class MultiLabelMetrics(Metric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, targets: Tensor, index: Tensor | None = None) -> None:
-        """Add a batch.
+        """Add a batch; ValueError for other shapes.
 
         Args:
             logits: (B, K) raw scores; kept in at least fp32, since half-precision probabilities tie.
             targets: (B, K) integer in {1, 0, -1}.
             index: (B,) position in the dataset; the duplicates that a distributed sampler adds are dropped by it.
-
-        Raises:
-            ValueError: if a shape is not (B, K).
         """
         if logits.shape != targets.shape or logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            raise ValueError(
-                f"logits and targets must be (B, {self.num_classes}), got {(*logits.shape,)} and {(*targets.shape,)}"
-            )
+            got = f"{(*logits.shape,)} and {(*targets.shape,)}"
+            raise ValueError(f"logits and targets must be (B, {self.num_classes}), got {got}")
         self.logits.append(logits.detach().to(torch.promote_types(logits.dtype, torch.float32)))
         self.targets.append(targets.detach().to(torch.int8))
         unknown = torch.full((len(logits),), -1, device=logits.device)

@@ -19,11 +19,9 @@ from mlcl.losses import ClassificationLoss, EmbeddingLoss
 from mlcl.losses.binary_cross_entropy import BinaryCrossEntropy
 from mlcl.metrics import CF1Definition, Interpolation, MultiLabelMetrics
 from mlcl.network import Network
-from mlcl.optim import Constant, OptimizerFactory, Schedule, make_optimizer
+from mlcl.optim import Constant, OptimizerFactory, Schedule, make_optimizer, training_length
 from mlcl.seeding import derive, global_seed
 from mlcl.spread import EmbeddingSpread
-
-Batch = dict[str, Tensor]
 
 
 class MultiLabelModule(LightningModule):
@@ -83,7 +81,7 @@ class MultiLabelModule(LightningModule):
         """Probabilities (B, K) of uint8 images (B, 3, H, W)."""
         return torch.sigmoid(self.network(image).logits.float() / self.temperature)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every term by name, and ``loss``, their sum; views count as images for the classification loss."""
         image, target = batch["image"], batch["target"]
         views = image.shape[1] if image.ndim == 5 else 1
@@ -103,25 +101,25 @@ class MultiLabelModule(LightningModule):
         late = (self.global_step / self.steps_per_epoch if self._trainer else math.inf) - self.embedding_start
         return 0.0 if late < 0 else min(1.0, late / self.embedding_ramp) if self.embedding_ramp else 1.0
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step; the terms are logged as ``train/<name>``."""
         terms = self.losses(batch)
         for name, term in terms.items():
             self.log(f"train/{name}", term, prog_bar=name == "loss")
         return terms["loss"]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Collect what the metrics need; while training also the loss."""
         logits = self._evaluate(batch, self.val_metrics)
         if self.trainer.state.fn == TrainerFn.FITTING:
             loss = self.classification_loss(logits, batch["target"])
             self.log("val/classification", loss, on_epoch=True, sync_dist=True, batch_size=len(logits))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Collect what the metrics need."""
         self._evaluate(batch, self.test_metrics)
 
-    def _evaluate(self, batch: Batch, metrics: Metric) -> Tensor:
+    def _evaluate(self, batch: dict[str, Tensor], metrics: Metric) -> Tensor:
         logits, embeddings, _ = self.network(batch["image"])
         metrics.update(logits, batch["target"], batch["index"])
         self.spread.update(embeddings, batch["target"])
@@ -167,14 +165,9 @@ class MultiLabelModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise MlclError("the schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
         optimizer = make_optimizer(self, self.optimizer_factory, self.lr_mult)
-        self.trainer.fit_loop.setup_data()  # or the number of batches is unknown when only max_steps is given
-        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        self.steps_per_epoch = max(1, math.ceil(batches))
-        scheduler = self.schedule.build(optimizer, int(steps), self.steps_per_epoch)
+        steps, self.steps_per_epoch = training_length(self.trainer)
+        scheduler = self.schedule.build(optimizer, steps, self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -189,8 +182,8 @@ class MultiLabelModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the checkpoint says of itself."""
-        made = record.make(self.config, getattr(self.trainer, "datamodule", None))
-        checkpoint[record.KEY] = {**made, "planned_steps": self.planned_steps}
+        checkpoint[record.KEY] = record.make(self.config, getattr(self.trainer, "datamodule", None))
+        checkpoint[record.KEY]["planned_steps"] = self.planned_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the length of the schedule; away from training, the losses' parameters are of no use."""

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from lightning import Trainer
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -41,6 +42,20 @@ def make_optimizer(module: nn.Module, factory: OptimizerFactory, lr_mult: dict[s
     for group, (factor, _) in zip(optimizer.param_groups, keys, strict=True):
         group["lr"] *= factor
     return optimizer
+
+
+def training_length(trainer: Trainer) -> tuple[int, int]:
+    """Optimizer steps of the whole training, and of an epoch.
+
+    Raises:
+        MlclError: if the training has no end.
+    """
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise MlclError("the schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+    trainer.fit_loop.setup_data()  # or the number of batches is unknown when only max_steps is given
+    batches = trainer.num_training_batches / trainer.accumulate_grad_batches
+    return int(steps), max(1, math.ceil(batches))
 
 
 class Schedule(ABC):
