@@ -12,7 +12,18 @@ from mlcl import __version__, commands, help
 from mlcl.errors import MlclError
 
 _KEYS = (
-    *("model", "data", "trainer", "config", "seed_everything", "ckpt_path", "name", "ema_decay", "test_after_fit", "report"),
+    *(
+        "model",
+        "data",
+        "trainer",
+        "config",
+        "seed_everything",
+        "ckpt_path",
+        "name",
+        "ema_decay",
+        "test_after_fit",
+        "report",
+    ),
     *("import", "print_config", "help", "help_all"),
 )
 

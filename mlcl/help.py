@@ -59,7 +59,7 @@ training
 
 _USAGE = {
     "fit": "usage: mlcl fit --config FILE [--config FILE ...] [--KEY VALUE ...]\n\nTrain; later options win.\n",
-    "validate": "usage: mlcl validate --ckpt_path FILE|RUN|last [--KEY VALUE ...]\n\nEvaluate on the validation images.\n",
+    "validate": "usage: mlcl validate --ckpt_path FILE|RUN|last [--KEY VALUE ...]\n\nEvaluate on validation images.\n",
     "test": "usage: mlcl test --ckpt_path FILE|RUN|last [--KEY VALUE ...]\n\nEvaluate on the test images.\n",
 }
 

@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from torch import Tensor
 
+from mlcl.analysis import reliability
 from mlcl.metrics import f1_family
 
 Array = NDArray[np.float64]
@@ -119,31 +120,13 @@ def cross_fitted(
     return predicted, probabilities
 
 
-def calibration_error(probabilities: Tensor, targets: Tensor, bins: int = 15) -> float:
-    """Expected calibration error: how far probabilities lie from the share of present labels, in [0, 1].
-
-    The mean over all known (image, class) entries of |mean probability - share of positives| of the entry's bin, in
-    ``bins`` equally wide bins.
-
-    Args:
-        probabilities: (N, K).
-        targets: (N, K) integer in {1, 0, -1}; -1 is left out.
-        bins: number of them.
-    """
-    known = targets >= 0
-    values, labels = probabilities[known].double(), (targets[known] == 1).double()
-    place = (values * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, values - labels)
-    return float(gaps.abs().sum() / max(len(values), 1))
-
-
 def summary(predicted: Tensor, probabilities: Tensor, targets: Tensor) -> dict[str, float]:
     """CF1, OF1 and the expected calibration error (ECE), in [0, 1]."""
     values = f1_family(predicted, targets)
     return {
         "CF1": float(values["CF1"]),
         "OF1": float(values["OF1"]),
-        "ECE": calibration_error(probabilities, targets),
+        "ECE": reliability(probabilities.numpy(), targets.numpy()).error,
     }
 
 

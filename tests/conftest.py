@@ -66,7 +66,9 @@ def trained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, before = tmp_path_factory.mktemp("trained"), Path.cwd()
     os.chdir(folder)
     try:
-        assert main(["fit", *_demo_flags(demo_root), "--data.val_fraction", "0.25", "--model.optimizer.lr", "0.01"]) == 0
+        assert (
+            main(["fit", *_demo_flags(demo_root), "--data.val_fraction", "0.25", "--model.optimizer.lr", "0.01"]) == 0
+        )
     finally:
         os.chdir(before)
     return folder / "runs" / "demo" / "version_0"

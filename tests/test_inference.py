@@ -81,7 +81,9 @@ def test_a_head_without_attention(mlcl, demo, pictures):
 
 def test_a_class_of_the_users_own_needs_a_word(trained, tmp_path, pictures, monkeypatch):
     """A checkpoint may not name any module it likes; the one the user vouches for is imported."""
-    (tmp_path / "own_head.py").write_text("from mlcl.heads import SemanticAttention\nclass Own(SemanticAttention):\n    pass\n")
+    (tmp_path / "own_head.py").write_text(
+        "from mlcl.heads import SemanticAttention\nclass Own(SemanticAttention):\n    pass\n"
+    )
     content = record.load(runs.best_checkpoint(trained))
     config = yaml.safe_load(content[record.KEY]["config"])
     config["model"]["network"]["init_args"]["head"]["class_path"] = "own_head.Own"
@@ -108,5 +110,5 @@ def test_settings_that_cannot_be_made(trained, tmp_path):
     content = record.load(runs.best_checkpoint(trained))
     content[record.KEY]["config"] = content[record.KEY]["config"].replace("test_resnet", "resnet_of_nobody")
     torch.save(content, tmp_path / "odd.ckpt")
-    with pytest.raises(MlclError, match="odd.ckpt: .*resnet_of_nobody"):
+    with pytest.raises(MlclError, match=r"odd.ckpt: .*resnet_of_nobody"):
         load(tmp_path / "odd.ckpt")

@@ -69,7 +69,11 @@ def test_version():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fti"], "unknown verb 'fti' (did you mean fit?); verbs: fit, validate, test, predict, calibrate, export, report, compare"),
+        (
+            ["fti"],
+            "unknown verb 'fti' (did you mean fit?); verbs: fit, validate, test, predict, calibrate, export, report, "
+            "compare",
+        ),
         (["fit", "--modle.network.head", "X"], "unknown option --modle.network.head (did you mean --model?)"),
         (["fit", "--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
         (["fit", "--config=nowhere.yaml"], "--config nowhere.yaml: no such file"),

@@ -250,7 +250,10 @@ def test_voc2012_refusals(mlcl, trained, voc_model, tmp_path):
     (tmp_path / "images" / "00001.png").unlink()
     (tmp_path / "images" / "00002.jpg").write_text("no")
     outcome = mlcl("predict", "--ckpt_path", voc_model, *common)
-    assert outcome.status == 1 and "1 of the images could not be read, so out/results.tar.gz was not written" in outcome.err
+    assert (
+        outcome.status == 1
+        and "1 of the images could not be read, so out/results.tar.gz was not written" in outcome.err
+    )
     assert not Path("out/results.tar.gz").exists()
 
 

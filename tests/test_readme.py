@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, tiny_data
 
+from mlcl import commands
+
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -71,12 +73,30 @@ def test_the_loss_in_python_runs():
     assert names["value"].isfinite()
 
 
+def test_the_model_in_python_runs(place: Path, mlcl, monkeypatch):
+    """On a run of its own, whatever was run before."""
+    flags = [*tiny_data("Demo", place / "Demo"), *TINY]
+    monkeypatch.chdir(place)
+    assert mlcl("fit", "--config", "configs/demo.yaml", "--name", "python", *flags).status == 0
+    first, second = sorted((place / "Demo" / "val2014").glob("*.jpg"))[:2]
+    (place / "street.jpg").write_bytes(first.read_bytes())
+    (place / "garden.png").write_bytes(second.read_bytes())
+    names: dict = {}
+    exec(next(block for block in PYTHON if "mlcl.load(" in block).replace("runs/demo/", "runs/python/"), names)
+    assert len(names["out"].labels) == 2 and names["out"].scores.shape == (2, 12)
+
+
 @pytest.mark.parametrize("words", MLCL, ids=" ".join)
 def test_it_runs(words, place: Path, mlcl, monkeypatch):
     monkeypatch.chdir(place)
     if words == ["fit", "--help"]:
         outcome = mlcl(*words)
         assert outcome.status == 0 and "--data.root" in outcome.out
+        return
+    if words[0] in commands.VERBS:
+        given = [str(place / "Demo" / "val2014") if word == "IMAGES" else word for word in words]
+        outcome = mlcl(*given)
+        assert outcome.status == 0, outcome.err
         return
     weights = place / "weights.pth"
     if "WEIGHTS" in words:

@@ -112,8 +112,9 @@ def test_calibration_error_equals_a_loop():
         ]
         known += len(inside)
         total += abs(sum(p for p, _ in inside) - sum(t for _, t in inside))
-    assert thresholds.calibration_error(probabilities, targets) == pytest.approx(total / known)
-    assert thresholds.calibration_error(torch.ones(3, 2), torch.ones(3, 2)) == 0
+    assert thresholds.summary(probabilities >= 0.5, probabilities, targets)["ECE"] == pytest.approx(total / known)
+    certain = torch.ones(3, 2)
+    assert thresholds.summary(certain > 0, certain, certain)["ECE"] == 0
 
 
 def test_no_image_is_scored_by_a_calibration_that_saw_it():

@@ -14,6 +14,11 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--ckpt_path", required=True, metavar="FILE|RUN|last", help="checkpoint; a run's folder means its best.ckpt"
     )
     parser.add_argument("--name", default="run", help="whose last.ckpt --ckpt_path last means: runs/NAME")
+    add_import(parser)
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """``--import``."""
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE",
         help="a module of yours whose classes the checkpoint may name",

@@ -24,12 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--writer", choices=("voc2012",), help="files for the PASCAL server, of the ids in ImageSets/Main/test.txt"
     )
-    parser.add_argument("--batch_size", type=_options.positive, default=32, metavar="N", help="per device (default: 32)")
-    parser.add_argument("--num_workers", type=_options.whole, default=4, metavar="N", help="loader processes (default: 4)")
+    parser.add_argument(
+        "--batch_size", type=_options.positive, default=32, metavar="N", help="per device (default: 32)"
+    )
+    parser.add_argument(
+        "--num_workers", type=_options.whole, default=4, metavar="N", help="loader processes (default: 4)"
+    )
     parser.add_argument("--accelerator", default="auto", metavar="KIND", help="auto, cpu, gpu (default: auto)")
     parser.add_argument("--devices", default="1", metavar="N", help="how many of them, or auto (default: 1)")
     parser.add_argument(
-        "--precision", default="32-true", metavar="KIND", help="32-true, bf16-mixed, 16-mixed; coarser is faster (default: 32-true)"
+        "--precision",
+        default="32-true",
+        metavar="KIND",
+        help="32-true, bf16-mixed, 16-mixed; coarser is faster (default: 32-true)",
     )
 
 

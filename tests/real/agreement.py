@@ -1,6 +1,6 @@
 """Do a checkpoint, its ONNX file and its torch.export file say the same of pictures? ``make tour`` asks at its end.
 
-    python tests/real/agreement.py CHECKPOINT MODEL.onnx MODEL.pt2 FOLDER
+python tests/real/agreement.py CHECKPOINT MODEL.onnx MODEL.pt2 FOLDER
 """
 
 import json
@@ -32,7 +32,7 @@ def main(checkpoint: str, onnx: str, exported: str, folder: str, count: int = 50
     for name, values in scores.items():
         difference = float(np.abs(values - out.scores.numpy()).max())
         other = int(((values >= np.array(stored[name])) != labels).sum())
-        print(f"{name:12} {len(paths)} images, largest difference {difference:.1e}, {other} of {labels.size} labels differ")
+        print(f"{name:12} {len(paths)} images, largest difference {difference:.1e}, {other} of {labels.size} labels")
         worst = max(worst, difference, float(other))
     sys.exit(worst > 1e-4)
 

@@ -1,0 +1,156 @@
+"""What reports and figures say in numbers: pure functions of probabilities, targets and thresholds.
+
+Probabilities are (N, K) float64, targets (N, K) integer in {1 present, 0 absent, -1 unknown}, thresholds (K,) float64;
+a label is predicted where its probability reaches the threshold. Unknown entries are left out everywhere.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+LEAST_IMAGES = 5  # of a pair of classes: a share of fewer says little
+
+
+@dataclass(frozen=True)
+class PRCurve:
+    """Precision against recall of one class, one point per distinct score, from the highest score down."""
+
+    recall: Floats  # (P,)
+    precision: Floats  # (P,)
+    point: tuple[float, float] | None  # recall and precision at the threshold; None where nothing is predicted
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Per class, at its threshold; NaN where a number is not defined."""
+
+    positives: Ints  # (K,) images in which the class is present
+    predicted: Ints  # (K,) images in which it is predicted, among those where it is known
+    precision: Floats  # (K,) 0 for a class that is never predicted, as in CP
+    recall: Floats  # (K,) NaN without positives
+    f1: Floats  # (K,) NaN without positives
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Probabilities against what came true, over all known entries, in bins of equal width."""
+
+    count: Ints  # (B,)
+    probability: Floats  # (B,) mean in the bin; NaN where it is empty
+    share: Floats  # (B,) of entries that are present; NaN where it is empty
+    error: float  # expected calibration error: mean of |share - probability|, weighted by count
+
+
+@dataclass(frozen=True)
+class CoOccurrence:
+    """Of the images in which class a is present (row) and class b is known (column): where b is, and is predicted."""
+
+    images: Ints  # (K, K)
+    present: Ints  # (K, K)
+    predicted: Ints  # (K, K)
+
+    @property
+    def difference(self) -> Floats:
+        """(K, K) share predicted minus share present; NaN on the diagonal and below ``LEAST_IMAGES``."""
+        left_out = (self.images < LEAST_IMAGES) | np.eye(len(self.images), dtype=bool)
+        return np.where(left_out, np.nan, self._excess(self.images))
+
+    @property
+    def weight(self) -> Floats:
+        """(K, K) the difference times the square root of the number of images: neither rare nor common pairs win."""
+        return np.where(np.isnan(self.difference), 0.0, self._excess(np.sqrt(self.images)))
+
+    def _excess(self, divisor: NDArray[Any]) -> Floats:
+        result: Floats = (self.predicted - self.present) / np.maximum(divisor, 1)
+        return result
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A class that stands out among the images on which another class is wrong."""
+
+    index: int
+    count: int  # of those images
+    usual: float  # its share among all images
+
+
+def pr_curve(scores: Floats, targets: NDArray[Any], threshold: float | None = None) -> PRCurve:
+    """The curve of one class.
+
+    Args:
+        scores: (N,), higher means more likely present.
+        targets: (N,) integer.
+        threshold: in the scale of the scores.
+    """
+    known = targets >= 0
+    order = np.argsort(-scores[known], kind="stable")
+    ranked, hits = scores[known][order], np.cumsum(targets[known][order] == 1)
+    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True)) if len(ranked) else np.array([], dtype=np.int64)
+    recall, precision = hits[last] / max(1, hits[-1] if len(hits) else 0), hits[last] / (last + 1)
+    chosen = int((ranked >= threshold).sum()) if threshold is not None else 0
+    at = np.searchsorted(last, chosen - 1)
+    return PRCurve(recall, precision, (float(recall[at]), float(precision[at])) if chosen else None)
+
+
+def decisions(probabilities: Floats, targets: NDArray[Any], thresholds: Floats) -> Decisions:
+    """Precision, recall and F1 of every class at its threshold."""
+    predicted = (probabilities >= thresholds) & (targets >= 0)
+    positive = targets == 1
+    hits, claimed, present = ((predicted & positive).sum(0), predicted.sum(0), positive.sum(0))
+    undefined = present == 0
+    return Decisions(
+        positives=present,
+        predicted=claimed,
+        precision=hits / np.maximum(claimed, 1),
+        recall=np.where(undefined, np.nan, hits / np.maximum(present, 1)),
+        f1=np.where(undefined, np.nan, 2 * hits / np.maximum(claimed + present, 1)),
+    )
+
+
+def reliability(probabilities: Floats, targets: NDArray[Any], bins: int = 15) -> Reliability:
+    """The reliability diagram's numbers, pooled over classes."""
+    known = targets >= 0
+    values, present = probabilities[known], targets[known] == 1
+    place = np.minimum((values * bins).astype(np.int64), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, weights=what, minlength=bins) for what in (values, present))
+    probability, share = (np.where(count == 0, np.nan, total / np.maximum(count, 1)) for total in sums)
+    error = np.nansum(count * np.abs(share - probability)) / max(1, count.sum())
+    return Reliability(count, probability, share, float(error))
+
+
+def co_occurrence(predicted: Bools, targets: NDArray[Any]) -> CoOccurrence:
+    """For every pair of classes, what is predicted beside a class against what is there.
+
+    Args:
+        predicted: (N, K).
+        targets: (N, K) integer.
+    """
+    known, present = targets >= 0, (targets == 1).astype(np.float64)  # float: BLAS multiplies integers slowly
+    counts = (present.T @ what.astype(np.float64) for what in (known, present, predicted & known))
+    images, there, claimed = (np.rint(count).astype(np.int64) for count in counts)
+    return CoOccurrence(images, there, claimed)
+
+
+def companions(images: Bools, entries: Bools, known: Bools, own: int, most: int = 5) -> list[Companion]:
+    """The classes that are more frequent among some images than among all, by how many images more; at least one.
+
+    Args:
+        images: (N,) those on which class ``own`` is wrong.
+        entries: (N, K) what is counted: classes that are present, or wrongly predicted.
+        known: (N, K) entries that can be counted.
+        own: left out.
+        most: length of the answer.
+    """
+    entries = entries & known
+    usual = entries.sum(0) / np.maximum(known.sum(0), 1)
+    count = entries[images].sum(0)
+    excess = count - usual * known[images].sum(0)
+    excess[own] = 0
+    best = np.argsort(-excess, kind="stable")[:most]
+    return [Companion(int(k), int(count[k]), float(usual[k])) for k in best if excess[k] >= 1]

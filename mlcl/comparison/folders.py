@@ -1,0 +1,111 @@
+"""From the folders on the command line to methods and their runs; paths only, so that mistakes are answered at once."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlcl.errors import MlclError
+
+SCORES = "scores.npz"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A name and the folders of its runs, each with a ``scores.npz``."""
+
+    name: str
+    runs: tuple[Path, ...]
+
+
+def find(folders: Sequence[Path], baseline: Path | None = None) -> tuple[list[Method], list[str]]:
+    """Group runs by method, the folder above ``version_<n>``; where all share that one, each run is a method.
+
+    Args:
+        folders: of a run, of a test in it, or of several runs.
+        baseline: what the others are compared with, by default the first; of a method among ``folders`` those runs
+            count, else it is added.
+
+    Returns:
+        The methods, the baseline first, and a line for whatever was left out.
+
+    Raises:
+        MlclError: if there is no such folder, no scores in it, or only one method.
+    """
+    notes: list[str] = []
+    found = [_runs(folder, notes) for folder in folders]
+    first = found[0] if baseline is None else _runs(baseline, notes)
+    runs = [run for group in found for run in group]
+    owner: Callable[[Path], Path] = method_of
+    if len({method_of(run) for run in (*first, *runs)}) == 1 and all(len(group) == 1 for group in (first, *found)):
+        owner = _itself
+    groups: dict[Path, list[Path]] = {owner(first[0]): []}
+    for run in dict.fromkeys(runs):
+        groups.setdefault(owner(run), []).append(run)
+    groups[owner(first[0])] = groups[owner(first[0])] or first
+    if len(groups) < 2:
+        raise MlclError(
+            f"only one method was given, {shown(next(iter(groups)))}: name the folders of two or more, "
+            "such as runs/bce runs/asl"
+        )
+    return [Method(_name(folder, groups), tuple(members)) for folder, members in groups.items()], sorted(set(notes))
+
+
+def run_of(scores: Path) -> Path:
+    """The run's folder, also from the folder of a test in it."""
+    return scores.parent if re.fullmatch(r"(test|validate)_\d+", scores.name) else scores
+
+
+def method_of(scores: Path) -> Path:
+    """The folder that gives a method its name: the one above ``version_<n>``, or a run that was moved elsewhere."""
+    run = run_of(scores)
+    return run.parent if re.fullmatch(r"version_\d+", run.name) else run
+
+
+def shown(folder: Path) -> str:
+    """A path as a person would type it here."""
+    relative = os.path.relpath(folder)
+    return str(folder) if relative.startswith(os.path.join("..", "..")) else relative
+
+
+def _itself(run: Path) -> Path:
+    return run
+
+
+def _runs(folder: Path, notes: list[str]) -> list[Path]:
+    """The folders with scores that one argument stands for; runs among them without any are noted."""
+    if not folder.is_dir():
+        problem = "is a file, not a folder: give the run it lies in" if folder.exists() else "no such folder"
+        raise MlclError(f"{folder}{' ' if folder.exists() else ': '}{problem}, such as runs/bce or runs/bce/version_0")
+    folder = folder.resolve()
+    if own := _scores(folder):
+        return [own]
+    versions = _numbered(folder, "version_")
+    found = [own for version in versions if (own := _scores(version))]
+    if not found:
+        raise MlclError(
+            f"{shown(folder)}: no {SCORES} in it or in its version_<n>; mlcl fit writes it after training, and so does "
+            "mlcl test --ckpt_path FILE"
+        )
+    notes += [f"{shown(version)} is left out: it has no {SCORES}" for version in versions if not _scores(version)]
+    return found
+
+
+def _scores(run: Path) -> Path | None:
+    """The run itself, or its newest test where training left no scores."""
+    return next((f for f in (run, *reversed(_numbered(run, "test_"))) if (f / SCORES).is_file()), None)
+
+
+def _numbered(folder: Path, prefix: str) -> list[Path]:
+    """Subfolders ``<prefix><n>`` by number: 10 comes after 9."""
+    numbers = {path: path.name.removeprefix(prefix) for path in folder.glob(f"{prefix}*") if path.is_dir()}
+    return sorted((path for path, n in numbers.items() if n.isdigit()), key=lambda path: int(numbers[path]))
+
+
+def _name(folder: Path, others: dict[Path, list[Path]]) -> str:
+    """The shortest end of the path that no other method's has."""
+    for depth in range(1, len(folder.parts)):
+        if sum(other.parts[-depth:] == folder.parts[-depth:] for other in others) == 1:
+            return "/".join(folder.parts[-depth:])
+    return str(folder)

@@ -1,0 +1,127 @@
+"""The comparison itself: every method's metrics over its runs, and its gain over the baseline with error bars."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from mlcl.comparison import notes
+from mlcl.comparison.bootstrap import image_weights, resampled_ap, resampled_mean, widening
+from mlcl.comparison.folders import Method
+from mlcl.comparison.scores import Scores, align, common_definitions, read
+from mlcl.errors import MlclError
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A method's mAP, and the AP of each class, minus the baseline's; shares, not percent."""
+
+    value: float
+    low: float  # of the 95 % interval
+    high: float
+    below: float  # share of the resamples in which the difference is below 0
+    class_values: Tensor  # (K,) float64, NaN for a class without positives
+    class_low: Tensor
+    class_high: Tensor
+
+    @property
+    def verdict(self) -> str:
+        """What may be said at the 95 % level."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference at the 95 % level"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method over its n runs."""
+
+    name: str
+    values: dict[str, Tensor]  # metric: (n,) float64
+    class_ap: Tensor  # (n, K) float64
+    gain: Gain | None  # None for the baseline itself
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that the table, the figure and the page show; the baseline is the first result."""
+
+    split: str
+    images: int
+    classes: list[str]
+    positives: list[int]
+    definitions: dict[str, Any]
+    results: list[Result]
+    notes: list[str]
+    resamples: int
+    seed: int
+
+
+def compare(
+    methods: Sequence[Method], resamples: int = 1000, seed: int = 0, left_out: Sequence[str] = ()
+) -> Comparison:
+    """Read the runs, refuse what cannot be compared, and bootstrap over images and seeds.
+
+    Args:
+        methods: two or more, the baseline first.
+        resamples: B.
+        seed: of the resampling; the same seed gives the same numbers.
+        left_out: lines to be noted beside our own.
+
+    Raises:
+        MlclError: if a run cannot be read, or two are of other images, labels or definitions.
+    """
+    reference = read(methods[0].runs[0])
+    runs = [[align(read(folder), reference) for folder in method.runs] for method in methods]
+    definitions = common_definitions([run for members in runs for run in members])
+    positives = (reference.targets == 1).sum(0)
+    if not positives.any():
+        raise MlclError("no image has any label, so there is no average precision to compare")
+    resampled = _resampled(runs, resamples, seed)
+    results: list[Result] = []
+    for method, members, drawn in zip(methods, runs, resampled, strict=True):
+        evaluated = [run.evaluate() for run in members]
+        values = {name: torch.stack([e.values[name] for e in evaluated]) for name in evaluated[0].values}
+        class_ap = torch.stack([e.class_ap for e in evaluated])
+        gain = _gain(class_ap.mean(0) - results[0].class_ap.mean(0), drawn - resampled[0]) if results else None
+        results.append(Result(method.name, values, class_ap, gain))
+    said = [*left_out, *notes.of({method.name: members for method, members in zip(methods, runs, strict=True)})]
+    return Comparison(
+        *(reference.split, len(reference.targets), reference.classes, positives.tolist(), definitions),
+        *(results, said, resamples, seed),
+    )
+
+
+def _resampled(runs: list[list[Scores]], resamples: int, seed: int) -> list[Tensor]:
+    """(B, K) of every method: the AP of each class, mean over resampled runs, on resampled images."""
+    console = Console(stderr=True)
+    bars = track(
+        [run for members in runs for run in members],
+        "bootstrap, run by run",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    class_ap = iter([
+        resampled_ap(run.logits, run.targets, run.variant[0], image_weights(len(run.targets), resamples, seed))
+        for run in bars
+    ])  # fmt: skip
+    generator = np.random.default_rng([seed, 1])
+    wider = widening([len(members) for members in runs], LEVEL)
+    return [resampled_mean(torch.stack([next(class_ap) for _ in members]), generator, wider) for members in runs]
+
+
+def _gain(observed: Tensor, resampled: Tensor) -> Gain:
+    """From the differences per class: (K,) as measured and (B, K) resampled."""
+    # Equal runs give means that differ in the last bit: 1e-17 is neither above nor below 0.
+    observed, resampled = observed.round(decimals=12), resampled.round(decimals=12)
+    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    overall = resampled.nanmean(1)  # all runs have the same labels, so the same classes are left out of both mAPs
+    low, high = overall.nanquantile(tails).tolist()
+    below = float((overall < 0).double().mean())
+    return Gain(float(observed.nanmean()), low, high, below, observed, *resampled.nanquantile(tails, dim=0))

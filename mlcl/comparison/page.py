@@ -1,0 +1,95 @@
+"""What ``mlcl compare`` shows and leaves: tables at the terminal, compare.md, compare.html, per_class_gains.png."""
+
+import os
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from mlcl import pages
+from mlcl.comparison import tables
+from mlcl.comparison.figure import alternative, caption, per_class_gains
+from mlcl.comparison.outcome import Comparison
+from mlcl.errors import MlclError
+from mlcl.runs import write_text
+
+PLOT = "per_class_gains.png"
+
+
+def show(comparison: Comparison) -> None:
+    """Print the tables, the definitions and the notes."""
+    console = Console()
+    for table in (tables.metrics(comparison, ("mAP", "CF1", "OF1")), tables.gains(comparison)):
+        console.print(table.title, highlight=False, markup=False)
+        console.print(table.rich())
+    definitions = [f"{name}: {meaning}" for name, meaning in comparison.definitions.items()]
+    for style, lines in (("dim", definitions), ("yellow", comparison.notes)):
+        for line in lines:
+            console.print(Padding(Text(line, style), (0, 0, 0, 2), expand=False))
+
+
+def write(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write the three files.
+
+    Raises:
+        MlclError: if the folder cannot be written to.
+    """
+    figure = per_class_gains(comparison)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a class name in a script the font lacks
+            figure.savefig(folder / PLOT, dpi=150)
+        write_text(folder / "compare.md", _markdown(comparison))
+        write_text(folder / "compare.html", _html(comparison))
+    except OSError as error:
+        raise MlclError(f"--output {folder}: cannot be written to: {error.strerror}") from error
+    return [folder / name for name in ("compare.md", "compare.html", PLOT)]
+
+
+def _summary_tables(comparison: Comparison) -> list[tables.Table]:
+    top3 = tables.metrics(comparison, tables.METRICS[1:], "_top3")
+    return [tables.metrics(comparison), tables.gains(comparison), top3]
+
+
+def _markdown(comparison: Comparison) -> str:
+    definitions = "\n".join(
+        f"- {tables.markdown_text(name)}: {tables.markdown_text(str(meaning))}"
+        for name, meaning in comparison.definitions.items()
+    )
+    notes = "\n".join(f"- {tables.markdown_text(note)}" for note in comparison.notes)
+    parts = [
+        f"# {tables.markdown_text(_title(comparison))}",
+        *(table.markdown() for table in _summary_tables(comparison)),
+        f"## AP gain of each class\n\n![{tables.markdown_text(alternative(comparison))}]({PLOT})",
+        tables.markdown_text(caption(comparison)),
+        *([f"## Notes\n\n{notes}"] if notes else []),
+        f"## Definitions\n\n{definitions}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(comparison: Comparison) -> str:
+    others = [result.name for result in comparison.results[1:]]
+    return pages.render(
+        "compare.html",
+        title=_title(comparison),
+        tables=_summary_tables(comparison),
+        classes=tables.per_class(comparison),
+        plots=[pages.svg(per_class_gains(comparison, [name]), alternative(comparison, [name])) for name in others],
+        caption=caption(comparison),
+        notes=comparison.notes,
+        definitions=comparison.definitions,
+    )
+
+
+def _title(comparison: Comparison) -> str:
+    baseline, *others = (result.name for result in comparison.results)
+    return f"{', '.join(others)} against {baseline}"
+
+
+def shown(paths: list[Path]) -> str:
+    """Where the files are, in one line."""
+    return f"written: {', '.join(os.path.relpath(path) for path in paths)}"

@@ -1,0 +1,143 @@
+"""Self-contained HTML pages: templates, and figures and pictures as inline data; nothing is fetched from anywhere."""
+
+import base64
+import hashlib
+import io
+import math
+import re
+import secrets
+import warnings
+from functools import cache
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from numpy.typing import NDArray
+from PIL import Image
+
+_SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+_INK = re.compile(r"#000000\b")  # black becomes the page's text colour, which differs between light and dark
+_FONT = re.compile(r"(font-family: |font: [^;]*?px )[^;]*")  # matplotlib writes one or the other
+_DIGITS = re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is enough, and makes files smaller
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of ``mlcl/templates``; every value is escaped unless it is ``Markup``.
+
+    Templates that extend ``base.html`` set the blocks ``title``, ``main``, and where needed ``style`` and ``script``.
+
+    Args:
+        template: file name, such as ``report.html``.
+        values: what the template names; one that is missing raises ``jinja2.UndefinedError``.
+    """
+    # Only the page's own scripts carry the nonce: one that slipped into the page as data would not run.
+    return _environment().get_template(template).render(nonce=secrets.token_urlsafe(12), **values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("mlcl"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "decimal": decimal}
+    return environment
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as percent without the sign, ``0.4213`` as ``42.1``; nothing known (None, NaN) as an empty text."""
+    return decimal(None if value is None else 100 * value, digits)
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """A number with so many digits after the point; nothing known (None, NaN) as an empty text."""
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def svg(figure: Figure, alt: str) -> Markup:
+    """A figure as inline ``<svg role="img">`` that takes its text colour, font and width from the page.
+
+    Black lines and texts become ``currentColor`` and backgrounds transparent, so use black (with alpha for grey) for
+    what must read in light and dark alike, and mid-tones for the rest. A ``gid`` set on an artist becomes the attribute
+    ``data-gid`` of its group, for scripts, if there is a hyphen in it (``class-3``). Nothing in a text is mathematics;
+    a log axis needs a plain tick formatter.
+
+    Args:
+        figure: drawn with any size; it is at most its own width on the page, and shrinks with the container.
+        alt: what the figure shows, in words.
+    """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    file = io.BytesIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mlcl"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser draws the text, with its own fonts
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    root = ElementTree.fromstring(file.getvalue())
+    width = float(root.attrib["width"].removesuffix("pt"))
+    _plain(root, prefix="f" + hashlib.sha256(file.getvalue() + alt.encode()).hexdigest()[:8])
+    box = root.attrib["viewBox"]
+    root.attrib = {"class": "plot", "role": "img", "aria-label": alt, "viewBox": box}
+    root.attrib["style"] = f"max-width: {width * 4 / 3:.0f}px"
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # all texts escaped by ElementTree
+
+
+def _plain(root: ElementTree.Element, prefix: str) -> None:
+    """In place: no namespaces, metadata or style sheet; ids unique on the page; the page's colour and font."""
+    parents = {child: parent for parent in root.iter() for child in parent}
+    for node, parent in parents.items():
+        if node.tag.removeprefix(_SVG) in ("metadata", "style"):
+            parent.remove(node)
+    used = set(re.findall(r"(?:url\(|href=\")#([^\")]+)", ElementTree.tostring(root, encoding="unicode")))
+    for node in root.iter():
+        node.tag = node.tag.removeprefix(_SVG)
+        node.tail = None
+        if node.tag != "text" and not (node.text or "").strip():
+            node.text = None
+        _plain_attributes(node.attrib, prefix, used)
+
+
+def _plain_attributes(attributes: dict[str, str], prefix: str, used: set[str]) -> None:
+    name = attributes.pop("id", "")
+    if name in used:
+        attributes["id"] = f"{prefix}-{name}"
+    elif "-" in name:  # given by us; matplotlib's own look like axes_1
+        attributes["data-gid"] = name
+    if link := attributes.pop(_LINK, ""):
+        attributes["href"] = f"#{prefix}-{link[1:]}" if link.startswith("#") else link
+    for key, value in attributes.items():
+        if key in ("style", "clip-path", "fill", "stroke"):
+            value = _FONT.sub(r"\1system-ui, sans-serif", _INK.sub("currentColor", value))
+            attributes[key] = value.replace("url(#", f"url(#{prefix}-")
+        elif key in ("d", "x", "y", "width", "height"):
+            attributes[key] = _DIGITS.sub(r"\1", " ".join(value.split()))
+
+
+def jpeg(picture: Image.Image, quality: int = 80) -> str:
+    """A picture as a ``data:`` address for ``<img src>``."""
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=quality, optimize=True)
+    return _address("image/jpeg", file)
+
+
+def png(pixels: NDArray[np.uint8]) -> str:
+    """Pixels (h, w, 4) uint8 RGBA, as a ``data:`` address; for small things with transparency."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return _address("image/png", file)
+
+
+def _address(kind: str, file: io.BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``2.1 MB``."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"

@@ -1,0 +1,29 @@
+"""Where the files of a report lie. Imports nothing heavy: mistakes are to be told at once."""
+
+from pathlib import Path
+
+from mlcl.errors import MlclError
+
+
+def results_in(run: Path) -> Path:
+    """The folder with the ``scores.npz`` to report: this one, or the newest in it.
+
+    Args:
+        run: a run (``runs/<name>/version_<n>``), a later test of one (``.../test_<m>``), or the folder of several runs.
+
+    Raises:
+        MlclError: if there is none.
+    """
+    if not run.is_dir():
+        raise MlclError(f"{run}: no such folder; give a run, such as runs/demo/version_0")
+    if (run / "scores.npz").is_file():
+        return run
+    found = [*run.glob("*/scores.npz")] or [*run.glob("*/*/scores.npz")]
+    if not found:
+        raise MlclError(f"{run}: no scores.npz in this folder or the runs in it; mlcl test writes one")
+    return max(found, key=lambda file: file.stat().st_mtime).parent
+
+
+def beside(folder: Path, name: str) -> Path | None:
+    """A file of the run: in the results' own folder, or, for a later test, in the run's folder above; None if gone."""
+    return next((place / name for place in (folder, folder.parent) if (place / name).is_file()), None)

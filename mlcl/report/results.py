@@ -1,0 +1,139 @@
+"""Reading what a test left behind: scores.npz, metrics.json, per_class.csv, and the run's metrics.csv."""
+
+import csv
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlcl.analysis import Bools, Floats
+from mlcl.errors import MlclError
+from mlcl.report.locate import beside
+
+_ARRAYS = ("logits", "targets", "images", "classes", "thresholds", "temperature")
+Curves = dict[str, tuple[Floats, Floats]]  # name -> x, y
+
+
+@dataclass(frozen=True)
+class Results:
+    """One evaluated split of N images and K classes."""
+
+    folder: Path
+    logits: Floats  # (N, K)
+    targets: NDArray[np.int8]  # (N, K) in {1, 0, -1}
+    images: list[str]  # N file names, relative to the data root; or none, for a dataset without files
+    classes: list[str]  # K
+    thresholds: Floats  # (K,)
+    temperature: float
+    class_ap: Floats  # (K,) NaN without positives
+    summary: dict[str, Any]  # metrics.json
+
+    @cached_property
+    def probabilities(self) -> Floats:
+        """(N, K), calibrated."""
+        return sigmoid(self.logits / self.temperature)
+
+    @cached_property
+    def predicted(self) -> Bools:
+        """(N, K)."""
+        return self.probabilities >= self.thresholds
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """Probabilities of logits, without overflow at either end."""
+    result: Floats = 0.5 * (1 + np.tanh(logits / 2))
+    return result
+
+
+def read(folder: Path) -> Results:
+    """The results in a folder.
+
+    Raises:
+        MlclError: if a file is missing, or from before thresholds were stored.
+    """
+    again = "run mlcl test again"
+    try:
+        with np.load(folder / "scores.npz") as file:
+            if missing := [name for name in _ARRAYS if name not in file]:
+                raise MlclError(f"{folder}/scores.npz has no {missing[0]}: an older mlcl wrote it; {again}")
+            arrays = {name: file[name] for name in _ARRAYS}
+        summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        with (folder / "per_class.csv").open(encoding="utf-8", newline="") as table:
+            class_ap = [float(row["AP"] or "nan") for row in csv.DictReader(table)]
+    except FileNotFoundError as error:
+        raise MlclError(f"{error.filename}: no such file; {again}") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise MlclError(f"{folder}: its results cannot be read ({error}); {again}") from None
+    if not len(arrays["logits"]) or len(class_ap) != len(arrays["classes"]):
+        raise MlclError(f"{folder}: scores.npz and per_class.csv do not belong together, or are empty; {again}")
+    return Results(
+        folder=folder,
+        logits=arrays["logits"].astype(np.float64),
+        targets=arrays["targets"],
+        images=arrays["images"].tolist(),
+        classes=arrays["classes"].tolist(),
+        thresholds=arrays["thresholds"].astype(np.float64),
+        temperature=float(arrays["temperature"]),
+        class_ap=np.array(class_ap),
+        summary=summary,
+    )
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """The curves in a metrics.csv, over epochs (or steps, where no epoch is logged)."""
+
+    xlabel: str
+    losses: Curves
+    metrics: Curves  # shares in percent
+    rates: Curves
+
+
+def training_log(folder: Path) -> TrainingLog | None:
+    """The log of the run that these results belong to; None where there is none."""
+    path = beside(folder, "metrics.csv")
+    if path is None:
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = {name: np.array([_number(row.get(name)) for row in rows]) for name in (rows[0] if rows else ())}
+    steps, epochs = columns.get("step", np.arange(len(rows))), columns.get("epoch", np.full(len(rows), np.nan))
+    x, xlabel = (steps, "step") if np.isnan(epochs).all() else (_in_epochs(steps, epochs), "epoch")
+    curves = {name: (x[known], y[known]) for name, y in columns.items() if (known := ~np.isnan(y)).any()}
+    trained = {name for name in curves if name.startswith("train/")}  # losses all, but for the validated ones
+    validated = {f"val/{name}" for name in ("classification", *(n.removeprefix("train/") for n in trained))} & {*curves}
+    shares = [name for name in ("val/mAP", "val/CF1", "val/OF1") if name in curves]
+    return TrainingLog(
+        xlabel,
+        losses=_distinct({name: curves[name] for name in sorted(trained | validated)}),
+        metrics={name: (curves[name][0], 100 * curves[name][1]) for name in shares},
+        rates=_distinct({name: curve for name, curve in curves.items() if name.startswith("lr-")}),
+    )
+
+
+def _in_epochs(steps: Floats, epochs: Floats) -> Floats:
+    """Where every step lies in epochs: 1 is the end of the first one, whose last logged step counts as its end."""
+    numbers = np.unique(epochs[~np.isnan(epochs)])
+    ends = np.array([steps[epochs == number].max() for number in numbers])
+    places: Floats = np.interp(steps, [-1, *ends], [numbers[0], *(numbers + 1)])
+    return places
+
+
+def _distinct(curves: Curves) -> Curves:
+    """Without those that repeat an earlier one: a single loss is also the total, parts often share a learning rate."""
+    kept: Curves = {}
+    for name, (x, y) in curves.items():
+        if not any(np.array_equal(x, a) and np.array_equal(y, b) for a, b in kept.values()):
+            kept[name] = (x, y)
+    return kept
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")

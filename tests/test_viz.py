@@ -1,0 +1,84 @@
+"""Figures: what is drawn is what was given; nobody's settings are touched."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mlcl import analysis, pages, viz
+
+RNG = np.random.default_rng(0)
+PROBABILITIES = RNG.random((60, 3))
+TARGETS = (PROBABILITIES + RNG.normal(0, 0.4, (60, 3)) > 0.7).astype(int)
+CURVE = analysis.pr_curve(PROBABILITIES[:, 0], TARGETS[:, 0], 0.5)
+NAMES = ["_cat", "$dog$", "<b>"]
+
+FIGURES = {
+    "pr_curve": lambda: viz.pr_curve(CURVE, 0.3, "cat: AP 50"),
+    "reliability": lambda: viz.reliability({"temperature 1": analysis.reliability(PROBABILITIES, TARGETS)}),
+    "cooccurrence": lambda: viz.cooccurrence([[np.nan, 0.2, -0.1]] * 3, NAMES),
+    "lines": lambda: viz.lines({"_loss": ([1, 2], [3.0, 2.0]), "val": ([2], [1.0])}, "epoch", "loss", "Losses"),
+    "embedding_scatter": lambda: viz.embedding_scatter(RNG.random((20, 2)), np.arange(20) % 2 * 2, NAMES),
+    "attention": lambda: viz.attention(np.zeros((30, 40, 3), np.uint8), [[0.9, 0.1], [0, 0]], "cat"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_is_a_figure_that_fits_on_a_page_and_leaves_the_settings(name):
+    with mpl.rc_context({"font.size": 31, "text.color": "red"}):
+        before = dict(mpl.rcParams)
+        figure = FIGURES[name]()
+        assert dict(mpl.rcParams) == before
+    assert isinstance(figure, Figure)
+    text = pages.svg(figure, "alt")
+    assert "red" not in text.replace("predicted", "")
+    assert "#ff0000" not in text
+    assert "#ffffff" not in text  # a white ground would shine in the dark
+
+
+def test_the_curve_and_its_point():
+    axes = viz.pr_curve(CURVE, 0.3).axes[0]
+    curve, guess, point = axes.lines
+    np.testing.assert_array_equal(curve.get_xdata(), CURVE.recall)
+    np.testing.assert_array_equal(curve.get_ydata(), CURVE.precision)
+    assert guess.get_ydata() == [0.3, 0.3]
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == CURVE.point
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends():
+    recall = np.linspace(0, 1, 5000)
+    shown = viz.pr_curve(analysis.PRCurve(recall, 1 - recall / 2, None), 0.1).axes[0].lines[0]
+    assert len(shown.get_xdata()) == 400
+    assert shown.get_xdata()[[0, -1]].tolist() == [0, 1]
+
+
+def test_groups_of_the_scatter_carry_their_class():
+    text = pages.svg(FIGURES["embedding_scatter"](), "alt")
+    shown = [gid for gid in ("class-0", "label-0", "class-1", "class-2") if f'data-gid="{gid}"' in text]
+    assert shown == ["class-0", "label-0", "class-2"]
+    assert ">_cat</text>" in text  # matplotlib takes a leading underscore for "no legend"
+
+
+def test_names_of_groups_do_not_cover_each_other():
+    points = [[0, 0], [1, 1], *[[0.5, 0.5]] * 6]  # six classes at one place
+    axes = viz.embedding_scatter(points, [6, 6, *range(6)], [f"class {k}" for k in range(7)]).axes[0]
+    heights = sorted(text.xyann[1] for text in axes.texts[:6])
+    assert min(np.diff(heights)) >= 12
+
+
+def test_colours_read_on_light_and_on_dark():
+    def luminance(colour):
+        linear = [((c + 0.055) / 1.055) ** 2.4 for c in colour]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    for colour in viz.class_colours(80):
+        assert 1.05 / (luminance(colour) + 0.05) > 2.3
+        assert (luminance(colour) + 0.05) / 0.058 > 3
+
+
+def test_the_veil_is_clear_where_the_class_looked():
+    veil = viz.overlay([[0.8, 0.4], [0.0, 0.8]])
+    assert veil.dtype == np.uint8
+    assert veil[..., 3].tolist() == [[0, 82], [165, 0]]
+    assert not viz.overlay(np.full((3, 3), 1 / 9))[..., 3].any()
+    assert viz.overlay(np.zeros((2, 2)))[..., 3].tolist() == [[165, 165]] * 2
