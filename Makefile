@@ -44,7 +44,7 @@ tour: .venv/installed  ## every verb once, two methods compared: ten minutes on 
 	$(call step,compare runs/tour_bce runs/tour_asl --output runs/tour/compare)
 
 test: .venv/installed  ## every test that needs neither GPU nor minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 test-slow: .venv/installed  ## minutes of training on real pictures, where they are there
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow --timeout 3600

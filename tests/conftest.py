@@ -19,6 +19,7 @@ import torch
 from mlcl.__main__ import main
 from mlcl.data.scenes import write_scenes
 
+pytest_plugins = ("report_run",)  # the fixtures of the report's tests
 torch.set_num_threads(1)
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -41,7 +41,7 @@ def simulate(root, case, runs, resamples, gain=0.0):
 
 
 def test_equal_methods_are_no_different_in_19_of_20_pairs(tmp_path):
-    found = [simulate(tmp_path / str(case), case, runs=5, resamples=400) for case in range(20)]
+    found = [simulate(tmp_path / str(case), case, runs=5, resamples=200) for case in range(20)]
     spreads = [float(result.values["mAP"].std()) for comparison in found for result in comparison.results]
     assert 0.007 < np.mean(spreads) < 0.014  # the simulation is as noisy as real seeds are
     verdicts = [comparison.results[1].gain.verdict for comparison in found]
@@ -49,7 +49,7 @@ def test_equal_methods_are_no_different_in_19_of_20_pairs(tmp_path):
 
 
 def test_a_planted_gain_of_two_points_is_found(tmp_path):
-    found = [simulate(tmp_path / str(case), case, runs=10, gain=0.04, resamples=300) for case in range(10)]
+    found = [simulate(tmp_path / str(case), case, runs=10, gain=0.04, resamples=200) for case in range(10)]
     gains = [comparison.results[1].gain for comparison in found]
     assert float(np.mean([gain.value for gain in gains])) == pytest.approx(0.02, abs=0.004)
     assert sum(gain.verdict == "better" for gain in gains) >= 9  # measured on 40 pairs: 98 %; with 5 runs each 61 %

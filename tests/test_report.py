@@ -15,8 +15,6 @@ from mlcl.errors import MlclError
 from mlcl.report import locate, page
 from mlcl.report.results import read, training_log
 
-pytest_plugins = ("report_run",)
-
 
 @pytest.fixture
 def copy(hostile_run, tmp_path, monkeypatch):

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from hostile import ALERT, CLASSES, ODD_FILE, RUN
 
-pytest_plugins = ("report_run",)
-
 
 @pytest.fixture(scope="module")
 def chromium():
