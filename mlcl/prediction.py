@@ -72,8 +72,8 @@ def predict(
     try:
         trainer.predict(_Predictor(model), loader, return_predictions=False)
     except BaseException:
-        if is_first():
-            say(rows.abandon())
+        if rows.writer is not None:
+            say(rows.writer.abandon())
         raise
     return rows.summary(time.perf_counter() - started) if is_first() else 0
 
@@ -156,10 +156,6 @@ class _Rows(Callback):
         if self.failures:
             say(f"{len(self.failures):,} images could not be read, see above")
         return 1 if self.failures else 0
-
-    def abandon(self) -> str:
-        """Keep what there is; returns where it is."""
-        return str(self.writer.abandon()) if self.writer is not None else "nothing was written"
 
     def _add(self, index: int, error: str, scores: Tensor) -> None:
         if error:

@@ -185,3 +185,13 @@ def test_mistakes_cost_one_line(mlcl, tmp_path, arguments, said):
     assert outcome.status == 2
     assert said in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_test_writes_it_too(mlcl, trained, tmp_path):
+    run = tmp_path / "runs" / "demo" / "version_0"
+    shutil.copytree(trained, run)
+    common = ["test", "--ckpt_path", run, "--trainer.accelerator", "cpu"]
+    assert mlcl(*common).status == 0 and not (run / "test_0" / "report.html").exists()
+    outcome = mlcl(*common, "--report", "true")
+    assert outcome.status == 0 and "report: " in outcome.err
+    assert "demo/version_0/test_1" in (run / "test_1" / "report.html").read_text()
