@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlcl import __version__, commands, help
-from mlcl.errors import MlclError
+from mlcl.errors import MlclError, visible
 
 _KEYS = (
     *(
@@ -140,7 +140,7 @@ def _fail(message: str, status: int) -> int:
     if os.environ.get("MLCL_DEBUG") == "1" and sys.exc_info()[0] is not None:
         traceback.print_exc()
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"mlcl: {message}", file=sys.stderr)
+        print(f"mlcl: {visible(message)}", file=sys.stderr)
     return status
 
 

@@ -4,19 +4,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
-from lightning import Trainer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mlcl import record, thresholds
+from mlcl import analysis, record, thresholds
+from mlcl.analysis import Decisions
 from mlcl.console import say
 from mlcl.data import MultiLabelDataModule
 from mlcl.errors import MlclError
 from mlcl.metrics import Evaluation
 from mlcl.module import MultiLabelModule
+from mlcl.prediction import make_trainer
 from mlcl.rebuild import Rebuilt
 from mlcl.thresholds import Calibration
 
@@ -61,10 +63,15 @@ def calibrate(
     made = fitted(logits, targets)
     plain = Calibration(1.0, torch.full((len(rebuilt.classes),), 0.5, dtype=torch.float64))
     before = thresholds.summary(plain.predicted(logits), plain.probabilities(logits), targets)
-    after = thresholds.summary(*thresholds.cross_fitted(logits, targets, fitted), targets)
+    predicted, probabilities = thresholds.cross_fitted(logits, targets, fitted)
+    after = thresholds.summary(predicted, probabilities, targets)
     goal = target if level is None else f"{target} of {level:g}"
     _write(rebuilt, made, output, {"target": goal, "shrink": shrink, "images": len(logits)})
     _print(rebuilt.classes, made, targets, before, after, goal)
+    if level is not None:
+        _say_reached(analysis.decisions(predicted.numpy(), targets.numpy(), np.array(0.5)), target, level)
+    if after["ECE"] > before["ECE"] + 0.02:
+        say(f"warning: the probabilities got worse; {len(logits)} images are too few for a temperature")
     say(f"{os.path.relpath(output)}: predict, test and export of it use these thresholds")
     return made
 
@@ -75,6 +82,8 @@ def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
     Raises:
         MlclError: if there are none of its own.
     """
+    if "val" in data.splits and data.splits["val"] is data.splits.get("test") and data.val_fraction:
+        raise MlclError(f"{checkpoint}: its held-out images are its test images too; give the dataset a test split")
     own = set(data.splits["val"].paths) if "val" in data.splits else set()
     for split in ("train", "test"):
         if not own or (split in data.splits and own & set(data.splits[split].paths)):  # type: ignore[index]
@@ -87,11 +96,7 @@ def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
 def _validate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str) -> Evaluation:
     module = MultiLabelModule(rebuilt.network())
     precision: Any = rebuilt.config["trainer"].get("precision") or "32-true"
-    trainer = Trainer(
-        accelerator=accelerator, devices=1, precision=precision, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.validate(module, data, verbose=False)
+    make_trainer(accelerator, 1, precision, []).validate(module, data, verbose=False)
     assert module.val_metrics.evaluation is not None
     return module.val_metrics.evaluation
 
@@ -110,6 +115,14 @@ def _write(rebuilt: Rebuilt, made: Calibration, output: Path, how: dict[str, Any
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
         raise MlclError(f"--output {output} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _say_reached(table: Decisions, target: str, level: float) -> None:
+    """How many classes keep the wanted level on images that did not choose their threshold."""
+    values = table.precision if target == "precision" else table.recall
+    counted = table.positives > 0
+    reached = int((values[counted] >= level).sum())
+    say(f"{target} of {level:g} or more: {reached} of {int(counted.sum())} classes on images not fitted on (5-fold)")
 
 
 def _print(

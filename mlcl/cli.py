@@ -99,7 +99,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """The checkpoint's own record is the lowest layer: whatever the command line says wins over it."""
-        Parser.arguments = args
+        Parser.arguments, self.imports = args, command_line.values(args, "--import")
         self.name, self.runs_root, ckpt_path = command_line.early(args, {})
         self.checkpoint = command_line.checkpoint_of(ckpt_path, self.runs_root / self.name)
         layer: dict[str, Any] = {}
@@ -107,7 +107,7 @@ class CLI(LightningCLI):
             content = record.load(self.checkpoint)
             self.stored_classes, self.stored_epoch = content[record.KEY].get("classes", []), content.get("epoch", -1)
             if self.verb != "fit" or not any(a.split("=")[0] in ("-c", "--config") for a in args):
-                layer = self._stored_layer(content, self.checkpoint, command_line.values(args, "--import"))
+                layer = self._stored_layer(content, self.checkpoint, self.imports)
                 self.name = command_line.early(args, layer)[0]
         first = ["--config", yaml.safe_dump(layer, sort_keys=False)] if layer else []
         self.config = parser.parse_args([*first, *args])
@@ -176,7 +176,7 @@ class CLI(LightningCLI):
         if self.config.report and is_first() and (self.folder / "scores.npz").is_file():
             from mlcl.report.page import write  # with matplotlib, which most runs do without
 
-            write(self.folder)
+            write(self.folder, data_root=str(self.datamodule.root), imports=self.imports)
 
     def _test_best(self, arguments: dict[str, Any]) -> None:
         """With a new trainer: in the old one the EMA callback would load the raw weights (lightning 2.6.6)."""

@@ -7,6 +7,8 @@ import warnings
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from mlcl.errors import visible
+
 
 def is_first() -> bool:
     """Whether this is the first process, as far as its launcher has said; true where there is only one."""
@@ -16,7 +18,7 @@ def is_first() -> bool:
 def say(line: str) -> None:
     """Print a line, once for all processes."""
     if is_first():
-        print(line, file=sys.stderr, flush=True)
+        print(visible(line), file=sys.stderr, flush=True)
 
 
 def quieten() -> None:

@@ -7,3 +7,8 @@ class MlclError(Exception):
     The command line prints ``mlcl: <message>`` and ends with status 1, without a traceback
     (set ``MLCL_DEBUG=1`` to see one).
     """
+
+
+def visible(text: str) -> str:
+    """A text whose file names can neither break the line nor steer the terminal: control characters as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

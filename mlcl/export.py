@@ -1,10 +1,13 @@
 """``mlcl export``: a network as one file that needs no mlcl, checked against the original before it gets its name."""
 
+import io
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -86,10 +89,19 @@ def written(
     network: nn.Module, example: Tensor, metadata: dict[str, Any], path: Path, write: Callable[..., None]
 ) -> None:
     """Write it without what the exporters say about themselves; two images, since a batch of one is taken as fixed."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    said = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
         warnings.simplefilter("ignore")
-        write(network, example, metadata, path)
+        logging.disable(logging.CRITICAL)
+        try:
+            write(network, example, metadata, path)
+        except (ImportError, OSError):
+            raise
+        except Exception as error:  # the exporters raise a dozen kinds, with pages of the graph
+            reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]
+            raise MlclError(f"the network cannot be exported: {type(error).__name__}: {reason}") from error
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def metadata(model: Model) -> dict[str, Any]:
@@ -128,18 +140,22 @@ def _real_images(model: Model, images: Sequence[str], root: str | None, imports:
             say(f"no real image was checked: {error} (or give --images)")
             return
         paths = (splits.get("test") or splits["train"]).paths
+    any_read = False
     for path in paths:
         try:
             yield model.preprocess(path)
+            any_read = True
         except ImageError as error:
             say(f"not read: {error}")
+    if images and not any_read:
+        raise MlclError(f"--images {' '.join(images)}: none of them can be read")
 
 
 def largest_difference(original: nn.Module, exported: Callable[[Tensor], Tensor], batches: list[Tensor]) -> float:
     """Of probabilities, over batches of different sizes."""
     with torch.inference_mode():
         pairs = [(original(batch), exported(batch)) for batch in batches]
-    return max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
+    return float(torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max())  # NaN wins
 
 
 def _write_onnx(network: nn.Module, example: Tensor, metadata: dict[str, Any], path: Path) -> None:

@@ -88,7 +88,12 @@ class Model:
             return self.resize(read_image(Path(picture)))
         if isinstance(picture, Image.Image):
             return self.resize(from_pillow(picture))
-        pixels = torch.from_numpy(picture.copy()) if isinstance(picture, np.ndarray) else torch.as_tensor(picture)
+        if not isinstance(picture, np.ndarray | Tensor) or (
+            isinstance(picture, np.ndarray) and picture.dtype.kind not in "uifb"
+        ):
+            kind = getattr(picture, "dtype", type(picture).__name__)
+            raise MlclError(f"a picture is a path, a PIL image, an array or a tensor, not {kind}")
+        pixels = torch.from_numpy(picture.copy()) if isinstance(picture, np.ndarray) else picture
         if isinstance(picture, np.ndarray):
             pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
         if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or 0 in pixels.shape:
@@ -110,6 +115,8 @@ class Model:
             batch_size: of them per pass through the network.
         """
         single = isinstance(pictures, (str, PathLike, Image.Image)) or getattr(pictures, "ndim", 4) < 4
+        if not single and not isinstance(pictures, Iterable):
+            raise MlclError(f"a picture is a path, a PIL image, an array or a tensor, not {type(pictures).__name__}")
         parts: list[list[Tensor]] = []
         for batch in _batches([pictures] if single else pictures, batch_size):  # type: ignore[list-item, arg-type]
             image = torch.stack([self.preprocess(picture) for picture in batch]).to(self.device)
@@ -122,8 +129,8 @@ class Model:
         return Prediction(self.labels(scores), scores, embeddings, attention[0] if attention else None)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Calibrated probabilities (B, K) float32 of logits (B, K)."""
-        return torch.sigmoid(logits.float() / self.temperature)
+        """Calibrated probabilities of logits (..., K), in at least float32."""
+        return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature)
 
     def labels(self, scores: Tensor) -> list[list[str]]:
         """The classes that each row of probabilities (N, K) predicts."""

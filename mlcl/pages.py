@@ -23,6 +23,7 @@ from PIL import Image
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 _INK = re.compile(r"#000000\b")  # black becomes the page's text colour, which differs between light and dark
 _FONT = re.compile(r"(font-family: |font: [^;]*?px )[^;]*")  # matplotlib writes one or the other
+_FORBIDDEN = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufffe\\uffff]")
 _DIGITS = re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is enough, and makes files smaller
 
 
@@ -36,7 +37,20 @@ def render(template: str, **values: Any) -> str:
         values: what the template names; one that is missing raises ``jinja2.UndefinedError``.
     """
     # Only the page's own scripts carry the nonce: one that slipped into the page as data would not run.
-    return _environment().get_template(template).render(nonce=secrets.token_urlsafe(12), **values)
+    return clean(_environment().get_template(template).render(nonce=secrets.token_urlsafe(12), **values))
+
+
+def clean(text: str) -> str:
+    """What no page, and no file in UTF-8, may hold (control characters, half surrogates) as the replacement sign."""
+    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def clean_texts(figure: Figure) -> Figure:
+    """The figure itself, its texts cleaned, and nothing in them taken as mathematics."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(clean(text.get_text()))
+    return figure
 
 
 @cache
@@ -74,8 +88,7 @@ def svg(figure: Figure, alt: str) -> Markup:
         figure: drawn with any size; it is at most its own width on the page, and shrinks with the container.
         alt: what the figure shows, in words.
     """
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
+    clean_texts(figure)
     file = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mlcl"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser draws the text, with its own fonts

@@ -59,7 +59,10 @@ def predict(
     """
     devkit = writers.voc_test_images(Path(images[0])) if writer == "voc2012" and len(images) == 1 else None
     paths = devkit or find_images(images)
-    trainer = _trainer(accelerator, devices, precision, batch_size)
+    bar: list[Callback] = [ImageProgressBar(batch_size)] if sys.stderr.isatty() else []
+    trainer = make_trainer(accelerator, devices, precision, bar)
+    if trainer.world_size > len(paths):  # a process without an image would break off the others
+        trainer = make_trainer(accelerator, "1", precision, bar)
     rows = _Rows(model, paths, output, lambda: writers.make(output, model.classes, writer, top))
     trainer.callbacks.append(rows)  # type: ignore[attr-defined]
     loader = DataLoader(
@@ -71,15 +74,20 @@ def predict(
     started = time.perf_counter()
     try:
         trainer.predict(_Predictor(model), loader, return_predictions=False)
-    except BaseException:
-        if rows.writer is not None:
-            say(rows.writer.abandon())
+    except BaseException as error:
+        rows.abandon()
+        if isinstance(error, SystemExit):  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from error
         raise
     return rows.summary(time.perf_counter() - started) if is_first() else 0
 
 
-def _trainer(accelerator: str, devices: str, precision: str, batch_size: int) -> Trainer:
-    bar = sys.stderr.isatty()
+def make_trainer(accelerator: str, devices: str | int, precision: str, callbacks: list[Callback]) -> Trainer:
+    """A trainer that only evaluates, and leaves nothing behind.
+
+    Raises:
+        MlclError: for what Lightning does not know or this machine does not have.
+    """
     try:
         return Trainer(
             accelerator=accelerator,
@@ -87,20 +95,21 @@ def _trainer(accelerator: str, devices: str, precision: str, batch_size: int) ->
             precision=precision,  # type: ignore[arg-type]
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=bar,
-            callbacks=[ImageProgressBar(batch_size)] if bar else [],
+            enable_progress_bar=bool(callbacks),
+            enable_model_summary=False,
+            callbacks=callbacks,
         )
-    except Exception as error:  # Lightning raises several kinds for what it does not have or know
+    except Exception as error:  # of several kinds
         raise MlclError(f"--accelerator, --devices or --precision: {' '.join(str(error).split())[:300]}") from error
 
 
 class _Predictor(LightningModule):
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.network, self.probabilities = model.network, model.probabilities
+        self.network = model.network
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self.probabilities(self.network(batch["image"]).logits)
+        return self.network(batch["image"]).logits  # type: ignore[no-any-return]
 
 
 class _Rows(Callback):
@@ -126,12 +135,14 @@ class _Rows(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        scores, indices = outputs.float().cpu(), batch["index"].tolist()
-        for index, error, row in zip(indices, batch["error"], scores, strict=True):
+        logits, indices = outputs.double().cpu().tolist(), batch["index"].tolist()
+        for line in zip(indices, batch["error"], logits, strict=True):
             if self.part is not None:
-                self.part.write(json.dumps([index, error, row.tolist()]) + "\n")
+                self.part.write(json.dumps(line) + "\n")
             else:
-                self._add(index, error, row)
+                self._add(*line)
+        if self.part is not None:
+            self.part.flush()  # what was done is there, whatever happens next
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.part is None:
@@ -140,8 +151,8 @@ class _Rows(Callback):
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             parts = [self._part(rank) for rank in range(trainer.world_size)]
-            for index, error, row in heapq.merge(*map(_lines, parts)):
-                self._add(index, error, torch.tensor(row, dtype=torch.float32))
+            for line in heapq.merge(*map(_lines, parts)):
+                self._add(*line)
             for part in parts:
                 part.unlink()
 
@@ -157,17 +168,26 @@ class _Rows(Callback):
             say(f"{len(self.failures):,} images could not be read, see above")
         return 1 if self.failures else 0
 
-    def _add(self, index: int, error: str, scores: Tensor) -> None:
+    def abandon(self) -> None:
+        """Say where what there is was left."""
+        if self.part is not None:
+            self.part.close()
+            say(f"what was predicted so far is in {self._part(0)} and its like, a line for each image")
+        elif self.writer is not None:
+            say(self.writer.abandon())
+
+    def _add(self, index: int, error: str, logits: list[float]) -> None:
         if error:
             self.failures.append((self.paths[index], error))
             return
+        scores = self.model.probabilities(torch.tensor(logits, dtype=torch.float64))
         (labels,) = self.model.labels(scores[None])
         assert self.writer is not None
         self.writer.write(Row(self.paths[index], labels, scores.tolist()))
         self.written += 1
 
     def _part(self, rank: int) -> Path:
-        return self.output.with_name(f".{self.output.name}.rank{rank}")
+        return self.output.with_name(f"{self.output.name}.rank{rank}.partial")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, list[float]]]:

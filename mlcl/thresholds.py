@@ -41,7 +41,8 @@ def fit(
 
     A class's own threshold is the one that reaches the target on its images; the global one reaches it on all entries
     pooled. Both are mixed as log-odds, the own one with weight n / (n + ``shrink``) for n positives: with few of them
-    the best threshold is mostly chance.
+    the best threshold is mostly chance. For a wanted precision it is only ever raised so, for a wanted recall only
+    lowered: away from what was asked for it would not be moved by caution.
 
     Args:
         logits: (N, K).
@@ -68,7 +69,8 @@ def fit(
         positives = int((label == 1).sum())
         own = choose(score[seen], label[seen] == 1, level or 0.0) if positives else pooled
         weight = positives / (positives + shrink) if positives else 0.0
-        thresholds.append(float(expit(weight * _logit(own) + (1 - weight) * _logit(pooled))))
+        mixed = float(expit(weight * _logit(own) + (1 - weight) * _logit(pooled)))
+        thresholds.append({"f1": mixed, "precision": max(own, mixed), "recall": min(own, mixed)}[target])
     return Calibration(temperature, torch.tensor(thresholds, dtype=torch.float64))
 
 
@@ -121,11 +123,10 @@ def cross_fitted(
 
 
 def summary(predicted: Tensor, probabilities: Tensor, targets: Tensor) -> dict[str, float]:
-    """CF1, OF1 and the expected calibration error (ECE), in [0, 1]."""
+    """CP, CR, CF1, OF1 and the expected calibration error (ECE), in [0, 1]."""
     values = f1_family(predicted, targets)
     return {
-        "CF1": float(values["CF1"]),
-        "OF1": float(values["OF1"]),
+        **{name: float(values[name]) for name in ("CP", "CR", "CF1", "OF1")},
         "ECE": reliability(probabilities.numpy(), targets.numpy()).error,
     }
 

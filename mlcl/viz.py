@@ -53,7 +53,7 @@ def pr_curve(curve: PRCurve, base_rate: float, title: str = "") -> Figure:
     """Precision against recall of one class.
 
     Args:
-        curve: from :func:`mlcl.report.numbers.pr_curve`; its point is marked.
+        curve: from :func:`mlcl.analysis.pr_curve`; its point is marked.
         base_rate: share of positives, the precision of guessing; a dashed line.
         title: over the figure.
     """
@@ -98,7 +98,7 @@ def cooccurrence(difference: ArrayLike, classes: Sequence[str]) -> Figure:
     """Heat map of (share predicted minus share present), orange where too much and blue where too little.
 
     Args:
-        difference: (K, K), from :attr:`mlcl.report.numbers.CoOccurrence.difference`; NaN stays empty.
+        difference: (K, K), from :attr:`mlcl.analysis.CoOccurrence.difference`; NaN stays empty.
         classes: K names; rows are the class that is present, columns the one that is predicted with it.
     """
     values = np.asarray(difference, dtype=np.float64)

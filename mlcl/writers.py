@@ -64,6 +64,8 @@ class CSVWriter(_Table):
     """``path, labels`` (joined by ``;``), then a column per class, or ``class_1, score_1, ...`` for the highest."""
 
     def __init__(self, path: Path, classes: Sequence[str], top: int | None = None) -> None:
+        if joined := [name for name in classes if ";" in name]:
+            raise MlclError(f"--output {path}: the class {joined[0]!r} holds the ; between labels; write a .jsonl file")
         super().__init__(path, classes, top)
         self.rows = csv.writer(self.file, lineterminator="\n")
         numbered = [f"{kind}_{n + 1}" for n in range(self.top or 0) for kind in ("class", "score")]
@@ -122,7 +124,7 @@ class VOC2012Writer:
             raise MlclError(f"{row.path}: the id {name!r} must be there once, and without spaces")
         self.seen.add(name)
         for column, file in zip(self.columns, self.files, strict=True):
-            file.write(f"{name} {row.scores[column]:.9f}\n")
+            file.write(f"{name} {row.scores[column]:.15f}\n")
 
     def finish(self, failed: int) -> Path:
         """Pack them.

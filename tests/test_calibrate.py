@@ -99,6 +99,39 @@ def test_a_run_without_held_out_images(mlcl, demo, tmp_path):
     assert len(outcome.err.strip().splitlines()) == 1
 
 
+def test_held_out_images_that_are_the_test_too(mlcl, demo, tmp_path):
+    from trees import write_table
+
+    write_table(tmp_path / "csv", ["image,cat,dog", *(f"{i}.jpg,{i % 2},{i % 3 % 2}" for i in range(12))])
+    data = ["--data", "CSVDataset", "--data.csv", "csv/labels.csv", "--data.val_fraction", "0.3"]
+    small = [
+        "--trainer.max_epochs",
+        "1",
+        "--data.image_size",
+        "32",
+        "--data.num_workers",
+        "0",
+        "--data.batch_size",
+        "4",
+    ]
+    assert mlcl("fit", "--config", demo[1], *data, *small).status == 0
+    outcome = mlcl("calibrate", "--ckpt_path", "runs/demo")
+    assert outcome.status == 1 and "its held-out images are its test images too; give the dataset a test" in outcome.err
+
+
+def test_it_does_not_overwrite_its_own_source(mlcl, best, tmp_path):
+    (tmp_path / "calibrated.ckpt").write_bytes(best.read_bytes())
+    outcome = mlcl("calibrate", "--ckpt_path", "calibrated.ckpt")
+    assert outcome.status == 2 and "is the checkpoint itself; give another file" in outcome.err
+
+
+def test_what_is_reached_is_said(mlcl, best):
+    outcome = mlcl(
+        "calibrate", "--ckpt_path", best, "--output", "c.ckpt", "--target", "recall=0.8", "--num_workers", "0"
+    )
+    assert "recall of 0.8 or more: " in outcome.err and "classes on images not fitted on (5-fold)" in outcome.err
+
+
 def test_data_that_is_gone(mlcl, best, tmp_path):
     outcome = mlcl("calibrate", "--ckpt_path", best, "--data.root", tmp_path / "nowhere")
     assert outcome.status == 1 and "--data.root" in outcome.err

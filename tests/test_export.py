@@ -99,6 +99,31 @@ def test_a_file_that_says_something_else_is_not_written(mlcl, calibrated, monkey
     assert (tmp_path / "m.pt2").read_text() == "an earlier one" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_network_that_cannot_be_exported(mlcl, calibrated, monkeypatch, tmp_path):
+    from mlcl.heads import SemanticAttention
+
+    original = SemanticAttention.forward
+    branch = lambda self, features: original(self, features * (2 if float(features.sum()) > 1e9 else 1))  # noqa: E731
+    monkeypatch.setattr(SemanticAttention, "forward", branch)
+    for kind, name in (("onnx", "m.onnx"), ("torch_export", "m.pt2")):
+        outcome = mlcl("export", "--ckpt_path", calibrated, "--format", kind, "--output", name)
+        assert outcome.status == 1 and "mlcl: the network cannot be exported: " in outcome.err
+        assert len(outcome.err) < 600 and "\x1b" not in outcome.err and list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_is_none_is_a_difference():
+    batches = [torch.zeros(1, 2), torch.ones(1, 2)]
+    broken = lambda pixels: pixels / pixels.where(pixels == 0, 1) if pixels.sum() == 0 else pixels  # noqa: E731
+    assert np.isnan(export.largest_difference(torch.nn.Identity(), broken, batches[::-1]))
+
+
+def test_images_that_cannot_be_read(mlcl, calibrated, tmp_path):
+    (tmp_path / "no.jpg").write_text("no")
+    common = ["export", "--ckpt_path", calibrated, "--format", "torch_export", "--output", "m.pt2"]
+    outcome = mlcl(*common, "--images", "no.jpg")
+    assert outcome.status == 1 and "--images no.jpg: none of them can be read" in outcome.err
+
+
 def test_without_the_data(mlcl, calibrated, demo_root, tmp_path):
     common = ["export", "--ckpt_path", calibrated, "--format", "torch_export", "--output", "m.pt2"]
     outcome = mlcl(*common, "--data.root", tmp_path / "nowhere")

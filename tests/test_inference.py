@@ -66,6 +66,10 @@ def test_batches_change_nothing(model, pictures):
         (np.zeros((0, 4, 3), np.uint8), "array (H, W, 3)"),
         ([], "no picture was given"),
         ("nowhere.jpg", "nowhere.jpg: no such image"),
+        (None, "not NoneType"),
+        (3, "not int"),
+        ([b"x"], "not bytes"),
+        (np.array(["a", "b"]), "not <U1"),
     ],
 )
 def test_what_is_no_picture(model, picture, words):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -147,6 +148,41 @@ def test_two_processes_write_one_file_in_order(mlcl, trained, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"images", "one.csv", "two.csv"}
 
 
+def test_fewer_images_than_devices(trained, tmp_path):
+    write_images(tmp_path / "images", 1)
+    done = run_process("predict", "--ckpt_path", str(trained), "--images", "images", "--output", "o.csv",
+                       "--accelerator", "cpu", "--devices", "2", "--num_workers", "0", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(tmp_path / "o.csv")) == 1
+
+
+def test_several_processes_keep_what_they_have(mlcl, trained, tmp_path, monkeypatch):
+    """A part of a file, as a rank writes it, is there after each batch, and named when something stops the rest."""
+    from mlcl import prediction
+
+    write_images(tmp_path / "images", 4)
+    monkeypatch.setattr(prediction.Trainer, "world_size", 2)  # every process then writes a part, merged at the end
+    monkeypatch.setattr(prediction._Rows, "on_predict_end", lambda *_: 1 / 0)
+    common = ["predict", "--ckpt_path", trained, "--images", "images", "--output", "o.csv", "--num_workers", "0"]
+    outcome = mlcl(*common, "--batch_size", "2", "--accelerator", "cpu")
+    assert outcome.status == 1 and "what was predicted so far is in o.csv.rank0.partial" in outcome.err
+    assert len(Path("o.csv.rank0.partial").read_text().splitlines()) == 4
+
+
+def test_a_class_that_the_table_cannot_hold(mlcl, trained, tmp_path):
+    from mlcl import record, runs
+
+    content = record.load(runs.best_checkpoint(trained))
+    content[record.KEY]["classes"][3] = "a;b"
+    torch.save(content, tmp_path / "odd.ckpt")
+    write_images(tmp_path / "images", 1)
+    common = ["predict", "--ckpt_path", "odd.ckpt", "--images", "images", "--num_workers", "0", "--output"]
+    outcome = mlcl(*common, "o.csv")
+    assert outcome.status == 1 and "the class 'a;b' holds the ; between labels; write a .jsonl file" in outcome.err
+    assert mlcl(*common, "o.jsonl").status == 0
+    assert "a;b" in json.loads(Path("o.jsonl").read_text())["scores"]
+
+
 def test_an_interrupted_one_leaves_what_it_has(mlcl, trained, tmp_path, monkeypatch):
     from mlcl import writers
 
@@ -163,7 +199,8 @@ def test_an_interrupted_one_leaves_what_it_has(mlcl, trained, tmp_path, monkeypa
     monkeypatch.setattr(writers.CSVWriter, "write", write)
     outcome = mlcl("predict", "--ckpt_path", trained, "--images", "images", "--output", "out.csv", "--batch_size", "2",
                    "--num_workers", "0", "--accelerator", "cpu")  # fmt: skip
-    assert outcome.status in (1, 130)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning switches it off for good
+    assert outcome.status == 130 and "mlcl: interrupted" in outcome.err
     assert not Path("out.csv").exists()
     assert len(rows_of(Path("out.csv.partial"))) == 5
     assert "what was predicted so far is in out.csv.partial" in outcome.err
@@ -177,15 +214,17 @@ def test_which_files_are_images(tmp_path):
     (tmp_path / "broken.jpg").symlink_to(tmp_path / "nowhere")
     names = [os.path.relpath(path, tmp_path) for path in find_images([str(tmp_path)])]
     assert names == ["a.jpeg", "b/1.jpg", "b/2.PNG", "broken.jpg", "c.jpg/inside.webp"]
-    assert find_images([f"{tmp_path}/b/*.jpg", f"{tmp_path}/b", f"{tmp_path}/notes.txt"]) == [
+    # each once, however it is spelled; of what a glob matches, the images
+    assert find_images([f"{tmp_path}/b/*", f"{tmp_path}/./b/", f"{tmp_path}/b/../b", f"{tmp_path}/notes.txt"]) == [
         f"{tmp_path}/b/1.jpg", f"{tmp_path}/b/2.PNG", f"{tmp_path}/notes.txt",
     ]  # fmt: skip
     assert len(find_images([f"{tmp_path}/**/*.jp*g"])) >= 3
-    with pytest.raises(MlclError, match="nothing there matches"):
-        find_images([f"{tmp_path}/*.tiff"])
+    for pattern in ("*.tiff", "*.txt"):
+        with pytest.raises(MlclError, match="no image there matches"):
+            find_images([f"{tmp_path}/{pattern}"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(MlclError, match="no image in there"):
-        find_images([str(tmp_path / "empty")])
+        find_images([str(tmp_path / "b"), str(tmp_path / "empty")])
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hostile import ALERT, RUN
 
 from mlcl import analysis
@@ -154,7 +155,7 @@ def test_old_or_foreign_results_are_refused_in_one_line(copy):
     arrays = dict(np.load(copy / "scores.npz"))
     del arrays["thresholds"]
     np.savez(copy / "scores.npz", **arrays)
-    with pytest.raises(MlclError, match=r"scores\.npz has no thresholds: an older mlcl wrote it; run mlcl test again"):
+    with pytest.raises(MlclError, match=r"scores\.npz has no thresholds \(an older mlcl's\?\); run mlcl test again"):
         page.write(copy)
     (copy / "scores.npz").write_bytes(b"nothing")
     with pytest.raises(MlclError, match="its results cannot be read"):
@@ -195,3 +196,35 @@ def test_a_test_writes_it_too(mlcl, trained, tmp_path):
     outcome = mlcl(*common, "--report", "true")
     assert outcome.status == 0 and "report: " in outcome.err
     assert "demo/version_0/test_1" in (run / "test_1" / "report.html").read_text()
+
+
+def test_moved_data_is_known_to_the_report_of_a_test(mlcl, trained, demo_root, tmp_path):
+    """The checkpoint names a folder that is gone; --data.root said where the images are now."""
+    from mlcl import record, runs
+
+    content = record.load(runs.best_checkpoint(trained))
+    content[record.KEY]["config"] = content[record.KEY]["config"].replace(str(demo_root), str(tmp_path / "gone"))
+    torch.save(content, tmp_path / "moved.ckpt")
+    flags = ["--data.root", demo_root, "--trainer.accelerator", "cpu", "--report", "true"]
+    outcome = mlcl("test", "--ckpt_path", "moved.ckpt", *flags)
+    assert outcome.status == 0 and "no pictures" not in outcome.err
+    assert "data:image/jpeg" in next(tmp_path.rglob("report.html")).read_text()
+
+
+def test_characters_that_no_page_may_hold(copy):
+    odd = ["a\x01\x1b", "b\x0b\uffff", "c\ud800", "d\udcff\x9f"]
+    results = dict(np.load(copy / "scores.npz"))
+    np.savez_compressed(copy / "scores.npz", **{**results, "classes": np.array(odd)})
+    text = page.write(copy).read_text(encoding="utf-8")
+    assert text.count("\ufffd") > 10 and not re.search("[\x00-\x08\x0b\x1b\ud800-\udfff\uffff]", text)
+
+
+def test_a_damaged_log_costs_the_curves(copy):
+    log = copy / "metrics.csv"
+    whole = page.write(copy, max_images=0).read_text()
+    for content in (b"\xff\xfe\x00", log.read_bytes() + b"1,2," + b"3," * 50 + b"4\n"):
+        log.write_bytes(content)
+        text = page.write(copy, max_images=0).read_text()
+    assert '<h2 id="training">' in whole and '<h2 id="training">' in text
+    log.write_bytes(b"\xff\xfe\x00")
+    assert '<h2 id="training">' not in page.write(copy, max_images=0).read_text()

@@ -67,6 +67,16 @@ def test_few_positives_stay_near_the_global_threshold():
     assert abs(shrunk[0] - own[0]) < 0.1 * abs(distant[0] - own[0]) + 1e-3
 
 
+@pytest.mark.parametrize("shrink", [0.0, 10.0, 1e6])
+def test_caution_never_costs_the_recall_that_was_asked_for(shrink):
+    logits, targets = scored(6, images=400)
+    made = thresholds.fit(logits, targets, "recall", 0.9, shrink)
+    chosen, positive = made.predicted(logits), targets == 1
+    assert ((chosen & positive).sum(0) / positive.sum(0) >= 0.9).all()
+    own, cautious = (thresholds.fit(logits, targets, "precision", 0.7, s).thresholds for s in (0.0, shrink))
+    assert (cautious >= own - 1e-12).all()
+
+
 def test_a_class_without_positives_gets_the_global_threshold():
     logits, targets = scored(1)
     targets[:, 2] = 0

@@ -32,7 +32,7 @@ def checkpoint(options: argparse.Namespace) -> Path:
         MlclError: if there is none.
     """
     value = options.ckpt_path
-    if value != "last" and not Path(value).exists():
+    if not value or (value != "last" and not Path(value).exists()):
         raise MlclError(f"--ckpt_path {value}: no such file or folder; give a checkpoint, a run's folder, or last")
     found = command_line.checkpoint_of(value, Path("runs").absolute() / options.name)
     assert found is not None  # null, which means none, is no file

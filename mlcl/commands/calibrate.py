@@ -1,6 +1,7 @@
 """The verb calibrate: thresholds and a temperature from held-out images, into a new checkpoint."""
 
 import argparse
+import os
 from pathlib import Path
 
 from mlcl.commands import _options
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _options.add_data(parser)
     parser.add_argument(
         "--target", type=_target, default=("f1", None), metavar="f1|precision=P|recall=R",
-        help="what each class's threshold is for: the best F1, or at least this precision or recall (default: f1)",
+        help="what a class's threshold is for: the best F1, or at least this precision or recall there (default: f1)",
     )  # fmt: skip
     parser.add_argument(
         "--shrink", type=_amount, default=10.0, metavar="N",
@@ -27,10 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> None:
     """Raise MlclError for what can be told at once."""
     source = _options.checkpoint(options)
-    if options.output and Path(options.output).resolve() == source.resolve():
-        raise MlclError(f"--output {options.output} is the checkpoint itself; give another file")
-    if options.output and Path(options.output).is_dir():
-        raise MlclError(f"--output {options.output} is a folder; give a file")
+    output = _output(options, source)
+    if output.resolve() == source.resolve():
+        raise MlclError(f"--output {output} is the checkpoint itself; give another file")
+    if output.is_dir():
+        raise MlclError(f"--output {output} is a folder; give a file")
+    if output.parent.exists() and not os.access(output.parent, os.W_OK):
+        raise MlclError(f"--output {output}: nothing can be written there")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     target, level = options.target
     calibration.calibrate(
         source,
-        Path(options.output) if options.output else source.with_name("calibrated.ckpt"),
+        _output(options, source),
         target=target,
         level=level,
         shrink=options.shrink,
@@ -50,6 +54,10 @@ def run(options: argparse.Namespace) -> int:
         **_options.data(options),
     )
     return 0
+
+
+def _output(options: argparse.Namespace, source: Path) -> Path:
+    return Path(options.output) if options.output else source.with_name("calibrated.ckpt")
 
 
 def _target(value: str) -> tuple[str, float | None]:

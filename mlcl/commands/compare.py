@@ -49,8 +49,9 @@ def run(options: argparse.Namespace) -> int:
 
     methods, left_out = folders.find(_given(options), options.baseline)
     comparison = outcome.compare(methods, options.resamples, options.seed, left_out)
+    written = page.write(comparison, options.output)  # first: a closed pipe must not cost the files
     page.show(comparison)
-    print(page.shown(page.write(comparison, options.output)))
+    print(page.shown(written))
     return 0
 
 

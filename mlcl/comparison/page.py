@@ -41,8 +41,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from")  # a class name in a script the font lacks
-            figure.savefig(folder / PLOT, dpi=150)
-        write_text(folder / "compare.md", _markdown(comparison))
+            pages.clean_texts(figure).savefig(folder / PLOT, dpi=150)
+        write_text(folder / "compare.md", pages.clean(_markdown(comparison)))
         write_text(folder / "compare.html", _html(comparison))
     except OSError as error:
         raise MlclError(f"--output {folder}: cannot be written to: {error.strerror}") from error

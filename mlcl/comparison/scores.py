@@ -1,7 +1,5 @@
 """The saved scores of a run, and whether two runs may be compared: same split, classes, images, labels, definitions."""
 
-import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +11,12 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlcl.comparison.folders import SCORES, run_of, shown
+from mlcl import saved
+from mlcl.comparison.folders import run_of, shown
 from mlcl.errors import MlclError
 from mlcl.metrics import CF1Definition, Evaluation, Interpolation, MultiLabelMetrics
 from mlcl.record import differences
 
-_ARRAYS = ("logits", "targets", "index", "classes", "images", "thresholds", "temperature")
 _LABELS = {1: "present", 0: "absent", -1: "unknown"}
 # The decision rule belongs to a method when it was calibrated; only two fixed thresholds are a definition.
 _OF_THE_METHOD = ("threshold", "temperature")
@@ -65,34 +63,29 @@ class Scores:
 
 
 def read(folder: Path) -> Scores:
-    """Read ``scores.npz`` and ``metrics.json`` of a folder, and the run's ``config.yaml`` if it is there.
+    """Read the results in a folder, and the run's ``config.yaml`` if it is there.
 
     Raises:
-        MlclError: if a file is missing, damaged, or of a version without thresholds.
+        MlclError: see :func:`mlcl.saved.read`; or if the configuration is damaged.
     """
+    results, path = saved.read(folder), run_of(folder) / "config.yaml"
     try:
-        with (folder / SCORES).open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in _ARRAYS if name in saved}
-        summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        split, definitions = summary["split"], summary["definitions"]
-        path = run_of(folder) / "config.yaml"
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, yaml.YAMLError) as error:
-        reason = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise MlclError(f"{shown(folder)}: {SCORES}, metrics.json or config.yaml cannot be read ({reason})") from error
-    if missing := [name for name in _ARRAYS if name not in arrays]:
-        raise MlclError(f"{shown(folder / SCORES)}: no {', '.join(missing)} (an older mlcl's?); run mlcl test again")
+        config = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise MlclError(f"{shown(path)} cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, dict):
+        raise MlclError(f"{shown(path)} is no configuration: it must map keys to settings")
     return Scores(
         folder=folder,
-        split=split,
-        classes=arrays["classes"].tolist(),
-        images=arrays["images"],
-        index=arrays["index"],
-        logits=torch.from_numpy(arrays["logits"]),
-        targets=torch.from_numpy(arrays["targets"]),
-        thresholds=arrays["thresholds"].tolist(),
-        temperature=float(arrays["temperature"]),
-        definitions=definitions,
+        split=results.split,
+        classes=results.classes,
+        images=results.images,
+        index=results.index,
+        logits=torch.from_numpy(results.logits),
+        targets=torch.from_numpy(results.targets),
+        thresholds=results.thresholds.tolist(),
+        temperature=results.temperature,
+        definitions=results.definitions,
         config=config,
     )
 

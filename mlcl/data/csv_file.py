@@ -65,8 +65,8 @@ class CSVDataset(MultiLabelDataModule):
             raise MlclError(f"{self.root / csv} names no class; give data.classes, or a column per class")
 
     def portable_arguments(self) -> dict[str, Any]:
-        """As in the base; the classes too, since another table might not show all of them."""
-        return {**super().portable_arguments(), "classes": list(self.classes)}
+        """As in the base; the table by its place under that root, and the classes: another might not show all."""
+        return {**super().portable_arguments(), "csv": self.files["train"], "classes": list(self.classes)}
 
     def read_split(self, split: Split) -> Samples | None:
         """The rows of a split, by file, by column, or by fraction."""

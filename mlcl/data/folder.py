@@ -24,26 +24,32 @@ ENDINGS = frozenset(ending for ending, kind in Image.registered_extensions().ite
 def find_images(patterns: Sequence[str]) -> list[str]:
     """The image files that folders, files and glob patterns name, each once, in a fixed order.
 
-    In folders (searched with all that lies below them) the ending decides what is an image; a file named by itself is
-    taken as one whatever its ending. A folder that is named like an image and holds none is listed too, so that it is
-    reported instead of passed over.
+    In folders (searched with all that lies below them) and globs the ending decides what is an image; a file named by
+    itself is taken as one whatever its ending. A folder that is named like an image and holds none is listed too, so
+    that it is reported instead of passed over.
 
     Args:
         patterns: as a user gives them; ``**`` in a glob crosses folders.
 
     Raises:
-        MlclError: if one of them names nothing, or there is no image at all.
+        MlclError: if one of them names no image.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}  # by place: "a" and "./a" are one
     for pattern in patterns:
-        named = [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
-        if not named:
-            raise MlclError(f"--images {pattern}: nothing there matches")
-        for path in named:
-            found |= dict.fromkeys(_in_folder(path) if os.path.isdir(path) else [path])
-    if not found:
-        raise MlclError(f"--images {' '.join(patterns)}: no image in there (by their endings: .jpg, .png, ...)")
-    return list(found)
+        given = os.path.lexists(pattern)
+        named = [pattern] if given else [p for p in sorted(glob.glob(pattern, recursive=True)) if _is_wanted(p)]
+        images = [path for place in named for path in (_in_folder(place) if os.path.isdir(place) else [place])]
+        if not images:
+            what = "no image in there (by the endings: .jpg, .png, ...)" if given else "no image there matches"
+            raise MlclError(f"--images {pattern}: {what}")
+        for path in images:
+            found.setdefault(os.path.abspath(path), path)
+    return list(found.values())
+
+
+def _is_wanted(path: str) -> bool:
+    """Of what a glob matches: folders and images."""
+    return os.path.isdir(path) or _is_image(os.path.basename(path))
 
 
 def _in_folder(folder: str) -> Iterator[str]:

@@ -82,9 +82,9 @@ def _look(
 
 
 def _checkpoint(results: Results) -> Path | None:
-    """The one that was evaluated: where it was, or, if the run has moved, where it lies in the run now."""
+    """The one that was evaluated: where it lies in the run now, since a copied run is its own; or where it was."""
     given = Path(results.summary.get("checkpoint") or "none")
-    return given if given.is_file() else beside(results.folder, f"checkpoints/{given.name}")
+    return beside(results.folder, f"checkpoints/{given.name}") or (given if given.is_file() else None)
 
 
 def _root(results: Results, checkpoint: Path | None) -> str | None:

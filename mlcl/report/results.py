@@ -1,7 +1,6 @@
 """Reading what a test left behind: scores.npz, metrics.json, per_class.csv, and the run's metrics.csv."""
 
 import csv
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlcl import saved
 from mlcl.analysis import Bools, Floats
 from mlcl.errors import MlclError
 from mlcl.report.locate import beside
 
-_ARRAYS = ("logits", "targets", "images", "classes", "thresholds", "temperature")
+_METRICS = [f"{name}{form}" for name in ("CP", "CR", "CF1", "OP", "OR", "OF1") for form in ("", "_top3")] + ["mAP"]
 Curves = dict[str, tuple[Floats, Floats]]  # name -> x, y
 
 
@@ -53,34 +53,44 @@ def read(folder: Path) -> Results:
     """The results in a folder.
 
     Raises:
-        MlclError: if a file is missing, or from before thresholds were stored.
+        MlclError: see :func:`mlcl.saved.read`; or if ``per_class.csv`` or a metric is not there.
     """
-    again = "run mlcl test again"
+    results = saved.read(folder)
     try:
-        with np.load(folder / "scores.npz") as file:
-            if missing := [name for name in _ARRAYS if name not in file]:
-                raise MlclError(f"{folder}/scores.npz has no {missing[0]}: an older mlcl wrote it; {again}")
-            arrays = {name: file[name] for name in _ARRAYS}
-        summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         with (folder / "per_class.csv").open(encoding="utf-8", newline="") as table:
             class_ap = [float(row["AP"] or "nan") for row in csv.DictReader(table)]
-    except FileNotFoundError as error:
-        raise MlclError(f"{error.filename}: no such file; {again}") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise MlclError(f"{folder}: its results cannot be read ({error}); {again}") from None
-    if not len(arrays["logits"]) or len(class_ap) != len(arrays["classes"]):
-        raise MlclError(f"{folder}: scores.npz and per_class.csv do not belong together, or are empty; {again}")
+        _ = [results.metrics[name] for name in _METRICS]
+        if len(class_ap) != len(results.classes):
+            raise ValueError(f"per_class.csv has {len(class_ap)} classes, scores.npz {len(results.classes)}")
+    except saved.DAMAGE as error:
+        reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+        raise MlclError(f"{folder}: its results cannot be read ({reason}); run mlcl test again") from None
     return Results(
         folder=folder,
-        logits=arrays["logits"].astype(np.float64),
-        targets=arrays["targets"],
-        images=arrays["images"].tolist(),
-        classes=arrays["classes"].tolist(),
-        thresholds=arrays["thresholds"].astype(np.float64),
-        temperature=float(arrays["temperature"]),
+        logits=results.logits.astype(np.float64),
+        targets=results.targets,
+        images=results.images.tolist(),
+        classes=results.classes,
+        thresholds=results.thresholds,
+        temperature=results.temperature,
         class_ap=np.array(class_ap),
-        summary=summary,
+        summary=_with_counts(results),
     )
+
+
+def _with_counts(results: saved.Saved) -> dict[str, Any]:
+    """The summary; counts that an older or edited one lacks are made from the scores."""
+    present = results.targets == 1
+    counted = {
+        "split": results.split,
+        "metrics": results.metrics,
+        "definitions": results.definitions,
+        "checkpoint": None,
+        "unknown_entries": int((results.targets < 0).sum()),
+        "images_without_label": int((~present.any(1)).sum()),
+        "classes_without_positives": [results.classes[k] for k in np.flatnonzero(~present.any(0))],
+    }
+    return counted | results.summary
 
 
 @dataclass(frozen=True)
@@ -98,9 +108,13 @@ def training_log(folder: Path) -> TrainingLog | None:
     path = beside(folder, "metrics.csv")
     if path is None:
         return None
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = {name: np.array([_number(row.get(name)) for row in rows]) for name in (rows[0] if rows else ())}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, restkey=""))
+    except (OSError, ValueError, csv.Error):  # a damaged log costs the training curves, nothing else
+        return None
+    names = [name for name in (rows[0] if rows else ()) if name]
+    columns = {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
     steps, epochs = columns.get("step", np.arange(len(rows))), columns.get("epoch", np.full(len(rows), np.nan))
     x, xlabel = (steps, "step") if np.isnan(epochs).all() else (_in_epochs(steps, epochs), "epoch")
     curves = {name: (x[known], y[known]) for name, y in columns.items() if (known := ~np.isnan(y)).any()}
