@@ -99,22 +99,14 @@ def test_a_run_without_held_out_images(mlcl, demo, tmp_path):
     assert len(outcome.err.strip().splitlines()) == 1
 
 
-def test_held_out_images_that_are_the_test_too(mlcl, demo, tmp_path):
+def test_held_out_images_that_are_the_test_too(mlcl, tmp_path):
     from trees import write_table
 
     write_table(tmp_path / "csv", ["image,cat,dog", *(f"{i}.jpg,{i % 2},{i % 3 % 2}" for i in range(12))])
     data = ["--data", "CSVDataset", "--data.csv", "csv/labels.csv", "--data.val_fraction", "0.3"]
-    small = [
-        "--trainer.max_epochs",
-        "1",
-        "--data.image_size",
-        "32",
-        "--data.num_workers",
-        "0",
-        "--data.batch_size",
-        "4",
-    ]
-    assert mlcl("fit", "--config", demo[1], *data, *small).status == 0
+    small = ["--trainer.max_epochs", "1", "--data.image_size", "32", "--data.num_workers", "0"]
+    network = ["--model.network.backbone", "test_resnet", "--trainer.accelerator", "cpu", "--name", "demo"]
+    assert mlcl("fit", *network, *data, *small).status == 0
     outcome = mlcl("calibrate", "--ckpt_path", "runs/demo")
     assert outcome.status == 1 and "its held-out images are its test images too; give the dataset a test" in outcome.err
 

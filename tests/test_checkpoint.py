@@ -213,7 +213,7 @@ def test_a_model_built_in_python_is_refused_not_replaced(demo_root: Path, tmp_pa
         MultiLabelModule.load_from_checkpoint("python.ckpt", weights_only=True)
 
 
-def test_a_table_given_by_its_path_is_found_again(mlcl, demo, tmp_path, monkeypatch):
+def test_a_table_given_by_its_path_is_found_again(mlcl, tmp_path, monkeypatch):
     """The root is then the table's folder; from elsewhere, the record alone must lead back to it."""
     from trees import write_table
 
@@ -221,8 +221,9 @@ def test_a_table_given_by_its_path_is_found_again(mlcl, demo, tmp_path, monkeypa
     rows = ["image,cat,dog,split", *(f"{i}.jpg,{i % 2},{i % 3 % 2},{split}" for i, split in enumerate(splits))]
     write_table(tmp_path / "tables", rows, name="one.csv")
     data = ["--data", "CSVDataset", "--data.csv", "tables/one.csv", "--data.image_size", "32", "--data.batch_size", "2"]
-    flags = ["--data.num_workers", "0", "--data.val_fraction", "0", "--trainer.max_epochs", "1"]
-    assert mlcl("fit", "--config", demo[1], *data, *flags).status == 0
+    flags = ["--data.num_workers", "0", "--trainer.max_epochs", "1"]
+    network = ["--model.network.backbone", "test_resnet", "--trainer.accelerator", "cpu", "--name", "demo"]
+    assert mlcl("fit", *network, *data, *flags).status == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     outcome = mlcl("test", "--ckpt_path", tmp_path / "runs" / "demo")
