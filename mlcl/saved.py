@@ -47,8 +47,7 @@ def read(folder: Path) -> Saved:
         with (folder / "scores.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _ARRAYS if name in stored}
         summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        definitions, metrics = dict(summary["definitions"]), dict(summary.get("metrics", {}))
-        split = str(summary["split"])
+        split, definitions, metrics = str(summary["split"]), dict(summary["definitions"]), summary.get("metrics", {})
     except FileNotFoundError as error:
         raise MlclError(f"{error.filename}: no such file; run mlcl test again") from None
     except DAMAGE as error:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mlcl.comparison.outcome import LEVEL, Comparison, Gain
+from mlcl.pages import clean
 
 _BETTER, _WORSE, _UNDECIDED = "#3b82c4", "#d0702c", "#9aa1a9"  # blue and orange are told apart by everyone
 _INK = "#000000"  # the page turns it into its text colour
@@ -33,7 +34,7 @@ def per_class_gains(comparison: Comparison, methods: Sequence[str] | None = None
         axes.set_xlim(*_bounds(list(gains.values()), order))
         axes.set_title(_short(name, 40), fontsize=10)
         axes.set_xlabel(f"AP gain over {_short(comparison.results[0].name, 24)} (points)", fontsize=9)
-    panels[0].set_yticks(range(len(order)), [_short(comparison.classes[k], limit) for k in order], fontsize=8)
+    panels[0].set_yticks(range(len(order)), [_short(clean(comparison.classes[k]), limit) for k in order], fontsize=8)
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a class may be named $x$
     return figure

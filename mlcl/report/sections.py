@@ -79,7 +79,7 @@ def class_section(results: Results, k: int, errors: Errors, evidence: Evidence, 
 
 
 def _curve(results: Results, k: int, table: Decisions) -> Markup:
-    name, threshold = results.classes[k], results.thresholds[k]
+    name, threshold = pages.clean(results.classes[k]), results.thresholds[k]
     curve = analysis.pr_curve(results.probabilities[:, k], results.targets[:, k], threshold)
     base_rate = table.positives[k] / max(1, (results.targets[:, k] >= 0).sum())
     title = f"{name}: AP {100 * results.class_ap[k]:.1f}"
@@ -129,7 +129,7 @@ def heat_map(results: Results, counts: CoOccurrence) -> tuple[Markup, int]:
     weight = np.abs(counts.weight)
     strongest = np.argsort(-np.maximum(weight.max(0), weight.max(1)), kind="stable")[:_MAP_CLASSES]
     shown = np.sort(strongest)
-    names = [results.classes[k] for k in shown]
+    names = [pages.clean(results.classes[k]) for k in shown]
     alt = f"Heat map over {len(shown)} classes: how much more or less often than true each class is predicted beside "
     alt += "each other one. The table holds the pairs that stand out."
     return pages.svg(viz.cooccurrence(counts.difference[np.ix_(shown, shown)], names), alt), len(shown)
@@ -160,7 +160,7 @@ def embeddings(results: Results, evidence: Evidence) -> tuple[Markup, str] | Non
         f"Projection by {method} of {len(points):,} class-specific embeddings of images in which the class is present, "
         f"coloured by class ({len(np.unique(seen.owners))} classes)."
     )
-    return pages.svg(viz.embedding_scatter(points, seen.owners, results.classes), alt), method
+    return pages.svg(viz.embedding_scatter(points, seen.owners, [*map(pages.clean, results.classes)]), alt), method
 
 
 def training(log: TrainingLog) -> list[Markup]:
