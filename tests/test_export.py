@@ -66,8 +66,15 @@ def test_it_is_read_without_mlcl(mlcl, calibrated, demo_root, kind, name, tmp_pa
     assert labels == out.labels
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch_export"])
-@pytest.mark.parametrize("head", HEADS)
+SOON = ("SemanticAttention", "QueryDecoder")  # ONNX for the others: make test-slow
+EVERY = [
+    pytest.param(head, kind, marks=pytest.mark.slow if kind == "onnx" and head not in SOON else ())
+    for head in HEADS
+    for kind in ("onnx", "torch_export")
+]
+
+
+@pytest.mark.parametrize(("head", "kind"), EVERY)
 def test_every_head(head, kind, tmp_path):
     torch.manual_seed(0)
     settings = {"dim": 16} if head in ("SemanticAttention", "QueryDecoder", "LabelAttention", "MLDecoder") else {}
