@@ -170,11 +170,12 @@ class _Rows(Callback):
 
     def abandon(self) -> None:
         """Say where what there is was left."""
+        said = self.writer.abandon() if self.writer is not None else ""
         if self.part is not None:
             self.part.close()
-            say(f"what was predicted so far is in {self._part(0)} and its like, a line for each image")
-        elif self.writer is not None:
-            say(self.writer.abandon())
+            said = f"what was predicted so far is in {self._part(0)} and its like, a line for each image"
+        if said:
+            say(said)
 
     def _add(self, index: int, error: str, logits: list[float]) -> None:
         if error:
