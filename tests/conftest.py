@@ -30,7 +30,7 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     path, base = list(sys.path), str(tmp_path_factory.getbasetemp())
     yield
-    for name, module in list(sys.modules.items()):  # the user's own files, of which the next test has others
+    for name, module in sys.modules.copy().items():  # the user's own files, of which the next test has others
         if str(getattr(module, "__file__", None)).startswith(base):
             del sys.modules[name]
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MLCL_RUN_FOLDER"):
