@@ -17,7 +17,7 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def global_batch(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def global_batch(embeddings: Tensor, targets: Tensor, equal: bool = False) -> tuple[Tensor, Tensor]:
     """The embeddings and targets of all ranks, in rank order, the own slice kept in the graph.
 
     In the backward pass the own slice's gradient is multiplied by the world size. The same loss, computed by every
@@ -29,26 +29,28 @@ def global_batch(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         embeddings: (B, ...) float; B may differ between ranks, the rest may not.
         targets: (B, K) integer.
+        equal: B is known to be the same on all ranks; finding it out makes the host wait for the device.
 
     Returns:
         ``(sum of B, ...)`` embeddings and ``(sum of B, K)`` targets; the arguments themselves on one process.
     """
     if world_size() == 1:
         return embeddings, targets
-    sizes = _sizes(len(targets), targets.device)
+    sizes = _sizes(targets, equal)
     slices = _gather(embeddings.detach(), sizes)
     slices[rank()] = _ScaleGradient.apply(embeddings, float(world_size()))
     return torch.cat(slices), torch.cat(_gather(targets, sizes))
 
 
-def gather(tensor: Tensor) -> Tensor:
+def gather(tensor: Tensor, equal: bool = False) -> Tensor:
     """The tensors of all ranks in rank order, without gradient.
 
     Args:
         tensor: (B, ...); B may differ between ranks, the rest may not.
+        equal: B is known to be the same on all ranks.
     """
     tensor = tensor.detach()
-    return torch.cat(_gather(tensor, _sizes(len(tensor), tensor.device))) if world_size() > 1 else tensor
+    return torch.cat(_gather(tensor, _sizes(tensor, equal))) if world_size() > 1 else tensor
 
 
 def add_up(tensor: Tensor) -> Tensor:
@@ -81,16 +83,21 @@ class _ScaleGradient(torch.autograd.Function):
         return gradient * ctx.factor, None
 
 
-def _sizes(own: int, device: torch.device) -> list[int]:
-    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([own], device=device))
+def _sizes(own: Tensor, equal: bool) -> list[int]:
+    """The ranks' numbers of rows."""
+    if equal:
+        return [len(own)] * world_size()
+    counts = [torch.zeros(1, dtype=torch.int64, device=own.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(own)], device=own.device))
     return [int(count) for count in counts]
 
 
 def _gather(tensor: Tensor, sizes: list[int]) -> list[Tensor]:
     """The ranks' tensors; padded to the longest on the way, because all_gather wants equal shapes."""
-    padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
-    padded[: len(tensor)] = tensor
+    padded = tensor.contiguous()
+    if max(sizes) > min(sizes):
+        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
     gathered = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(gathered, padded)
     return [part[:size] for part, size in zip(gathered, sizes, strict=True)]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from mlcl.distributed import rank, world_size
@@ -26,11 +27,29 @@ class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
         """This rank's part of the epoch's order."""
+        own = self.order()[self.rank :: self.num_replicas]
+        return iter([(self.epoch, index) for index in own.tolist()])
+
+    def order(self) -> Tensor:
+        """The epoch's order over all ranks, (N,) int64: a rank's part is every W-th of it, from its own number on."""
         count = len(self.dataset)  # type: ignore[arg-type]
         if self.shuffle:
             generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
-            order = torch.randperm(count, generator=generator).tolist()
+            order = torch.randperm(count, generator=generator)
         else:
-            order = list(range(count))
-        order = (order * (1 + self.total_size // max(count, 1)))[: self.total_size]
-        return iter([(self.epoch, index) for index in order[self.rank : self.total_size : self.num_replicas]])
+            order = torch.arange(count)
+        return order.repeat(1 + self.total_size // max(count, 1))[: self.total_size]
+
+    def largest_batch(self, counts: Tensor, batch_size: int) -> int:
+        """The largest sum over any step of this epoch, all ranks together; known to every rank without asking.
+
+        In step b a rank takes the images b * B to (b + 1) * B of its part, and the parts take turns in the order: so
+        together the ranks take b * B * W to (b + 1) * B * W of it. Fewer steps (``drop_last``, a limit on batches)
+        only make the maximum smaller.
+
+        Args:
+            counts: (N,) integer, what an image of the dataset counts for.
+            batch_size: B, of each rank.
+        """
+        steps = counts[self.order()].split(batch_size * self.num_replicas)
+        return max((int(step.sum()) for step in steps), default=0)

@@ -36,12 +36,12 @@ class ImageLevelLoss(EmbeddingLoss):
         """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
         vectors, labels = image_views(embeddings, targets)
         weights = self.weights(labels, vectors.dtype)
-        anchor = weights.sum(1) > 0  # with a positive, hence with a denominator too
+        anchor = weights.sum(1, keepdim=True) > 0  # with a positive, hence with a denominator too
         z: Tensor = self.projector(vectors)
-        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)[anchor]
-        similarity = (z[anchor] @ z.T / self.temperature).masked_fill(itself, -torch.inf)
-        # An anchor's own -inf must not meet its weight 0.
-        return -(weights[anchor] * similarity.log_softmax(1).masked_fill(itself, 0)).sum()
+        left_out = torch.eye(len(z), dtype=torch.bool, device=z.device) | ~(labels >= 0).any(1)
+        # Where there is no anchor, no row of nothing but -inf; and an anchor's own -inf must not meet its weight 0.
+        similarity = (z @ z.T / self.temperature).masked_fill(left_out & anchor, -torch.inf)
+        return -(weights * similarity.log_softmax(1).masked_fill(left_out, 0)).sum()
 
     @abstractmethod
     def weights(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -49,18 +49,16 @@ class ImageLevelLoss(EmbeddingLoss):
 
 
 def image_views(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """One vector per image view, and its labels; images without any known entry are left out.
+    """One vector per image view, and its labels; where nothing of an image is known, the vector is 0.
 
     Args:
         embeddings: (B, V, K, D).
         targets: (B, K) in {1, 0, -1}.
 
     Returns:
-        Means over the known entries, (R, D), and labels, (R, K), the views of an image next to each other.
+        Means over the known entries, (B * V, D), and labels, (B * V, K), the views of an image next to each other.
     """
-    known = targets >= 0
-    kept = known.any(1)
-    known = known[kept].to(embeddings.dtype)
-    share = known / known.sum(1, keepdim=True)
-    vectors = torch.einsum("bvkd,bk->bvd", embeddings[kept], share)
-    return vectors.flatten(0, 1), targets[kept].repeat_interleave(embeddings.shape[1], 0)
+    known = (targets >= 0).to(embeddings.dtype)
+    share = known / known.sum(1, keepdim=True).clamp(min=1)
+    vectors = torch.einsum("bvkd,bk->bvd", embeddings, share)
+    return vectors.flatten(0, 1), targets.repeat_interleave(embeddings.shape[1], 0)

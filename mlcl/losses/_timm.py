@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mlcl.losses.base import ClassificationLoss
 
 # A masked logit: exp(-1e4) is 0 in fp32, and unlike -inf it keeps every gradient finite.
-_NEVER = -1e4
+NEVER = -1e4
 Reduction = Literal["mean", "batchmean"]
 
 
@@ -54,5 +54,5 @@ class RankingLoss(ClassificationLoss):
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """As :class:`ClassificationLoss` says; the mean runs over images (and classes) with something to compare."""
-        loss: Tensor = self.ranking(logits.masked_fill(targets < 0, _NEVER), (targets == 1).to(logits.dtype))
+        loss: Tensor = self.ranking(logits.masked_fill(targets < 0, NEVER), (targets == 1).to(logits.dtype))
         return loss

@@ -35,16 +35,23 @@ class EmbeddingBank(nn.Module):
         """Append in the order of images and views; arguments as of :meth:`EmbeddingLoss.update`."""
         if not self.size:
             return
-        confident = (targets == 1)[:, None] & (probabilities > self.confidence)  # (B, V, K)
+        views, (classes, size, _) = embeddings.shape[1], self.rows.shape
         # Not from a step that overflowed and is skipped.
-        confident = confident.masked_scatter(confident, embeddings[confident].isfinite().all(-1))
-        label, image, view = confident.permute(2, 0, 1).nonzero().T  # class by class, in order within each
-        count = confident.sum((0, 1))
-        order = torch.arange(len(label), device=label.device) - (count.cumsum(0) - count)[label]
-        kept = order >= count[label] - self.size  # of more than M, the last M
-        slot = (self.written[label] + order) % self.size
-        new = embeddings[image, view, label].to(self.rows.dtype)
-        self.rows[label[kept], slot[kept]] = new[kept]
+        confident = (targets == 1)[:, None] & (probabilities > self.confidence) & embeddings.isfinite().all(-1)
+        confident = confident.flatten(0, 1)  # (B * V, K), in order
+        count = confident.sum(0)
+        number = confident.cumsum(0) - 1  # of an entry among its class's
+        kept = confident & (number >= count - size)  # of more than M, the last M
+        slot = torch.arange(classes, device=count.device) * size + (self.written + number) % size
+        # For every slot the place of its new row in the batch, so that only what is kept is copied; what is not kept
+        # goes to one slot more, which is cut off.
+        source = count.new_full((classes * size + 1,), -1)
+        place = torch.arange(len(confident), device=count.device)[:, None].expand_as(slot)
+        source.scatter_(0, slot.where(kept, classes * size).flatten(), place.flatten())
+        source = source[:-1].view(classes, size)
+        image, view = source.clamp(min=0) // views, source.clamp(min=0) % views
+        new = embeddings[image, view, torch.arange(classes, device=count.device)[:, None]].to(self.rows.dtype)
+        self.rows.copy_(torch.where((source >= 0)[..., None], new, self.rows))
         self.written += count
 
     @torch.no_grad()
@@ -57,5 +64,11 @@ class EmbeddingBank(nn.Module):
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """What is stored: embeddings (N, D) and their classes (N,)."""
-        filled = torch.arange(self.size, device=self.rows.device) < self.written[:, None]  # (K, M)
-        return self.rows[filled], filled.nonzero()[:, 0]
+        rows, label, filled = self.slots()
+        return rows[filled], label[filled]
+
+    def slots(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same in a fixed number of rows: all (K * M, D), their classes (K * M,), which are filled (K * M,)."""
+        slot, label = (torch.arange(n, device=self.rows.device) for n in (self.size, len(self.rows)))
+        filled = slot < self.written[:, None]  # (K, M)
+        return self.rows.flatten(0, 1).clone(), label[:, None].expand_as(filled).flatten(), filled.flatten()

@@ -47,6 +47,13 @@ class EmbeddingLoss(nn.Module, ABC):
     """
 
     starts_from_means = False  # whether start_from wants the class means of the training set
+    compares_rows = False  # whether compute selects the present rows, and has a use for the capacity
+    capacity: int | None = None  # number of rows to select in every training step; None asks for it each time
+
+    @property
+    def rows(self) -> int | None:
+        """What ``present_rows`` takes for a capacity: outside of training every batch has its own number."""
+        return self.capacity if self.training else None
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss.
@@ -77,7 +84,7 @@ class EmbeddingLoss(nn.Module, ABC):
         with torch.autocast(embeddings.device.type, enabled=False):
             result = self.compute(_at_least_fp32(views), targets)
         named = result if isinstance(result, dict) else {_snake(type(self).__name__): result}
-        nothing = sum((parameter.reshape(-1)[:0].sum() for parameter in self.parameters()), torch.zeros(()))
+        nothing = sum((parameter.reshape(-1)[:0].sum() for parameter in self.parameters()), embeddings.new_zeros(()))
         if not all(term.requires_grad for term in named.values()):  # not always: its gradient is as large as they are
             nothing = nothing + embeddings.reshape(-1)[:0].sum()
         return {name: term + nothing.to(term) for name, term in named.items()}

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlcl.losses._rows import present_rows
 from mlcl.losses.base import EmbeddingLoss
 
 
@@ -30,6 +31,8 @@ class DiscriminativeLoss(EmbeddingLoss):
         scope: N from the whole batch, or only from within each image (co-occurring classes).
     """
 
+    compares_rows = True
+
     def __init__(
         self,
         form: Literal["margin", "cosine"] = "margin",
@@ -47,13 +50,12 @@ class DiscriminativeLoss(EmbeddingLoss):
 
     def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
-        present = targets == 1
-        rows = F.normalize(embeddings.transpose(1, 2)[present].flatten(0, 1), dim=-1)  # (R, D)
-        image, label = present.nonzero().repeat_interleave(embeddings.shape[1], 0).T
-        cosine = rows @ rows.T
-        same_class = label[:, None] == label
-        within = same_class & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-        between = ~same_class & ((image[:, None] == image) if self.scope == "image" else True)
+        rows, image, label, valid = present_rows(embeddings, targets, self.rows)
+        unit = F.normalize(rows, dim=-1)  # (R, D)
+        cosine = unit @ unit.T
+        pair, same_class = valid[:, None] & valid, label[:, None] == label
+        within = pair & same_class & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        between = pair & ~same_class & ((image[:, None] == image) if self.scope == "image" else True)
         if self.form == "margin":
             squared = (2 - 2 * cosine).clamp(min=0)
             # The root's slope is infinite at 0: there the gradient is left out.

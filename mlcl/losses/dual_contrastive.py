@@ -41,6 +41,7 @@ class DualContrastiveLoss(EmbeddingLoss):
     """
 
     starts_from_means = True
+    compares_rows = True
 
     def __init__(
         self,
@@ -73,9 +74,11 @@ class DualContrastiveLoss(EmbeddingLoss):
     def compute(self, embeddings: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Both weighted parts, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
         unit = self.projector(embeddings)
-        rows, labels = self.bank.entries()
-        bank = (self.projector(rows.to(embeddings.dtype)), labels) if len(rows) else None
-        samples = label_contrastive(unit, targets, nn.Identity(), self.temperature, bank, compat=self.compat)
+        rows, labels, filled = self.bank.slots()
+        bank = (self.projector(rows.to(embeddings.dtype)), labels, filled) if len(rows) else None
+        samples = label_contrastive(
+            unit, targets, nn.Identity(), self.temperature, bank, compat=self.compat, capacity=self.rows
+        )
         prototypes = self.around.contrast(unit, targets, self.projector)
         return {
             "label_contrastive": self.label_weight * samples,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mlcl.losses._rows import present_rows
 from mlcl.losses.bank import EmbeddingBank
 from mlcl.losses.base import EmbeddingLoss, check_temperature
 from mlcl.losses.projector import Projector
@@ -39,6 +40,8 @@ class LabelContrastiveLoss(EmbeddingLoss):
         dim: D, needed for a projector or a bank; the command line fills it in.
     """
 
+    compares_rows = True
+
     def __init__(
         self,
         temperature: float = 0.2,
@@ -61,10 +64,10 @@ class LabelContrastiveLoss(EmbeddingLoss):
 
     def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
-        rows, labels = self.bank.entries()
-        bank = (rows.to(embeddings.dtype), labels) if len(rows) else None
+        rows, labels, filled = self.bank.slots()
+        bank = (rows.to(embeddings.dtype), labels, filled) if len(rows) else None
         return label_contrastive(
-            embeddings, targets, self.projector, self.temperature, bank, self.hard_negatives, self.compat
+            embeddings, targets, self.projector, self.temperature, bank, self.hard_negatives, self.compat, self.rows
         )
 
     @torch.no_grad()
@@ -78,9 +81,10 @@ def label_contrastive(
     targets: Tensor,
     project: Callable[[Tensor], Tensor],
     temperature: float,
-    bank: tuple[Tensor, Tensor] | None = None,
+    bank: tuple[Tensor, Tensor, Tensor] | None = None,
     hard_negatives: int = 0,
     compat: bool = False,
+    capacity: int | None = None,
 ) -> Tensor:
     """The formula of :class:`LabelContrastiveLoss` as a function.
 
@@ -89,36 +93,46 @@ def label_contrastive(
         targets: (B, K) in {1, 0, -1}.
         project: (..., D) to unit vectors (..., P).
         temperature: t.
-        bank: further embeddings (N, D) and their classes (N,).
+        bank: further embeddings (N, D), their classes (N,) and which of them count (N,), bool.
         hard_negatives: as of the class.
         compat: as of the class.
+        capacity: number of rows to select, see :func:`~mlcl.losses._rows.present_rows`.
     """
-    by_label = embeddings.transpose(1, 2)  # (B, K, V, D)
-    present = targets == 1
-    anchors = project(by_label[present].flatten(0, 1))  # (R, P), the R present rows
-    labels = present.nonzero()[:, 1].repeat_interleave(embeddings.shape[1])
-    if not len(anchors):
-        return anchors.sum()
-    candidates, classes = anchors, labels
+    rows, _, labels, valid = present_rows(embeddings, targets, capacity)
+    anchors = project(rows)  # (R, P)
+    candidates, classes, counted = anchors, labels, valid
     if bank is not None:
         candidates, classes = torch.cat([anchors, project(bank[0])]), torch.cat([labels, bank[1]])
+        counted = torch.cat([valid, bank[2]])
     similarity = anchors @ candidates.T / temperature  # (R, R + N)
-    itself = torch.eye(*similarity.shape, dtype=torch.bool, device=anchors.device)
-    others = similarity.masked_fill(itself, -torch.inf)
+    compared = counted & ~torch.eye(*similarity.shape, dtype=torch.bool, device=anchors.device)
+    others = similarity.masked_fill(~compared, -torch.inf)
     if hard_negatives:
-        absent = by_label[targets == 0].flatten(0, 1)
-        hardest = project(absent[_hardest(project, absent, anchors, hard_negatives)])
-        others = torch.cat([others, anchors @ hardest.T / temperature], dim=1)
-    positive = (labels[:, None] == classes) & ~itself
+        nearest = _nearest_absent(project, embeddings, targets, anchors, valid, hard_negatives)
+        others = torch.cat([others, nearest / temperature], dim=1)
+    positive = (labels[:, None] == classes) & compared & valid[:, None]
     count = positive.sum(1)
     # An anchor alone in the batch has an empty denominator: its -inf must not reach the gradient.
     denominator = torch.where(count > 0, others.masked_fill((count == 0)[:, None], 0).logsumexp(1), 0)
     pulled = torch.where(positive, similarity - denominator[:, None], 0).sum(1) / count.clamp(min=1)
-    return -pulled.sum() / (len(anchors) if compat else (count > 0).sum().clamp(min=1))
+    return -pulled.sum() / (valid if compat else count > 0).sum().clamp(min=1)
 
 
-@torch.no_grad()
-def _hardest(project: Callable[[Tensor], Tensor], absent: Tensor, anchors: Tensor, number: int) -> Tensor:
-    """Which of the absent rows come closest to any anchor; without a graph, there are many of them."""
-    nearest = (anchors @ project(absent).T).amax(0)
-    return nearest.topk(min(number, len(absent))).indices
+def _nearest_absent(
+    project: Callable[[Tensor], Tensor],
+    embeddings: Tensor,
+    targets: Tensor,
+    anchors: Tensor,
+    valid: Tensor,
+    number: int,
+) -> Tensor:
+    """Cosines (R, number) of the anchors with the absent entries that come closest to any of them; -inf is none.
+
+    The search has no graph: nearly all entries are absent, and few of them are chosen.
+    """
+    every = embeddings.flatten(0, 2)
+    absent = (targets == 0)[:, None].expand(embeddings.shape[:3]).flatten()
+    with torch.no_grad():
+        cosines = (anchors @ project(every).T).masked_fill(~valid[:, None], -torch.inf)
+        score, chosen = cosines.amax(0).masked_fill(~absent, -torch.inf).topk(min(number, len(absent)))
+    return (anchors @ project(every[chosen]).T).masked_fill(score == -torch.inf, -torch.inf)

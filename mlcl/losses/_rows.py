@@ -1,0 +1,44 @@
+"""The present rows of a batch: few of many, in a number of rows that may be fixed beforehand."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """R rows, in the order of images, classes and views; those beyond the present ones are padding."""
+
+    embeddings: Tensor  # (R, D), 0 in the padding
+    image: Tensor  # (R,) int64
+    label: Tensor  # (R,) int64
+    valid: Tensor  # (R,) bool, false in the padding
+
+
+def present_rows(embeddings: Tensor, targets: Tensor, capacity: int | None = None) -> Rows:
+    """The embeddings of present entries, chosen where they lie.
+
+    The number of present entries is a value on the device: asking for it makes the host wait, and gives every step
+    other shapes. With a capacity nothing of that happens.
+
+    Args:
+        embeddings: (B, V, K, D).
+        targets: (B, K) in {1, 0, -1}.
+        capacity: R, at least the number of present entries times V; None asks for that number.
+
+    Raises:
+        IndexError: if more are present than the capacity holds (on CUDA a device-side assert): never a silent cut.
+    """
+    images, views, classes, _ = embeddings.shape
+    present = (targets == 1)[:, :, None].expand(-1, -1, views).flatten()
+    if capacity is None:
+        capacity = max(1, int(present.sum()))  # not 0: what follows then needs no case without rows
+    # The n-th present entry goes to place n, every other one to place 0, which is cut off.
+    place = present.cumsum(0) * present
+    entry = torch.arange(len(present), device=present.device)
+    chosen = entry.new_zeros(capacity + 1).scatter_(0, place, entry)[1:]
+    valid = torch.arange(capacity, device=present.device) < present.sum()
+    image, label, view = chosen // (classes * views), chosen // views % classes, chosen % views
+    # Padding is 0 rather than some entry, whose overflow would reach the gradient as 0 times infinity.
+    rows = torch.where(valid[:, None], embeddings[image, view, label], 0)
+    return Rows(rows, image, label, valid)
