@@ -1,6 +1,7 @@
 """Datasets, one file each. A new file here is found by itself: ``--data MyDataset``."""
 
-from mlcl.data.base import ImageDataset, MultiLabelDataModule, Samples
+from mlcl.data.base import MultiLabelDataModule
+from mlcl.data.dataset import ImageDataset, Samples
 from mlcl.discovery import import_all, public_classes
 
 DATASETS: dict[str, type] = public_classes(import_all(__name__, list(__path__)), MultiLabelDataModule)

@@ -3,75 +3,27 @@
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
 
 from mlcl.console import say
 from mlcl.data import augment as augmentations
-from mlcl.data.images import read_image
-from mlcl.data.labels import PRESENT, Targets, describe
+from mlcl.data.cache import open_cache
+from mlcl.data.dataset import ImageDataset, Samples, collate
+from mlcl.data.labels import PRESENT, describe
 from mlcl.data.sampler import EpochSampler
 from mlcl.errors import MlclError
-from mlcl.seeding import global_seed, seeded
+from mlcl.seeding import global_seed
 
 Split = Literal["train", "val", "test"]
 INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
-
-
-class Samples(NamedTuple):
-    """The images of a split and what is known of them."""
-
-    paths: Sequence[Path]  # N
-    targets: Targets  # (N, K) int8 in {1, 0, -1}
-
-    def take(self, rows: Any) -> "Samples":
-        """The samples at these row numbers, or where a boolean (N,) mask is true."""
-        rows = np.arange(len(self.paths))[rows]
-        return Samples([self.paths[row] for row in rows], self.targets[rows])
-
-
-@dataclass
-class ImageDataset(Dataset[dict[str, Tensor]]):
-    """Pictures and targets as the batch contract wants them.
-
-    Args:
-        samples: paths and targets.
-        transform: (3, H, W) uint8 to (3, S, S) uint8.
-        views: number of times each picture is transformed; 1 gives no view axis.
-        seed: of the transforms.
-    """
-
-    samples: Samples
-    transform: augmentations.Transform
-    views: int = 1
-    seed: int = 0
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.samples.paths)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        """The sample of ``(epoch, index)`` (a plain index means epoch 0).
-
-        Returns:
-            ``image`` (3, S, S) or (V, 3, S, S) uint8, ``target`` (K,) int8, ``index`` () int64.
-        """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        picture = read_image(self.samples.paths[index])
-        views = []
-        for view in range(self.views):
-            with seeded(self.seed, epoch, index, view):
-                views.append(self.transform(picture))
-        image = torch.stack(views) if self.views > 1 else views[0]
-        return {"image": image, "target": torch.from_numpy(self.samples.targets[index]), "index": torch.tensor(index)}
 
 
 class MultiLabelDataModule(LightningDataModule):
@@ -89,6 +41,9 @@ class MultiLabelDataModule(LightningDataModule):
         split_seed: of that carving; not the training's seed, so that runs of several seeds share the split.
         empty_images: keep or drop images without any present label.
         interpolation: bilinear or bicubic; by default that of the backbone's weights.
+        cache: keep decoded, resized pictures: none, disk (for all later runs) or ram (until this one ends).
+        cache_dir: folder for them; by default in the user's cache folder, or in shared memory.
+        augment_on: cpu (in the loader's processes) or device: whole batches, where the network is. Both draw the same.
     """
 
     classes: tuple[str, ...]
@@ -105,6 +60,9 @@ class MultiLabelDataModule(LightningDataModule):
         split_seed: int = 0,
         empty_images: Literal["keep", "drop"] = "keep",
         interpolation: Literal["bilinear", "bicubic"] | None = None,
+        cache: Literal["none", "ram", "disk"] = "none",
+        cache_dir: str | None = None,
+        augment_on: Literal["cpu", "device"] = "cpu",
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -117,23 +75,31 @@ class MultiLabelDataModule(LightningDataModule):
                 raise MlclError(f"data.{name} is {value}, it must be at least {least}")
         if not 0 <= val_fraction < 1:
             raise MlclError(f"data.val_fraction is {val_fraction}, it must lie in [0, 1)")
-        if interpolation not in (None, "bilinear", "bicubic"):
-            raise MlclError(f"data.interpolation is {interpolation!r}, it must be bilinear or bicubic")
-        if empty_images not in ("keep", "drop"):
-            raise MlclError(f"data.empty_images is {empty_images!r}, it must be keep or drop")
+        choices: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
+            ("interpolation", interpolation, (None, "bilinear", "bicubic")),
+            ("empty_images", empty_images, ("keep", "drop")),
+            ("cache", cache, ("none", "ram", "disk")),
+            ("augment_on", augment_on, ("cpu", "device")),
+        )
+        for name, choice, known in choices:
+            if choice not in known:
+                raise MlclError(f"data.{name} is {choice!r}, it must be {' or '.join(k for k in known if k)}")
         if augment not in augmentations.AUGMENTATIONS:
             raise MlclError(f"data.augment is {augment!r}; known: {', '.join(augmentations.AUGMENTATIONS)}")
         self.root = Path(root)
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.views, self.augment, self.empty_images = views, augment, empty_images
         self.val_fraction, self.split_seed, self.interpolation = val_fraction, split_seed, interpolation
+        self.cache, self.cache_dir, self.augment_on = cache, cache_dir, augment_on
         self.splits: dict[Split, Samples] = {}
+        self._training: ImageDataset | None = None  # augmented; knows what was left to the device
         self._next_epoch = 0
 
     @property
     def workers(self) -> int:
-        """Loader processes: as asked, but no more than there are processors."""
-        return min(self.num_workers, os.cpu_count() or 1)
+        """Loader processes: as asked, but no more than the processors that this process may use (SLURM gives a few)."""
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(self.num_workers, usable)
 
     @property
     def num_classes(self) -> int:
@@ -207,10 +173,30 @@ class MultiLabelDataModule(LightningDataModule):
             hint = remedy.get(split, "hold some out with --data.val_fraction 0.1, or give them a split")
             raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images: {hint}")
         mode = INTERPOLATIONS[self.interpolation or "bilinear"]
-        if split == "train" and augmented:
-            transform = augmentations.training(self.augment, self.image_size, mode)
-            return ImageDataset(self.splits[split], transform, self.views, global_seed())
-        return ImageDataset(self.splits[split], augmentations.evaluation(self.image_size, mode))
+        training = split == "train" and augmented
+        augmentation = (
+            augmentations.training(self.augment, self.image_size, mode)
+            if training
+            else augmentations.evaluation(self.image_size, mode)
+        )
+        samples, pixels = self.splits[split], None
+        if self.cache != "none":
+            folder = Path(self.cache_dir) if self.cache_dir else None
+            pixels = open_cache(samples.paths, augmentation, self.cache, folder, self.workers)
+        if not training:
+            return ImageDataset(samples, augmentation, pixels=pixels)
+        return ImageDataset(samples, augmentation, self.views, global_seed(), pixels, self.augment_on == "device")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """As Lightning does, and then the steps of the augmentation that were left to the device.
+
+        What was drawn for them stays on the CPU: what depends on it is decided without waiting for the device.
+        """
+        drawn = batch.pop("drawn", None) if isinstance(batch, dict) else None
+        batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if drawn is not None and self._training is not None:
+            batch["image"] = self._training.finish(batch["image"], drawn)
+        return batch
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Shuffled; the last, smaller batch is dropped unless it is the only one."""
@@ -240,6 +226,7 @@ class MultiLabelDataModule(LightningDataModule):
 
     def _loader(self, split: Split) -> DataLoader[dict[str, Tensor]]:
         dataset, training = self.dataset(split), split == "train"
+        self._training = dataset if training else self._training
         sampler = EpochSampler(dataset, seed=global_seed(), shuffle=training)
         sampler.set_epoch(self._next_epoch if training else 0)
         return DataLoader(
@@ -249,6 +236,7 @@ class MultiLabelDataModule(LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
             drop_last=training and len(sampler) >= self.batch_size,
             # Its own generator: otherwise the base seed of the workers is drawn from the global one, which stands
             # elsewhere after a resume.

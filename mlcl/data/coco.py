@@ -12,7 +12,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from torchvision.datasets.utils import download_and_extract_archive
 
-from mlcl.data.base import MultiLabelDataModule, Samples, Split
+from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.dataset import Samples
 from mlcl.data.labels import encode
 from mlcl.errors import MlclError
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mlcl.data.base import MultiLabelDataModule, Samples, Split
+from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.dataset import Samples
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN
 from mlcl.errors import MlclError
 

@@ -6,7 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from torchvision.datasets import VOCDetection
 
-from mlcl.data.base import MultiLabelDataModule, Samples, Split
+from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.dataset import Samples
 from mlcl.data.labels import from_voc
 from mlcl.errors import MlclError
 

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 from trees import REAL_DATA, WHY_NO_REAL_DATA, picture
 
+from mlcl.data import rand_augment
 from mlcl.data.augment import AUGMENTATIONS, Cutout, MultiScaleCrop, evaluation, training
 from mlcl.data.images import read_image
 from mlcl.errors import MlclError
@@ -21,6 +24,16 @@ def noise(height, width):
 def drawn(transform, image, seed):
     torch.manual_seed(seed)
     return transform(image)
+
+
+def alone(step):
+    """A step as a transform of one picture."""
+
+    def transform(image):
+        chosen = torch.tensor([list(step.draw(*image.shape[-2:]))], dtype=torch.float64)
+        return step.apply(image[None], chosen)[0]
+
+    return transform
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 200), (200, 7), (33, 33), (41, 60)])
@@ -97,24 +110,130 @@ def test_none_and_sadcls_first_stage_never_flip():
 
 
 def test_the_order_of_the_steps_is_the_recipes():
-    kinds = {name: [type(step).__name__ for step in training(name, 32).transforms] for name in AUGMENTATIONS}
+    kinds = {}
+    for name in AUGMENTATIONS:
+        made = training(name, 32)
+        first = [] if made.crops_original else ["Resize"]
+        kinds[name] = first + [type(step).__name__ for step in made.steps]
     assert kinds == {
         "none": ["Resize"],
-        "flip": ["Resize", "RandomHorizontalFlip"],
-        "csra": ["RandomResizedCrop", "RandomHorizontalFlip"],
-        "mulcon_stage1": ["RandomResizedCrop", "RandomHorizontalFlip", "RandAugment"],
-        "mulcon": ["Resize", "RandomHorizontalFlip", "RandAugment"],
+        "flip": ["Resize", "Flip"],
+        "csra": ["RandomResizedCrop", "Flip"],
+        "mulcon_stage1": ["RandomResizedCrop", "Flip", "RandAugment"],
+        "mulcon": ["Resize", "Flip", "RandAugment"],
         "sadcl_stage1": ["Resize", "Cutout", "RandAugment"],
-        "sadcl": ["Resize", "MultiScaleCrop", "RandomHorizontalFlip"],
+        "sadcl": ["Resize", "MultiScaleCrop", "Flip"],
     }
 
 
 def test_the_numbers_are_the_recipes_at_448():
-    steps = {name: training(name, 448).transforms for name in AUGMENTATIONS}
-    assert steps["csra"][0].scale == (0.7, 1)
-    assert steps["mulcon_stage1"][0].scale == (0.875, 1)
-    assert steps["sadcl_stage1"][1].length == 224
-    assert steps["sadcl"][0].size == [512, 512]
+    made = {name: training(name, 448) for name in AUGMENTATIONS}
+    assert made["csra"].steps[0].smallest == 0.7
+    assert made["mulcon_stage1"].steps[0].smallest == 0.875
+    assert made["sadcl_stage1"].steps[0].length == 224
+    assert made["sadcl"].side == 512
+    assert made["csra"].side == 536  # its smallest crop, 448.4 pixels wide, fills the result
+
+
+# --- Against torchvision, whose draws and kernels these are
+
+
+def reference(name, size):
+    """The recipe in torchvision's classes alone, with Pillow where ours uses it."""
+    resize, flip = v2.Resize((size, size), antialias=True), v2.RandomHorizontalFlip()
+    rand_augment = [v2.ToPILImage(), v2.RandAugment(), v2.PILToTensor()]
+    return v2.Compose(
+        {
+            "none": [resize],
+            "flip": [resize, flip],
+            "csra": [v2.RandomResizedCrop(size, scale=(0.7, 1), antialias=True), flip],
+            "mulcon_stage1": [v2.RandomResizedCrop(size, scale=(0.875, 1), antialias=True), flip, *rand_augment],
+            "mulcon": [resize, flip, *rand_augment],
+        }[name]
+    )
+
+
+@pytest.mark.parametrize("name", ["none", "flip", "csra", "mulcon_stage1", "mulcon"])
+def test_the_same_seed_gives_torchvisions_picture(name):
+    ours, theirs, image = training(name, 61), reference(name, 61), pixels(120, 90)
+    for seed in range(60):
+        assert torch.equal(drawn(ours, image, seed), drawn(theirs, image, seed)), seed
+
+
+def test_every_operation_of_rand_augment_is_torchvisions_of_the_same_name():
+    image = pixels(70, 50)
+    library = v2.RandAugment()
+    assert list(rand_augment.OPERATIONS) == list(library._AUGMENTATION_SPACE)
+    for number, (name, (signed, _)) in enumerate(rand_augment.OPERATIONS.items()):
+        magnitudes, library_signed = library._AUGMENTATION_SPACE[name]
+        assert signed == library_signed
+        values = magnitudes(31, 50, 70)
+        for sign in (1.0, -1.0) if signed else (1.0,):
+            strength = sign * float(values[9]) if values is not None else 0.0
+            how = {"interpolation": InterpolationMode.NEAREST, "fill": library._fill}
+            for source, result in (
+                (image, rand_augment.by_kernel(image[None], [(number, sign)])[0]),
+                (F.to_pil_image(image), rand_augment.by_pillow(image[None], [[(number, sign)]])[0]),
+            ):
+                wanted = library._apply_image_or_video_transform(source, name, strength, **how)
+                wanted = wanted if isinstance(wanted, torch.Tensor) else F.pil_to_tensor(wanted)
+                assert (wanted.int() - result.int()).abs().max() <= 1, (name, sign)
+
+
+def test_kernels_on_a_batch_do_to_each_picture_what_pillow_does():
+    batch = torch.stack([pixels(64, 48, seed) for seed in range(12)])
+    torch.manual_seed(4)
+    chosen = [[rand_augment.draw() for _ in range(12)] for _ in range(2)]
+    assert len({kind for kinds in chosen for kind in kinds}) > 12  # most kinds, some of them several times
+    by_kernel = rand_augment.by_kernel(rand_augment.by_kernel(batch, chosen[0]), chosen[1])
+    by_pillow = rand_augment.by_pillow(batch, chosen)
+    difference = (by_kernel.int() - by_pillow.int()).abs().float().mean((1, 2, 3))
+    changed = (batch.int() - by_pillow.int()).abs().float().mean((1, 2, 3))
+    assert difference.max() < 1.5 and changed.max() > 20
+
+
+def test_rand_augment_draws_evenly():
+    torch.manual_seed(0)
+    kinds = [rand_augment.draw() for _ in range(4200)]
+    numbers = torch.tensor([number for number, _ in kinds])
+    counts = numbers.bincount(minlength=14).double()
+    assert ((counts - 300).square() / 300).sum() < 34.5  # chi-squared with 13 degrees of freedom: 99.9 %
+    signed = [sign for number, sign in kinds if list(rand_augment.OPERATIONS.values())[number][0]]
+    assert abs(signed.count(-1.0) / len(signed) - 0.5) < 0.04
+    assert {sign for number, sign in kinds if not list(rand_augment.OPERATIONS.values())[number][0]} == {1.0}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_batch_at_once_is_each_picture_by_itself(name):
+    """What makes ``augment_on: device`` the same augmentation: one list of numbers, applied here or there."""
+    made = training(name, 33)
+    squares = torch.stack([made.resized(pixels(60, 41, seed)) for seed in range(9)])
+    torch.manual_seed(1)
+    numbers = torch.stack([made.draw(41, 60) for _ in range(9)])
+    before = squares.clone()
+    together = made.apply(squares, numbers)
+    alone = [made.apply(one[None], chosen[None])[0] for one, chosen in zip(squares, numbers, strict=True)]
+    assert torch.equal(together, torch.stack(alone))
+    assert torch.equal(squares, before)
+    halves = made.apply(made.apply(squares, numbers, last=1), numbers, first=1)
+    assert torch.equal(together, halves)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_the_gpu_makes_the_same_pictures_without_being_waited_for(name):
+    made = training(name, 224)
+    squares = torch.stack([made.resized(pixels(300, 200, seed)) for seed in range(16)])
+    torch.manual_seed(1)
+    numbers = torch.stack([made.draw(200, 300) for _ in range(16)])
+    on_device = squares.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = made.apply(on_device, numbers)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    difference = (result.cpu().int() - made.apply(squares, numbers).int()).abs().float().mean((1, 2, 3))
+    assert difference.median() < 0.5 and difference.max() < 3
 
 
 # --- Cutout
@@ -126,7 +245,7 @@ def hole(image, result):
 
 
 def test_cutout_is_one_square_of_one_colour_cut_off_at_the_border():
-    cutout, base = Cutout(8), torch.full((3, 20, 24), 50, dtype=torch.uint8)
+    cutout, base = alone(Cutout(8, 20)), torch.full((3, 20, 20), 50, dtype=torch.uint8)
     seen = set()
     for seed in range(300):
         result = drawn(cutout, base, seed)
@@ -134,7 +253,7 @@ def test_cutout_is_one_square_of_one_colour_cut_off_at_the_border():
         inside = result[:, top:bottom, left:right]
         assert (inside == inside[:, :1, :1]).all()
         assert bottom - top == 8 or top == 0 or bottom == 20
-        assert right - left == 8 or left == 0 or right == 24
+        assert right - left == 8 or left == 0 or right == 20
         assert 4 <= bottom - top <= 8  # at least half of it stays: its centre is in the picture
         assert 4 <= right - left <= 8
         outside = result.clone()
@@ -146,7 +265,7 @@ def test_cutout_is_one_square_of_one_colour_cut_off_at_the_border():
 
 
 def test_cutout_is_centred_everywhere_and_of_every_colour():
-    cutout, tops, colours = Cutout(1), set(), set()
+    cutout, tops, colours = alone(Cutout(1, 5)), set(), set()
     for seed in range(400):
         result = drawn(cutout, torch.zeros(3, 5, 5, dtype=torch.uint8), seed)
         if result.any():
@@ -159,7 +278,7 @@ def test_cutout_is_centred_everywhere_and_of_every_colour():
 
 @pytest.mark.parametrize("length", [0, 1, 100])
 def test_cutout_of_any_length(length):
-    result = drawn(Cutout(length), torch.zeros(3, 6, 6, dtype=torch.uint8), 3)
+    result = drawn(alone(Cutout(length, 6)), torch.zeros(3, 6, 6, dtype=torch.uint8), 3)
     assert result.shape == (3, 6, 6)
     assert (result.any(0).sum() == {0: 0, 1: 1, 100: 36}[length]).item()
 
@@ -167,22 +286,19 @@ def test_cutout_of_any_length(length):
 # --- MultiScaleCrop
 
 
-def crop_of(shape, seed):
-    """Scales and offsets of a draw, read off a picture that says where each of its pixels was."""
-    height, width = shape
-    image = torch.stack([torch.arange(height)[:, None].expand(shape), torch.arange(width).expand(shape)])
-    crop = MultiScaleCrop(1, InterpolationMode.BILINEAR)
-    crop.resize = torch.nn.Identity()
-    part = drawn(crop, image, seed)
-    (top, left), (bottom, right) = part[:, 0, 0].tolist(), (part[:, -1, -1] + 1).tolist()
-    return top, left, bottom - top, right - left
+def crop_of(side, seed):
+    """Top, left, height and width of a draw, in pixels of a square."""
+    torch.manual_seed(seed)
+    box = [share * side for share in MultiScaleCrop(1, InterpolationMode.BILINEAR, side).draw(7, 9)]
+    assert all(abs(length - round(length)) < 1e-9 for length in box)
+    return [round(length) for length in box]
 
 
 def test_multi_scale_crop_draws_every_allowed_pair_of_scales_at_every_offset():
     scales, side = (1, 0.875, 0.75, 0.66, 0.5), 80
     pairs, offsets = set(), set()
     for seed in range(600):
-        top, left, tall, wide = crop_of((side, side), seed)
+        top, left, tall, wide = crop_of(side, seed)
         i, j = (next(n for n, scale in enumerate(scales) if round(side * scale) == length) for length in (tall, wide))
         assert abs(i - j) <= 2
         pairs.add((i, j))
@@ -195,22 +311,11 @@ def test_multi_scale_crop_draws_every_allowed_pair_of_scales_at_every_offset():
     assert offsets == corners_edges_centre | {(1, 1), (1, 3), (3, 1), (3, 3)}
 
 
-@pytest.mark.parametrize(("height", "width"), [(100, 300), (300, 100)])
-def test_multi_scale_crop_measures_by_the_shorter_side(height, width):
-    for seed in range(40):
-        top, left, tall, wide = crop_of((height, width), seed)
-        assert 50 <= tall <= 100
-        assert 50 <= wide <= 100
-        assert top + tall <= height
-        assert left + wide <= width
-
-
 def test_multi_scale_crop_resizes_what_it_cropped():
     image = pixels(64, 64)
-    torch.manual_seed(2)
-    top, left, tall, wide = crop_of((64, 64), 2)
+    top, left, tall, wide = crop_of(64, 2)
     expected = evaluation(32)(image[:, top : top + tall, left : left + wide])
-    assert torch.equal(drawn(MultiScaleCrop(32, InterpolationMode.BILINEAR), image, 2), expected)
+    assert torch.equal(drawn(alone(MultiScaleCrop(32, InterpolationMode.BILINEAR, 64)), image, 2), expected)
 
 
 # --- Evaluation

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import InterpolationMode
 from trees import write_table
 
-from mlcl.data.base import ImageDataset, MultiLabelDataModule, Samples
+from mlcl.data.augment import Augmentation, Step
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.csv_file import CSVDataset
+from mlcl.data.dataset import ImageDataset, Samples
 from mlcl.data.demo import Demo
 from mlcl.data.images import ImageError, read_image
 from mlcl.errors import MlclError
@@ -78,7 +81,7 @@ def test_views_are_for_training_only(data):
 def test_target_and_picture_belong_to_the_index(data):
     made = data(augment="none")
     train = made.splits["train"]
-    plain = made.dataset("test").transform
+    plain = made.dataset("test").augmentation
     for batch in made.train_dataloader():
         for image, target, index in zip(batch["image"], batch["target"], batch["index"], strict=True):
             assert target.tolist() == train.targets[index].tolist()
@@ -229,9 +232,19 @@ def test_epochs_views_pictures_and_seeds_differ(data, monkeypatch):
     assert not torch.equal(data(views=2, augment="csra").dataset("train")[0, 5]["image"][0], one)
 
 
+class Noise(Step):
+    numbers = 1
+
+    def draw(self, height, width):
+        return [float(torch.randint(256, ()))]
+
+    def apply(self, images, drawn):
+        return images + drawn.to(torch.uint8)[:, :, None, None]
+
+
 def test_two_copies_of_a_picture_are_augmented_apart(root):
     samples = Samples([root / "3.jpg"] * 2, np.ones((2, 1), dtype=np.int8))
-    noise = ImageDataset(samples, lambda image: torch.randint(256, image.shape, dtype=torch.uint8))
+    noise = ImageDataset(samples, Augmentation(8, InterpolationMode.BILINEAR, (Noise(),)))
     assert not torch.equal(noise[0]["image"], noise[1]["image"])
 
 

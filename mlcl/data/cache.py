@@ -1,0 +1,201 @@
+"""Decoded, resized pictures of a split in one file, shared by all processes and all runs that want the same pixels.
+
+A row of it is mapped memory; decoding and resizing the JPEG takes dozens of times longer than copying that.
+"""
+
+import atexit
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+from filelock import FileLock
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mlcl.data.augment import Augmentation
+from mlcl.data.images import read_image
+from mlcl.errors import MlclError, visible
+
+_FORMAT = 1  # to be raised with the meaning of what is written
+_AT_ONCE = 16  # pictures per message from a decoding process
+
+
+class CachedPixels:
+    """The pictures of a cache file, by index.
+
+    Args:
+        path: a ``.npy`` file, from :func:`open_cache`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Copy on write: to the file it is read-only, and torch wants arrays that it could write to.
+        self.rows: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+
+    def __call__(self, index: int) -> tuple[Tensor, tuple[int, int]]:
+        """The square picture (3, side, side) uint8, mapped, and height and width of the original."""
+        row = self.rows[index]
+        height, width = row["size"].tolist()
+        return torch.from_numpy(row["pixels"]).permute(2, 0, 1), (height, width)
+
+    def __reduce__(self) -> tuple[type["CachedPixels"], tuple[Path]]:
+        """A process that is spawned, not forked, maps the file itself instead of being sent all of it."""
+        return CachedPixels, (self.path,)
+
+
+def open_cache(
+    paths: Sequence[Path],
+    augmentation: Augmentation,
+    kind: Literal["ram", "disk"],
+    folder: Path | None = None,
+    workers: int = 0,
+) -> CachedPixels:
+    """The cache of these pictures; where there is none yet, the first process that asks writes it, the others wait.
+
+    Its name is a hash of all that changes its content: the files (path, size, time of change), the side, the
+    interpolation, the versions of what decodes and resizes. Three of its pictures are compared with their files.
+
+    Args:
+        paths: of the pictures.
+        augmentation: whose square is kept.
+        kind: ``disk``; or ``ram``, shared memory, given back when this process ends.
+        folder: to write to; by default ``mlcl/pixels`` in the user's cache folder, or in shared memory.
+        workers: processes that decode.
+
+    Raises:
+        MlclError: if there is not enough space, or a picture cannot be read.
+    """
+    folder = folder or (_shared_memory() if kind == "ram" else _cache_folder())
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if hasattr(os, "getuid") and folder.stat().st_uid not in (os.getuid(), 0) and kind == "ram":
+            raise PermissionError(None, "it belongs to another user")
+        name = _key(paths, augmentation)
+        path = folder / f"{name}.npy"
+        with FileLock(folder / f"{name}.lock"):
+            if not _is_whole(path, paths, augmentation):
+                _write(path, paths, augmentation, workers)
+            cache = CachedPixels(path)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise MlclError(
+            f"no cache of pictures in {folder}: {error.strerror or error}{where}; give --data.cache_dir another "
+            "folder, or --data.cache none"
+        ) from error
+    if kind == "ram":  # who has it open keeps it; without this it would stay until the machine restarts
+        atexit.register(_remove, path, os.getpid())
+    return cache
+
+
+class _Squares(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(self, paths: Sequence[Path], augmentation: Augmentation) -> None:
+        self.paths, self.augmentation = paths, augmentation
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """(side, side, 3) uint8, and height and width of the original, int32."""
+        picture = read_image(self.paths[index])
+        square = self.augmentation.resized(picture)
+        return square.permute(1, 2, 0).contiguous(), torch.tensor(picture.shape[-2:], dtype=torch.int32)
+
+
+def _row(side: int) -> np.dtype[Any]:
+    return np.dtype([("size", np.int32, 2), ("pixels", np.uint8, (side, side, 3))])
+
+
+def _write(path: Path, paths: Sequence[Path], augmentation: Augmentation, workers: int) -> None:
+    """Under another name until it is whole. Written, not mapped: on a full disk a mapped page kills the process."""
+    dtype, partial = _row(augmentation.side), path.with_suffix(".partial")
+    _announce(path.parent, len(paths), dtype.itemsize, augmentation.side)
+    loader = DataLoader(_Squares(paths, augmentation), batch_size=_AT_ONCE, num_workers=workers)
+    columns = TextColumn("caching"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    try:
+        with partial.open("wb") as file, Progress(*columns, console=Console(file=sys.stderr)) as progress:
+            task = progress.add_task("caching", total=len(paths))
+            header = {"descr": dtype.descr, "fortran_order": False, "shape": (len(paths),)}
+            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+            for pixels, sizes in loader:
+                rows = np.empty(len(sizes), dtype=dtype)
+                rows["size"], rows["pixels"] = sizes.numpy(), pixels.numpy()
+                file.write(rows.tobytes())
+                progress.advance(task, len(rows))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _announce(folder: Path, count: int, row: int, side: int) -> None:
+    """Say what it will take, by whichever process writes it.
+
+    Raises:
+        MlclError: if that is more than there is.
+    """
+    needed, free = count * row, shutil.disk_usage(folder).free
+    what = f"a cache of {count:,} pictures at {side} x {side} takes {_size(needed)} in {folder} ({_size(free)} free)"
+    if needed > free:
+        raise MlclError(f"{what}: give --data.cache_dir another folder, or --data.cache none")
+    print(visible(what), file=sys.stderr, flush=True)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _is_whole(path: Path, paths: Sequence[Path], augmentation: Augmentation) -> bool:
+    """Whether the file is there, of the right form, and holds what its pictures are."""
+    if not path.is_file():
+        return False
+    squares = _Squares(paths, augmentation)
+    try:
+        cache = CachedPixels(path)
+        whole = cache.rows.shape == (len(paths),) and cache.rows.dtype == _row(augmentation.side)
+        for index in {0, len(paths) // 2, len(paths) - 1} if whole else ():
+            (pixels, size), (kept, kept_size) = squares[index], cache(index)
+            whole = whole and kept_size == tuple(size.tolist()) and torch.equal(kept.permute(1, 2, 0), pixels)
+    except (ValueError, EOFError):  # no .npy file, or cut off
+        whole = False
+    if not whole:
+        print(visible(f"{path} is damaged and written again"), file=sys.stderr, flush=True)
+    return whole
+
+
+def _key(paths: Sequence[Path], augmentation: Augmentation) -> str:
+    versions = torchvision.__version__, PIL.__version__
+    digest = hashlib.blake2b(repr((_FORMAT, augmentation.side, str(augmentation.mode), versions)).encode())
+    for path in paths:
+        state = os.stat(path)
+        digest.update(
+            f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
+    return digest.hexdigest()[:24]
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlcl" / "pixels"
+
+
+def _shared_memory() -> Path:
+    memory = Path("/dev/shm")
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return (memory if memory.is_dir() else Path(tempfile.gettempdir())) / f"mlcl-{user}"
+
+
+def _remove(path: Path, process: int) -> None:
+    if os.getpid() == process:  # not a forked one
+        path.unlink(missing_ok=True)
