@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb in commands.VERBS:
             return commands.run(verb, rest)
-        from mlcl import cli
+        with commands.importing():
+            from mlcl import cli
 
         cli.run(verb, ["--help" if argument == "--help_all" else argument for argument in rest])
     except commands.UsageError as error:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlcl import runs
 from mlcl.errors import MlclError
 
@@ -24,6 +22,8 @@ def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str |
 
     From the flags, else the config files, else (the name) the checkpoint's record or the names of the config files.
     """
+    import yaml  # not above: help need not wait for it
+
     files = [Path(value) for flag in ("--config", "-c") for value in values(arguments, flag)]
     merged: dict[str, Any] = {key: layer[key] for key in ("name",) if key in layer}
     for file in files:

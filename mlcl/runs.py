@@ -6,7 +6,6 @@ import platform
 import shutil
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +93,8 @@ def write_environment(folder: Path) -> None:
 
 
 def _environment() -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version  # not above: help need not wait for it
+
     import torch
 
     versions = {}

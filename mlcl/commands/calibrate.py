@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from mlcl.commands import _options
+from mlcl.commands import _options, importing
 from mlcl.errors import MlclError
 
 SUMMARY = "thresholds per class and honest probabilities, from held-out images"
@@ -39,7 +39,8 @@ def check(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Calibrate."""
-    from mlcl import calibration, console
+    with importing():
+        from mlcl import calibration, console
 
     console.quieten()
     source = _options.checkpoint(options)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mlcl.commands import _options
+from mlcl.commands import _options, importing
 from mlcl.comparison import folders
 from mlcl.errors import MlclError
 
@@ -45,7 +45,8 @@ def check(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, print, write."""
-    from mlcl.comparison import outcome, page
+    with importing():
+        from mlcl.comparison import outcome, page
 
     methods, left_out = folders.find(_given(options), options.baseline)
     comparison = outcome.compare(methods, options.resamples, options.seed, left_out)

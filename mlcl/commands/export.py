@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mlcl.commands import _options
+from mlcl.commands import _options, importing
 from mlcl.errors import MlclError
 
 SUMMARY = "ONNX or torch.export file: pixels in, probabilities out"
@@ -34,7 +34,8 @@ def check(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export and check."""
-    from mlcl import console, export
+    with importing():
+        from mlcl import console, export
 
     console.quieten()
     export.export(

@@ -4,7 +4,7 @@ import argparse
 import glob
 from pathlib import Path
 
-from mlcl.commands import _options
+from mlcl.commands import _options, importing
 from mlcl.errors import MlclError
 
 SUMMARY = "labels and scores for your own images, in one file"
@@ -58,7 +58,8 @@ def check(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predict; 1 if an image could not be read."""
-    from mlcl import console, inference, prediction
+    with importing():
+        from mlcl import console, inference, prediction
 
     console.quieten()
     model = inference.load(_options.checkpoint(options), "cpu", tuple(options.imports))

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mlcl.commands import _options
+from mlcl.commands import _options, importing
 from mlcl.errors import MlclError
 from mlcl.report import locate
 
@@ -35,8 +35,9 @@ def check(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the page."""
-    from mlcl import console
-    from mlcl.report import page
+    with importing():
+        from mlcl import console
+        from mlcl.report import page
 
     console.quieten()
     page.write(options.run, options.output, options.data_root, options.max_images, tuple(options.imports))

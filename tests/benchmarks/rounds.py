@@ -64,7 +64,7 @@ def table(seconds: Mapping[str, list[float]], reference: str, unit: str = "ms", 
 
 def machine() -> dict[str, object]:
     """Where and when a report was made."""
-    import torch  # the start-up benchmark times this very import elsewhere
+    import torch  # not above: what times processes need not wait for it
 
     info = Path("/proc/cpuinfo")
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
@@ -78,9 +78,9 @@ def machine() -> dict[str, object]:
     }
 
 
-def save(name: str, report: object) -> Path:
-    """Write ``runs/bench-<name>.json``: the report, and the machine it is of."""
-    path = Path("runs", f"bench-{name}.json")
+def save(name: str, report: object, smoke: bool = False) -> Path:
+    """Write ``runs/bench-<name>.json`` (``smoke-<name>.json``): the report, and the machine it is of."""
+    path = Path("runs", f"{'smoke' if smoke else 'bench'}-{name}.json")
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), "report": report}, indent=2) + "\n")
     return path
