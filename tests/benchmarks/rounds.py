@@ -5,10 +5,12 @@ hardly does. So every number here has its reference in the same run.
 """
 
 import datetime
+import itertools
 import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -84,3 +86,22 @@ def save(name: str, report: object, smoke: bool = False) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), "report": report}, indent=2) + "\n")
     return path
+
+
+def peak_bytes(step: Callable[[], object]) -> int:
+    """What torch's CPU allocator held at most during a call, in bytes above what it held before."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        profiler.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+    memory = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["args"]["Ev Idx"])
+    return max(itertools.accumulate((e["args"]["Bytes"] for e in memory), initial=0))
+
+
+def available_bytes() -> int:
+    """What memory the machine has left."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
