@@ -17,6 +17,8 @@ from pathlib import Path
 
 Seconds = dict[str, list[float]]
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler would tell its own stages between the lines
+
 
 def measure(steps: Mapping[str, Callable[[], object]], repeats: int) -> Seconds:
     """Seconds of every step: one call each to warm up, then ``repeats`` rounds in which each runs once."""
