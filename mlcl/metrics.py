@@ -4,119 +4,27 @@ Targets are 1 present, 0 absent, -1 unknown; an unknown entry enters no number. 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property, reduce
+from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from mlcl.average_precision import AP_NAMES, Interpolation, average_precision
 from mlcl.errors import MlclError
+from mlcl.f1_family import CF1Definition, count, f1_family, family_of, image_blocks, per_class, top_k
 
-Interpolation = Literal["none", "envelope", "11point"]
-CF1Definition = Literal["harmonic", "mean"]
-_AP_NAMES = {"none": "not interpolated", "envelope": "precision envelope (VOC2010+)", "11point": "11-point (VOC2007)"}
-
-
-def average_precision(scores: Tensor, targets: Tensor, interpolation: Interpolation = "none") -> Tensor:
-    """Average precision of every class.
-
-    Entries with equal scores are retrieved together (as scikit-learn does), so the order of the images never matters.
-
-    Args:
-        scores: (N, K) float, higher means more likely present; logits are fine and, in half precision, safer.
-        targets: (N, K) integer in {1, 0, -1}; -1 is left out.
-        interpolation: ``none`` averages the precision at each positive (ML-GCN, ASL, MulCon); ``envelope`` the
-            highest precision at this or a higher recall (VOC2010+, Q2L, SADCL); ``11point`` the same at the recalls
-            0, 0.1, ..., 1 (VOC2007).
-
-    Returns:
-        (K,) float64; NaN for a class without positives.
-
-    Raises:
-        ValueError: if the shapes differ, a score is NaN, or the interpolation is unknown.
-
-    >>> average_precision(torch.tensor([[3.0], [2.0], [1.0]]), torch.tensor([[1], [0], [1]]))
-    tensor([0.8333], dtype=torch.float64)
-    """
-    scores, targets = torch.as_tensor(scores), torch.as_tensor(targets)
-    if scores.ndim != 2 or scores.shape != targets.shape:
-        raise ValueError(f"scores and targets must both be (N, K), got {(*scores.shape,)} and {(*targets.shape,)}")
-    if interpolation not in _AP_NAMES:
-        raise ValueError(f"interpolation must be one of {', '.join(_AP_NAMES)}, got {interpolation!r}")
-    if scores.isnan().any():
-        raise ValueError("scores hold NaN: the network's output is not a number (a diverged training?)")
-    columns = zip(_numpy(scores).T, _numpy(targets).T, strict=True)
-    return torch.tensor([_class_ap(s, t, interpolation) for s, t in columns], dtype=torch.float64)
-
-
-def _class_ap(scores: NDArray[Any], targets: NDArray[Any], interpolation: str) -> float:
-    """AP of one class; numpy, because its sort is several times faster than torch's on a CPU."""
-    known, hits = np.sort(scores[targets >= 0]), np.sort(scores[targets == 1])
-    if not len(hits):
-        return float("nan")
-    # At each positive, from the lowest score up: how many positives, and how many entries, score at least as much.
-    found = len(hits) - np.searchsorted(hits, hits)
-    precision = found / (len(known) - np.searchsorted(known, hits))
-    if interpolation != "none":
-        precision = np.maximum.accumulate(precision)
-    if interpolation == "11point":  # in integers: 3 of 10 found is a recall of 0.3, whatever floats say
-        levels = found * 10 >= np.arange(11)[:, None] * len(hits)
-        return float(np.where(levels, precision, 0).max(1).mean())
-    return float(precision.mean())
-
-
-def _numpy(tensor: Tensor) -> NDArray[Any]:
-    """On the CPU, half precision widened: numpy has no bfloat16."""
-    return (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor).detach().cpu().numpy()
-
-
-def f1_family(predicted: Tensor, targets: Tensor, cf1: CF1Definition = "harmonic") -> dict[str, Tensor]:
-    """Per-class (C) and overall (O) precision, recall and F1 of binary decisions.
-
-    CP and CR are means over the classes with at least one positive; a class that is never predicted has precision 0.
-
-    Args:
-        predicted: (N, K) bool.
-        targets: (N, K) integer in {1, 0, -1}; -1 is left out.
-        cf1: ``harmonic`` is 2 CP CR / (CP + CR) (ML-GCN, CSRA, MulCon); ``mean`` the mean of the classes' F1 (SADCL).
-
-    Returns:
-        ``CP, CR, CF1, OP, OR, OF1``, float64 scalars.
-    """
-    positive = targets == 1
-    predicted = predicted & (targets >= 0)
-    hits, claimed, present = ((predicted & positive).sum(0), predicted.sum(0), positive.sum(0))
-    counted = present > 0
-    precision, recall = _ratio(hits, claimed)[counted].mean(), _ratio(hits, present)[counted].mean()
-    overall_precision, overall_recall = _ratio(hits.sum(), claimed.sum()), _ratio(hits.sum(), present.sum())
-    mean_f1 = _ratio(2 * hits, claimed + present)[counted].mean()
-    return {
-        "CP": precision,
-        "CR": recall,
-        "CF1": _ratio(2 * precision * recall, precision + recall) if cf1 == "harmonic" else mean_f1,
-        "OP": overall_precision,
-        "OR": overall_recall,
-        "OF1": _ratio(2 * overall_precision * overall_recall, overall_precision + overall_recall),
-    }
-
-
-def top_k(scores: Tensor, targets: Tensor, k: int) -> Tensor:
-    """The k highest known entries of each image, (N, K) bool; of equal scores the lower class index comes first."""
-    known = np.where(_numpy(targets) >= 0, _numpy(scores), -np.inf)
-    chosen, rows = np.zeros(known.shape, dtype=bool), np.arange(len(known))
-    for _ in range(min(k, known.shape[1])):
-        best = known.argmax(1)  # the first of equals: numpy promises it, torch.topk does not
-        chosen[rows, best], known[rows, best] = True, -np.inf
-    return torch.from_numpy(chosen).to(scores.device) & (targets >= 0)
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Numerator / denominator in float64, 0 where the denominator is 0."""
-    numerator, denominator = numerator.double(), denominator.double()
-    return torch.where(denominator == 0, 0.0, numerator / denominator.where(denominator != 0, 1.0))
+__all__ = [
+    "CF1Definition",
+    "Evaluation",
+    "Interpolation",
+    "MultiLabelMetrics",
+    "average_precision",
+    "f1_family",
+    "top_k",
+]
 
 
 @dataclass(frozen=True)
@@ -132,10 +40,15 @@ class Evaluation:
     thresholds: Tensor  # (K,) float64, on sigmoid(logits / temperature)
     temperature: float
 
-    @property
+    @cached_property
     def positives(self) -> Tensor:
         """(K,) number of images in which each class is present."""
-        return (self.targets == 1).sum(0)
+        return cast(Tensor, sum(per_class(targets == 1) for (targets,) in image_blocks(self.targets)))
+
+    @cached_property
+    def unknown(self) -> Tensor:
+        """(K,) number of images in which each class is unknown."""
+        return cast(Tensor, sum(per_class(targets < 0) for (targets,) in image_blocks(self.targets)))
 
 
 class MultiLabelMetrics(Metric):
@@ -190,33 +103,55 @@ class MultiLabelMetrics(Metric):
         unknown = torch.full((len(logits),), -1, device=logits.device)
         self.index.append(unknown if index is None else index.detach().to(torch.int64))
 
+    def reset(self) -> None:
+        """Forget everything, the evaluation too: two epochs never lie in memory beside each other."""
+        super().reset()
+        self.evaluation = None
+
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """As torchmetrics does; a rank that saw no image takes part with none."""
         if not self.logits:
-            self.update(torch.zeros(0, self.num_classes), torch.zeros(0, self.num_classes))
+            self.update(*torch.zeros(2, 0, self.num_classes, device=self.device))
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:
         """``mAP, CP, CR, CF1, OP, OR, OF1`` and their ``_top3`` forms; per class and image: ``self.evaluation``."""
-        logits, targets, index = (dim_zero_cat(s).cpu() for s in (self.logits, self.targets, self.index))
-        index, order = index.sort(stable=True)
-        first = torch.ones_like(index, dtype=torch.bool)
-        first[1:] = (index[1:] != index[:-1]) | (index[1:] < 0)
-        order, index = order[first], index[first]
-        logits, targets = logits[order], targets[order]
+        logits, targets, index = self._in_order()
         class_ap = average_precision(logits, targets, self.interpolation)
-        predicted = (logits.double() / self.temperature).sigmoid() >= self.thresholds
-        top3 = predicted & top_k(logits, targets, 3)
-        values = {"mAP": class_ap.nanmean(), **f1_family(predicted, targets, self.cf1)}
-        values |= {f"{name}_top3": value for name, value in f1_family(top3, targets, self.cf1).items()}
+        counts = torch.zeros(2, 3, self.num_classes, dtype=torch.int64)
+        for some_logits, some_targets in image_blocks(logits, targets):
+            predicted = (some_logits.double() / self.temperature).sigmoid() >= self.thresholds
+            top3 = predicted & top_k(some_logits, some_targets, 3)
+            counts += torch.stack([count(predicted, some_targets), count(top3, some_targets)])
+        values = {"mAP": class_ap.nanmean(), **family_of(counts[0], self.cf1)}
+        values |= {f"{name}_top3": value for name, value in family_of(counts[1], self.cf1).items()}
         how = self.definitions(), self.thresholds, self.temperature
         self.evaluation = Evaluation(logits, targets, index, class_ap, values, *how)
         return values
 
+    def _in_order(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, targets and index on the CPU, sorted by index, the first of duplicates.
+
+        The state becomes this very result where it lies on the CPU and is not a copy for synchronisation: the same to
+        further updates, and the batches can go while they are copied instead of lying beside the whole.
+        """
+        index, order = dim_zero_cat(self.index).cpu().sort(stable=True)
+        first = torch.ones_like(index, dtype=torch.bool)
+        first[1:] = (index[1:] != index[:-1]) | (index[1:] < 0)
+        order, index = order[first], index[first]
+        place = torch.full_like(first, -1, dtype=torch.int64)
+        place[order] = torch.arange(len(order))
+        states = self.logits, self.targets, self.index
+        own = all(isinstance(state, list) and all(part.device.type == "cpu" for part in state) for state in states)
+        logits, targets = (_placed(state if own else _parts(state), place, len(order)) for state in states[:2])
+        if own:
+            self.logits[:], self.targets[:], self.index[:] = [logits], [targets], [index]
+        return logits, targets, index
+
     def definitions(self) -> dict[str, Any]:
         """The variants in use, in words, to be printed with the numbers."""
         return {
-            "AP": f"{_AP_NAMES[self.interpolation]}, equal scores retrieved together",
+            "AP": f"{AP_NAMES[self.interpolation]}, equal scores retrieved together",
             "mAP": "mean over the classes with positives",
             "CP, CR": "means over the classes with positives; a class never predicted has precision 0",
             "CF1": "2 CP CR / (CP + CR)" if self.cf1 == "harmonic" else "mean of the classes' F1",
@@ -225,3 +160,22 @@ class MultiLabelMetrics(Metric):
             "top3": "among the three highest known scores and above the threshold",
             "unknown": "left out",
         }
+
+
+def _parts(state: list[Tensor] | Tensor) -> list[Tensor]:
+    return [state] if isinstance(state, Tensor) else [*state]  # synchronised, torchmetrics' state is one tensor
+
+
+def _placed(batches: list[Tensor], place: Tensor, size: int) -> Tensor:
+    """The rows of all batches at their places, -1 left out: (size, K) on the CPU; the list is emptied on the way."""
+    if len(batches) == 1 and torch.equal(place, torch.arange(size)):
+        return batches[0].cpu()
+    dtype = reduce(torch.promote_types, {batch.dtype for batch in batches})
+    placed = torch.empty(size, batches[0].shape[1], dtype=dtype)
+    end = len(place)
+    while batches:  # from the last, where the heap can shrink
+        batch = batches.pop().cpu()
+        to = place[end - len(batch) : end].numpy()  # numpy copies whole rows, torch entries
+        placed.numpy()[to[to >= 0]] = batch.numpy()[to >= 0]
+        end -= len(batch)
+    return placed
