@@ -81,13 +81,19 @@ def _wrong(arrays: dict[str, NDArray[Any]]) -> str | None:
             return f"{name} of shape {arrays[name].shape} beside logits of shape {shape}"
     if arrays["images"].shape not in (shape[:1], (0,)):
         return f"{arrays['images'].size} names for {shape[0]} images"
-    if not np.isin(arrays["targets"], (1, 0, -1)).all():
+    if not all(np.isin(rows, (1, 0, -1)).all() for rows in _blocks(arrays["targets"])):
         return "targets other than 1, 0 and -1"
-    if arrays["logits"].dtype.kind != "f" or not np.isfinite(arrays["logits"]).all():
+    if arrays["logits"].dtype.kind != "f" or not all(np.isfinite(rows).all() for rows in _blocks(arrays["logits"])):
         return "logits that are no finite numbers (a diverged training?)"
     if not ((arrays["thresholds"] >= 0) & (arrays["thresholds"] <= 1)).all() or not 0 < arrays["temperature"] < np.inf:
         return "a threshold outside [0, 1], or a temperature of 0 or below"
     return None
+
+
+def _blocks(array: NDArray[Any]) -> list[NDArray[Any]]:
+    """Some rows (N, K) at a time: numpy's checks make copies of what they check, in eight bytes per entry."""
+    step = max(1, 2**20 // array.shape[1])
+    return [array[start : start + step] for start in range(0, len(array), step)]
 
 
 def _wrong_definitions(definitions: dict[str, Any]) -> str | None:

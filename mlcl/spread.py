@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+_CLASSES = 512  # at a time: thousands of classes' embeddings fill much of the memory by themselves
+
 
 class EmbeddingSpread(Metric):
     """One minus the length of the mean unit embedding of a class: 0 where it is the same on every image.
@@ -32,9 +34,11 @@ class EmbeddingSpread(Metric):
 
     def update(self, embeddings: Tensor, targets: Tensor) -> None:
         """Add embeddings (B, K, D) and their targets (B, K) in {1, 0, -1}."""
-        unit = F.normalize(embeddings.float(), dim=-1)
         entered = torch.stack([targets >= 0, targets == 1]).float()  # (2, B, K)
-        self.sums += torch.einsum("sbk,bkd->skd", entered, unit)
+        for start in range(0, embeddings.shape[1], _CLASSES):
+            some = slice(start, start + _CLASSES)
+            unit = F.normalize(embeddings[:, some].float(), dim=-1)
+            self.sums[:, some] += torch.einsum("sbk,bkd->skd", entered[:, :, some], unit)
         self.counts += entered.sum(1)
 
     def compute(self) -> dict[str, Tensor]:

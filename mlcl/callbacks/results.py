@@ -14,9 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from mlcl.console import say
+from mlcl.f1_family import image_blocks
 from mlcl.metrics import Evaluation
 from mlcl.runs import write_text
 from mlcl.spread import EmbeddingSpread
+
+_SHOWN = 200  # classes in the table on the terminal; of more, the best and the worst
+_NAMED = 20  # classes without positives
 
 
 class Results(Callback):
@@ -51,6 +56,8 @@ class Results(Callback):
         summary["embedding_spread"] = _plain(float(spread.per_class[0].nanmean()))
         write_text(self.folder / "metrics.json", json.dumps(summary, indent=2))
         write_text(self.folder / "per_class.csv", _per_class(evaluation, classes, spread.per_class[0]))
+        if (size := evaluation.logits.nbytes / 1e9) > 1:
+            say(f"compressing {size:.1f} GB of logits into scores.npz: a minute or more per GB")
         write_scores(self.folder / "scores.npz", evaluation, classes, [_relative(p, root) for p in paths or ()])
         _print(summary, evaluation, classes, self.folder)
 
@@ -77,13 +84,14 @@ def write_scores(path: Path, evaluation: Evaluation, classes: list[str], images:
 
 def _summary(evaluation: Evaluation, classes: list[str]) -> dict[str, Any]:
     positives = evaluation.positives.tolist()
+    unlabelled = sum(int((~(targets == 1).any(1)).sum()) for (targets,) in image_blocks(evaluation.targets))
     return {
         "N": len(evaluation.logits),
         "num_classes": len(classes),
         "metrics": {name: _plain(float(value)) for name, value in evaluation.values.items()},
         "definitions": evaluation.definitions,
-        "unknown_entries": int((evaluation.targets < 0).sum()),
-        "images_without_label": int((~(evaluation.targets == 1).any(1)).sum()),
+        "unknown_entries": int(evaluation.unknown.sum()),
+        "images_without_label": unlabelled,
         "classes_without_positives": [name for name, count in zip(classes, positives, strict=True) if not count],
     }
 
@@ -92,10 +100,8 @@ def _per_class(evaluation: Evaluation, classes: list[str], spread: Tensor) -> st
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "AP", "positives", "unknown", "spread", "threshold"])
-    unknown = (evaluation.targets < 0).sum(0).tolist()
-    positives = evaluation.positives.tolist()
-    numbers = (evaluation.class_ap.tolist(), positives, unknown, spread.tolist(), evaluation.thresholds.tolist())
-    rows = zip(classes, *numbers, strict=True)
+    numbers = (evaluation.class_ap, evaluation.positives, evaluation.unknown, spread, evaluation.thresholds)
+    rows = zip(classes, *(column.tolist() for column in numbers), strict=True)
     writer.writerows(["" if value != value else value for value in row] for row in rows)  # nan is not itself
     return text.getvalue()
 
@@ -112,20 +118,27 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
     table.add_row("top-3", "", *(_percent(metrics[f"{name}_top3"]) for name in names[1:]))
     console.print(table)
     console.print(_class_table(evaluation, classes, console.width))
+    if len(classes) > _SHOWN:
+        console.print(f"  the best and the worst of {len(classes):,} classes; all are in per_class.csv")
     for name, meaning in definitions.items():
         console.print(f"  {name}: {meaning}", style="dim", highlight=False)
     if empty := summary["classes_without_positives"]:
-        console.print(f"  no positive, so no AP: {', '.join(empty)}", style="yellow", highlight=False)
+        more = f" and {len(empty) - _NAMED:,} more" if len(empty) > _NAMED else ""
+        named = ", ".join(empty[:_NAMED]) + more
+        console.print(f"  no positive, so no AP: {named}", style="yellow", highlight=False)
     console.print(f"results in {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
 
 
 def _class_table(evaluation: Evaluation, classes: list[str], width: int) -> Table:
-    """AP and number of positives of every class, best first, in as many columns as fit."""
+    """AP and number of positives of every class, best first, in as many columns as fit; of very many, both ends."""
     aps, counts = evaluation.class_ap.tolist(), evaluation.positives.tolist()
     ranked = sorted(range(len(classes)), key=lambda k: -1.0 if math.isnan(aps[k]) else aps[k], reverse=True)
-    longest = max(map(len, classes))
-    columns = max(1, min(4, width // (longest + 18), math.ceil(len(classes) / 4)))
-    rows = math.ceil(len(classes) / columns)
+    if len(ranked) > _SHOWN:
+        measured = [k for k in ranked if counts[k]] or ranked
+        ranked = [*measured[: _SHOWN // 2], *measured[_SHOWN // 2 :][-_SHOWN // 2 :]]
+    longest = max(len(classes[k]) for k in ranked)
+    columns = max(1, min(4, width // (longest + 18), math.ceil(len(ranked) / 4)))
+    rows = math.ceil(len(ranked) / columns)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for _ in range(columns):
         table.add_column("class", no_wrap=True)
