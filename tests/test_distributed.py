@@ -33,8 +33,8 @@ class WithPrototypes(nn.Module):
         self.projector = nn.Linear(D, D).double()
         self.prototypes = nn.Parameter(torch.randn(K, D, dtype=torch.float64))
 
-    def forward(self, image, target):
-        embeddings, target = global_batch(self.network(image).unflatten(1, (K, D)), target)
+    def forward(self, image, target, equal=False):
+        embeddings, target = global_batch(self.network(image).unflatten(1, (K, D)), target, equal)
         active = self.projector(embeddings)[target == 1]
         prototypes = self.projector(self.prototypes)
         scores = active @ prototypes.T / 0.2
@@ -51,12 +51,12 @@ def _data():
     return image, target
 
 
-def _gradients(rank: int, size: int, uneven: bool):
+def _gradients(rank: int, size: int, uneven: bool, equal: bool = False):
     image, target = _data()
     cuts = [0, *((5, 12) if size == 2 else (4, 5, 12))] if uneven else [12 * r // size for r in range(size + 1)]
     model = DistributedDataParallel(WithPrototypes())
     own = slice(cuts[rank], cuts[rank + 1])
-    model(image[own], target[own]).backward()
+    model(image[own], target[own], equal).backward()
     return {name: parameter.grad for name, parameter in model.module.named_parameters()}
 
 
@@ -71,6 +71,7 @@ LOSSES = {
     "image level": ("MulSupConLoss", {"projection": 3}),
     "image level, jaccard": ("JaccardSupConLoss", {"projection": 3}),
 }
+EQUAL = ("label, bank", "dual, bank", "discriminative", "image level")  # also with batches known to be equal
 
 
 class Trained(nn.Module):
@@ -90,14 +91,18 @@ class Trained(nn.Module):
         return terms["loss"] - terms["classification"]
 
 
-def _trained(rank: int, size: int, name: str):
-    """Gradients of the second step, when a bank holds the first one's embeddings, and the state that it leaves."""
+def _trained(rank: int, size: int, name: str, equal: bool = False):
+    """Gradients of the second step, when a bank holds the first one's embeddings, and the state that it leaves.
+
+    With equal batches as in a training: nobody asks for the number of images or of rows.
+    """
     generator = torch.Generator().manual_seed(3)
     image = torch.rand(12, 2, 3, 64, 64, generator=generator, dtype=torch.float64)
     target = _data()[1]
     cuts = [0, *{1: (12,), 2: (5, 12), 3: (4, 5, 12)}[size]]
-    own = slice(cuts[rank], cuts[rank + 1])
+    own = slice(12 * rank // size, 12 * (rank + 1) // size) if equal else slice(cuts[rank], cuts[rank + 1])
     model = Trained(name)
+    model.module.equal_batches, model.module.embedding_loss.capacity = equal, 64 if equal else None
     wrapped = DistributedDataParallel(model) if size > 1 else model
     for shift in (0, 1):
         model.zero_grad()
@@ -110,7 +115,9 @@ def _everything(rank: int, size: int):
     """All that a group computes, in one go: starting its processes costs more than the rest."""
     return {
         "losses": {name: _trained(rank, size, name) for name in LOSSES},
+        "equal": {name: _trained(rank, size, name, equal=True) for name in EQUAL},
         "even": _gradients(rank, size, uneven=False),
+        "even, known": _gradients(rank, size, uneven=False, equal=True),
         "uneven": _gradients(rank, size, uneven=True),
         "metrics": _metrics(rank, size),
         "buffers": _buffers(),
@@ -122,26 +129,28 @@ def group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return run_group(request.param, _everything, tmp_path_factory.mktemp("group"))
 
 
-@pytest.mark.parametrize("uneven", [False, True])
-def test_gradient_of_every_parameter_equals_one_process(group, uneven: bool):
+@pytest.mark.parametrize("kind", ["even", "even, known", "uneven"])
+def test_gradient_of_every_parameter_equals_one_process(group, kind: str):
     model = WithPrototypes()
     model(*_data()).backward()
     for member in group:
-        gradients = member["uneven" if uneven else "even"]
+        gradients = member[kind]
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_embedding_loss_gives_the_gradients_and_the_state_of_one_process(group, name: str):
-    """Backbone, head, projector, prototypes, bank; uneven ranks, one of them without a positive."""
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("losses", name) for name in LOSSES), *(("equal", name) for name in EQUAL)]
+)
+def test_every_embedding_loss_gives_the_gradients_and_the_state_of_one_process(group, name: str, kind: str):
+    """Backbone, head, projector, prototypes, bank; ranks uneven or not, one of them without a positive."""
     alone = _trained(0, 1, name)
     learned = [n for n, gradient in alone["gradients"].items() if gradient.abs().max() > 0]
     for part in ("backbone", "head.value", "head.class_maps", "projector", "prototypes"):
         held = any(part in n for n in alone["gradients"])
         assert any(part in n for n in learned) or not held or (part, name) == ("prototypes", "running means")
     assert ("bank" in name) == any("rows" in n and tensor.numel() > 0 for n, tensor in alone["state"].items())
-    for member in (everything["losses"][name] for everything in group):
+    for member in (everything[kind][name] for everything in group):
         for n, gradient in alone["gradients"].items():
             assert (member["gradients"][n] - gradient).norm() <= 1e-6 * gradient.norm() + 1e-12, n
         for n, tensor in alone["state"].items():

@@ -49,6 +49,33 @@ def test_a_part_that_does_not_exist_is_named():
         make_optimizer(Parts(), sgd, {"back": 0.1})
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_the_optimizer_is_fused_unless_the_user_says_how(kind):
+    """The same update; and a resumed one goes on bit for bit."""
+    made, states = {}, {}
+    for said in ({}, {"fused": False}, {"foreach": True}):
+        torch.manual_seed(0)
+        module = Parts()
+        optimizer = make_optimizer(module, lambda groups, said=said: kind(groups, lr=0.1, **said), {"backbone": 0.1})
+        for step in range(3):
+            for parameter in module.parameters():
+                parameter.grad = torch.full_like(parameter, 0.5 + step)
+            optimizer.step()
+        made[str(said)], states[str(said)] = optimizer, module.state_dict()
+    plain, *others = made
+    assert all(group["fused"] for group in made[plain].param_groups)
+    assert not any(group["fused"] for other in others for group in made[other].param_groups)
+    assert not getattr(made[plain], "_step_supports_amp_scaling", False)  # Lightning would refuse to clip
+    for other in others:
+        for name, value in states[plain].items():
+            torch.testing.assert_close(value, states[other][name])
+
+
+def test_an_optimizer_without_a_kernel_is_left_alone():
+    assert "fused" not in make_optimizer(Parts(), torch.optim.RMSprop, {}).param_groups[0]
+    assert not make_optimizer(Parts(), torch.optim.Adagrad, {}).param_groups[0]["fused"]
+
+
 def rates(schedule, total=100, per_epoch=10):
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": 2.0}], lr=9.0, momentum=0.9)
     scheduler = schedule.build(optimizer, total, per_epoch)

@@ -5,15 +5,18 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 
 class EMA(WeightAveraging):
     """Validates, saves and tests the moving average of weights and statistics, updated after every step.
 
     A checkpoint's ``state_dict`` is the average; the raw weights, for a resume, lie under ``current_model_state``.
-    Beyond Lightning's callback: integer buffers (counters) are copied instead of averaged and truncated, and nothing
-    is swapped in before the first update, so that a delayed start does not validate untouched initial weights.
+    Beyond Lightning's callback: integer buffers (counters) are copied instead of averaged and truncated; nothing is
+    swapped in before the first update, so that a delayed start does not validate untouched initial weights; and the
+    average lies where the training runs (there it is on the CPU, where the model still is when it is made), so that
+    an update neither moves the weights nor waits for them.
 
     Args:
         decay: share of the old average that each step keeps; 0.9997 forgets half in 2,300 steps.
@@ -21,12 +24,17 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.9997, start_step: int = 0) -> None:
-        super().__init__(multi_avg_fn=lambda average, current, _: _average(average, current, decay))
-        self.start_step = start_step
+        super().__init__()
+        self.decay, self.start_step = decay, start_step
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """After every optimizer step from ``start_step`` on."""
         return step_idx is not None and step_idx >= self.start_step
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the average."""
+        if stage == "fit":
+            self._average_model = _Average(pl_module, trainer.strategy.root_device, self.decay)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swap the average in, once there is one."""
@@ -51,12 +59,37 @@ class EMA(WeightAveraging):
             checkpoint["state_dict"] = raw
 
     def _started(self) -> bool:
-        return self._average_model is not None and bool(self._average_model.n_averaged > 0)
+        return isinstance(self._average_model, _Average) and self._average_model.started
 
 
-def _average(average: list[Tensor], current: list[Tensor], decay: float) -> None:
-    """One update, in place, of tensors that share a dtype."""
-    if average[0].is_floating_point():
-        torch._foreach_lerp_(average, [tensor.to(average[0].dtype) for tensor in current], 1 - decay)
-    else:
-        torch._foreach_copy_(average, current)
+class _Average(AveragedModel):
+    """Torch's container for an average, whose own update asks the device in every step how many there have been."""
+
+    def __init__(self, model: nn.Module, device: torch.device, decay: float) -> None:
+        super().__init__(model, device, use_buffers=True)
+        self.n_averaged = self.n_averaged.cpu()
+        self.decay = decay
+
+    @property
+    def started(self) -> bool:
+        """Whether there was an update; numpy sees that no device is asked."""
+        return bool(self.n_averaged.numpy() > 0)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """One update, in place; the first one copies."""
+        groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for average, current in zip(_tensors(self.module), _tensors(model), strict=True):
+            for held, tensor in zip(groups.setdefault(average.dtype, ([], [])), (average, current), strict=True):
+                held.append(tensor)
+        for dtype, (averages, currents) in groups.items():
+            currents = [current.to(dtype) for current in currents]
+            if dtype.is_floating_point and self.started:
+                torch._foreach_lerp_(averages, currents, 1 - self.decay)
+            else:
+                torch._foreach_copy_(averages, currents)
+        self.n_averaged += 1
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

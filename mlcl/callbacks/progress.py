@@ -10,9 +10,14 @@ from rich.text import Text
 
 from mlcl.console import say
 
+_EVERY = 0.5  # seconds between two looks at the loss
+
 
 class ImageProgressBar(RichProgressBar):
     """Lightning's rich progress bar, with images instead of batches per second.
+
+    It reads the loss twice a second. Lightning reads whatever is logged with ``prog_bar=True`` in every step, bar or
+    not (2.6.6), and each time the host waits for the device: so nothing is logged that way.
 
     Args:
         batch_size: per device, where there is no datamodule to say it.
@@ -21,6 +26,8 @@ class ImageProgressBar(RichProgressBar):
     def __init__(self, batch_size: int | None = None) -> None:
         super().__init__()
         self.batch_size = batch_size
+        self._shown: dict[str, Any] = {}
+        self._read = -_EVERY
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """The columns, the speed's replaced."""
@@ -34,6 +41,19 @@ class ImageProgressBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         """Counted from 1, as in the lines above the bar."""
         return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands beside the bar, a moment old."""
+        if time.monotonic() - self._read >= _EVERY:
+            loss = trainer.callback_metrics.get("train/loss")
+            self._shown = super().get_metrics(trainer, pl_module) | ({} if loss is None else {"loss": float(loss)})
+            self._read = time.monotonic()
+        return self._shown
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the last loss, not one of a moment ago."""
+        self._read = -_EVERY
+        super().on_train_epoch_end(trainer, pl_module)
 
 
 class _ImagesPerSecond(ProgressColumn):

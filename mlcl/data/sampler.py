@@ -51,5 +51,5 @@ class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
             counts: (N,) integer, what an image of the dataset counts for.
             batch_size: B, of each rank.
         """
-        steps = counts[self.order()].split(batch_size * self.num_replicas)
-        return max((int(step.sum()) for step in steps), default=0)
+        counts, images = counts[self.order()], batch_size * self.num_replicas
+        return max((int(counts[start : start + images].sum()) for start in range(0, len(counts), images)), default=0)

@@ -29,7 +29,7 @@ def present_rows(embeddings: Tensor, targets: Tensor, capacity: int | None = Non
     Raises:
         IndexError: if more are present than the capacity holds (on CUDA a device-side assert): never a silent cut.
     """
-    images, views, classes, _ = embeddings.shape
+    views, classes = embeddings.shape[1:3]
     present = (targets == 1)[:, :, None].expand(-1, -1, views).flatten()
     if capacity is None:
         capacity = max(1, int(present.sum()))  # not 0: what follows then needs no case without rows

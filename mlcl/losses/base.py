@@ -51,7 +51,7 @@ class EmbeddingLoss(nn.Module, ABC):
     capacity: int | None = None  # number of rows to select in every training step; None asks for it each time
 
     @property
-    def rows(self) -> int | None:
+    def selected_rows(self) -> int | None:
         """What ``present_rows`` takes for a capacity: outside of training every batch has its own number."""
         return self.capacity if self.training else None
 

@@ -50,7 +50,7 @@ class DiscriminativeLoss(EmbeddingLoss):
 
     def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
-        rows, image, label, valid = present_rows(embeddings, targets, self.rows)
+        rows, image, label, valid = present_rows(embeddings, targets, self.selected_rows)
         unit = F.normalize(rows, dim=-1)  # (R, D)
         cosine = unit @ unit.T
         pair, same_class = valid[:, None] & valid, label[:, None] == label

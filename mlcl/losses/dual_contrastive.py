@@ -77,7 +77,7 @@ class DualContrastiveLoss(EmbeddingLoss):
         rows, labels, filled = self.bank.slots()
         bank = (self.projector(rows.to(embeddings.dtype)), labels, filled) if len(rows) else None
         samples = label_contrastive(
-            unit, targets, nn.Identity(), self.temperature, bank, compat=self.compat, capacity=self.rows
+            unit, targets, nn.Identity(), self.temperature, bank, compat=self.compat, capacity=self.selected_rows
         )
         prototypes = self.around.contrast(unit, targets, self.projector)
         return {

@@ -66,9 +66,8 @@ class LabelContrastiveLoss(EmbeddingLoss):
         """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
         rows, labels, filled = self.bank.slots()
         bank = (rows.to(embeddings.dtype), labels, filled) if len(rows) else None
-        return label_contrastive(
-            embeddings, targets, self.projector, self.temperature, bank, self.hard_negatives, self.compat, self.rows
-        )
+        settings = self.temperature, bank, self.hard_negatives, self.compat, self.selected_rows
+        return label_contrastive(embeddings, targets, self.projector, *settings)
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, targets: Tensor, probabilities: Tensor) -> None:

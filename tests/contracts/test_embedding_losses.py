@@ -92,7 +92,49 @@ def test_gradient_is_that_of_the_value(name):
     loss = make(name)
     parameters = list(loss.parameters())
     inputs = [embeddings.requires_grad_(), *parameters]
-    assert torch.autograd.gradcheck(lambda e, *_: loss(e, targets), inputs)
+    for loss.capacity in (None, 20):
+        assert torch.autograd.gradcheck(lambda e, *_: loss(e, targets), inputs)
+
+
+@every_loss
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_a_fixed_number_of_rows_changes_nothing(name, case, views):
+    """Neither the value nor a gradient, whether the rows just fit or most of them are padding."""
+    results = []
+    embeddings, targets = batch(case, views)
+    for spare in (None, 0, 1, 29):
+        loss, x = make(name), embeddings.clone().requires_grad_()
+        loss.capacity = None if spare is None else max(1, views * int((targets == 1).sum())) + spare
+        value = loss(x, targets)
+        value.backward()
+        results.append([value, x.grad, *(parameter.grad for parameter in loss.parameters())])
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-12, atol=1e-12)
+
+
+@every_loss
+def test_padding_survives_any_embeddings(name):
+    """The first entry, which stands for nothing, may be unknown and infinite."""
+    embeddings, targets = batch("mixed")
+    targets[0, 0], embeddings[0, :, 0] = -1, torch.inf
+    loss = make(name)
+    loss.capacity = 40
+    if loss.compares_rows and "hard negatives" not in name and "Dual" not in name and "dual" not in name:
+        x = embeddings.requires_grad_()
+        loss(x, targets).backward()
+        assert x.grad.isfinite().all()
+
+
+@every_loss
+def test_too_few_rows_are_an_error_never_a_silent_cut(name):
+    embeddings, targets = batch("all positive")
+    loss = make(name)
+    loss.capacity = embeddings.shape[:3].numel() - 1
+    if loss.compares_rows:
+        with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+            loss(embeddings, targets)
+    loss.eval()(embeddings, targets)  # a batch of another origin has a number of its own
 
 
 @every_loss

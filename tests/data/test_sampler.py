@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import mlcl.data.sampler
 from mlcl.data.sampler import EpochSampler
@@ -80,8 +81,32 @@ def test_the_ranks_share_the_order_of_one_process(sampler, world, count, shuffle
     assert merged[count:] == (whole * world)[: world * length - count]  # the padding, taken from the start again
 
 
+@pytest.mark.parametrize("epoch", [0, 3])
+@pytest.mark.parametrize("count", [1, 5, 12, 13, 31])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_the_largest_batch_is_that_of_the_loaders_of_all_ranks(sampler, world, count, epoch, drop_last):
+    """A rank finds it out by itself, and no step of any loader exceeds it."""
+    counts = torch.randint(0, 9, (count,), generator=torch.Generator().manual_seed(count))
+    made = [sampler(count, world, rank, epoch=epoch) for rank in range(world)]
+    loaders = [DataLoader(counts, 4, sampler=IndexOnly(one), drop_last=drop_last) for one in made]
+    steps = [sum(int(part.sum()) for part in step) for step in zip(*loaders, strict=True)]
+    bounds = {one.largest_batch(counts, 4) for one in made}
+    assert len(bounds) == 1
+    if drop_last:
+        assert all(step <= max(bounds) for step in steps)
+    else:
+        assert max(steps) == max(bounds)
+
+
+class IndexOnly(list):
+    def __init__(self, sampler):
+        super().__init__(indices(sampler))
+
+
 def test_an_empty_dataset_has_an_empty_order(sampler):
     assert indices(sampler(0)) == []
+    assert sampler(0).largest_batch(torch.zeros(0, dtype=torch.int64), 4) == 0
 
 
 # --- The seeds under it

@@ -1,0 +1,270 @@
+"""No step waits for the device, shapes stay the same, and compiled it is the same step."""
+
+import contextlib
+import functools
+import inspect
+
+import lightning
+import pytest
+import torch
+from lightning import Trainer
+from torch import Tensor
+from waits import Waits
+
+from mlcl import fast_step
+from mlcl.callbacks import EMA, EpochLines
+from mlcl.data import Demo
+from mlcl.data.sampler import EpochSampler
+from mlcl.heads import HEADS
+from mlcl.losses import CLASSIFICATION_LOSSES, EMBEDDING_LOSSES
+from mlcl.module import MultiLabelModule
+from mlcl.network import Network
+
+B, V, K, S = 4, 2, 5, 32
+SMALL = {"dim": 8, "ffn": 8, "heads": 2, "num_classes": K, "class_counts": [3.0] * K, "num_samples": 9}
+ADAM = functools.partial(torch.optim.AdamW, lr=1e-3, fused=True)
+# Each with its defaults, and the forms that do something else in a step.
+EMBEDDINGS = {
+    **{name: (name, {}) for name in EMBEDDING_LOSSES},
+    "label, all": ("LabelContrastiveLoss", {"projection": 4, "bank": 3, "confidence": 0.0, "hard_negatives": 3}),
+    "label, compat": ("LabelContrastiveLoss", {"compat": True}),
+    "dual, means": ("DualContrastiveLoss", {"projection": 4, "prototypes": "mean", "confidence": 0.0}),
+    "prototypes, means": ("PrototypeContrastiveLoss", {"prototypes": "mean", "absent": "push"}),
+    "discriminative, cosine": ("DiscriminativeLoss", {"form": "cosine", "scope": "image"}),
+    "image level, projector": ("MulSupConLoss", {"weights": "image", "projection": 4}),
+}
+COMPARING = [name for name, (kind, _) in EMBEDDINGS.items() if EMBEDDING_LOSSES[kind].compares_rows]
+
+
+def make(kind: type, dim: int | None = None, **settings):
+    """With small sizes, as far as its constructor takes them."""
+    taken = inspect.signature(kind).parameters
+    sizes = SMALL if dim is None else {**SMALL, "dim": dim}
+    return kind(**{**{name: size for name, size in sizes.items() if name in taken}, **settings})
+
+
+def module(head: str = "SemanticAttention", classification: str = "BinaryCrossEntropy", embedding: str | None = None):
+    torch.manual_seed(0)
+    network = Network("test_resnet", make(HEADS[head]), K)
+    kind, settings = EMBEDDINGS[embedding] if embedding else (None, {})
+    loss = make(EMBEDDING_LOSSES[kind], network.embedding_dim, **settings) if kind else None
+    return MultiLabelModule(network, make(CLASSIFICATION_LOSSES[classification]), loss, optimizer=ADAM)
+
+
+def batch(device: str = "cpu") -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 256, (B, V, 3, S, S), dtype=torch.uint8, generator=generator)
+    target = torch.randint(-1, 2, (B, K), generator=generator).to(torch.int8)
+    return {"image": image.to(device), "target": target.to(device), "index": torch.arange(B).to(device)}
+
+
+@pytest.fixture(autouse=True)
+def _no_autocast_on_meta(monkeypatch, request):
+    """Which that device does not know; the step does not use it here."""
+    if "meta" in request.node.name:
+        monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+
+
+def waits(made: MultiLabelModule, device: str = "cpu", capacity: int | None = 64) -> list[str]:
+    """What a whole step waits for: losses with the renewal of states, backward, optimizer."""
+    made.to(device).train()
+    if made.embedding_loss is not None:
+        made.embedding_loss.capacity = capacity
+    optimizer = ADAM(made.parameters()) if device == "cpu" else torch.optim.SGD(made.parameters(), lr=0.1)
+    data = batch(device)
+    with Waits() as seen:
+        for _ in range(2):
+            optimizer.zero_grad()
+            made.losses(data)["loss"].backward()
+            optimizer.step()
+    return seen.found
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_no_embedding_loss_waits(name, device):
+    assert waits(module(embedding=name), device) == []
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
+def test_no_classification_loss_waits(name, device):
+    assert waits(module(classification=name), device) == []
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("name", HEADS)
+def test_no_head_waits(name, device):
+    assert waits(module(head=name, embedding="label, all"), device) == []
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_without_a_capacity_the_number_of_rows_is_asked_for_once(name):
+    assert waits(module(embedding=name), capacity=None) == ["_local_scalar_dense.default"] * 2  # once in a step
+
+
+def test_what_would_wait_is_seen():
+    x, mask = torch.rand(3), torch.tensor([True, False, True])
+    for read in (
+        lambda: x[mask],
+        lambda: x.__setitem__(mask, torch.zeros(2)),
+        lambda: x.sum().item(),
+        lambda: mask.nonzero(),
+        lambda: torch.equal(x, x),
+        lambda: x.masked_select(mask),
+        lambda: bool(mask.any()),
+        lambda: mask.long().unique(),
+        lambda: x.repeat_interleave(mask.long()),
+        lambda: x.to("meta"),
+    ):
+        with Waits() as seen:
+            read()
+        assert seen.found, inspect.getsource(read)
+    with Waits() as seen:
+        x.masked_fill(mask, 0), x[torch.tensor([0, 1])], x.to(torch.float64), torch.where(mask, x, 0)
+    assert not seen.found
+
+
+class Around(lightning.Callback):
+    """Does something around whole batches: hooks of callbacks and module, and what Lightning makes of the log."""
+
+    def begin(self, module, batch, batch_idx) -> None: ...
+
+    def end(self) -> None: ...
+
+    def on_train_start(self, trainer, module):
+        connector = trainer._logger_connector
+        last = connector.on_batch_end
+        connector.on_batch_end = lambda: (last(), self.end() if trainer.training else None)
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.begin(module, batch, batch_idx)
+
+
+class Watch(Around):
+    """Counts what waits, and the rows."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.present: list[int] = []
+        self.capacities: list[int | None] = []
+
+    def begin(self, module, batch, batch_idx):
+        self.present.append(int((batch["target"] == 1).sum()) * batch["image"].shape[1])
+        self.capacities.append(module.embedding_loss.capacity)
+        assert module.equal_batches
+        self.mode = Waits().__enter__()
+
+    def end(self):
+        self.mode.__exit__(None, None, None)
+        self.found += self.mode.found
+
+
+class Strict(Around):
+    """Lets CUDA itself refuse to wait; the first batch makes states and chooses kernels."""
+
+    def begin(self, module, batch, batch_idx):
+        torch.cuda.set_sync_debug_mode("error" if batch_idx else "default")
+
+    def end(self):
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def data(demo_root):
+    made = Demo(str(demo_root), train_images=80, test_images=25, scene_size=64, image_size=48, batch_size=12, views=2)
+    made.num_workers = 0
+    return made
+
+
+def fit(made: MultiLabelModule, data, callbacks, **settings):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(
+        **{"max_epochs": 3, "accelerator": "cpu", "logger": False, "num_sanity_val_steps": 0, **quiet, **settings},
+        callbacks=callbacks,
+    )
+    trainer.fit(made, datamodule=data)
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_no_step_of_a_training_waits(data, tmp_path):
+    """Logging, EMA and the line per epoch included."""
+    made, seen = demo_module("label, all"), Watch()
+    fit(made, data, [EMA(0.9), EpochLines(), seen], default_root_dir=tmp_path)
+    assert len(seen.present) == 18 and seen.found == []
+    assert made.embedding_loss.capacity is None and not made.equal_batches  # nothing is left behind
+
+
+def demo_module(embedding: str) -> MultiLabelModule:
+    torch.manual_seed(0)
+    network = Network("test_resnet", make(HEADS["SemanticAttention"]), 12)
+    kind, settings = EMBEDDINGS[embedding]
+    loss = make(EMBEDDING_LOSSES[kind], network.embedding_dim, **{**settings, "num_classes": 12})
+    return MultiLabelModule(network, embedding_loss=loss, optimizer=ADAM)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize(
+    "settings", [{}, {"limit_train_batches": 2}, {"accumulate_grad_batches": 3}, {"batch_size": 99}], ids=str
+)
+def test_the_capacity_holds_every_step_and_little_more(data, settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(fast_step, "_ROUNDED_TO", 1)
+    data.batch_size = settings.pop("batch_size", data.batch_size)
+    seen = Watch()
+    fit(demo_module("LabelContrastiveLoss"), data, [seen], default_root_dir=tmp_path, **settings)
+    assert len(set(seen.capacities)) == (1 if data.batch_size == 99 else 3)  # the only batch holds everything
+    for epoch in set(seen.capacities):
+        own = [p for p, capacity in zip(seen.present, seen.capacities, strict=True) if capacity == epoch]
+        assert max(own) <= epoch and (settings or max(own) == epoch)
+
+
+def test_a_loader_of_another_kind_is_asked_every_time(data):
+    loss = demo_module("LabelContrastiveLoss").embedding_loss
+    data.setup()
+    loader = data.train_dataloader()
+    kinds = {
+        "ours": loader,
+        "no sampler of ours": torch.utils.data.DataLoader(loader.dataset, batch_size=4),
+        "no samples": torch.utils.data.DataLoader(range(9), batch_size=4, sampler=EpochSampler(range(9), 0, True)),
+        "several": [loader, loader],
+    }
+    for kind, given in kinds.items():
+        equal = fast_step.fix_shapes(loss, type("Trainer", (), {"train_dataloader": given}))
+        assert equal == (kind in ("ours", "no samples")), kind
+        assert (loss.capacity is not None) == (kind == "ours"), kind
+    prototypes = demo_module("PrototypeContrastiveLoss").embedding_loss
+    assert fast_step.fix_shapes(prototypes, type("Trainer", (), {"train_dataloader": loader}))
+    assert prototypes.capacity is None  # it has no use for one
+
+
+class Shown(MultiLabelModule):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("shown", loss, prog_bar=True)
+        return loss
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_trap_lightning_waits_in_every_step_for_what_is_logged_to_the_bar(data, tmp_path):
+    """Lightning 2.6.6, and the test above can fail; the bar reads the loss by itself."""
+    made, seen = demo_module("LabelContrastiveLoss"), Watch()
+    made.__class__ = Shown
+    fit(made, data, [seen], default_root_dir=tmp_path, max_epochs=1)
+    assert seen.found == ["_local_scalar_dense.default"] * len(seen.present)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_cuda_itself_sees_no_wait(data, name, precision, tmp_path):
+    made = demo_module(name)
+    made.optimizer_factory = functools.partial(torch.optim.AdamW, lr=1e-3)
+    try:
+        fit(made, data, [EMA(0.9), EpochLines(), Strict()], accelerator="cuda", devices=1, precision=precision,
+            default_root_dir=tmp_path)  # fmt: skip
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(group["fused"] for group in made.optimizers().optimizer.param_groups)
