@@ -26,6 +26,10 @@ __all__ = [
     "top_k",
 ]
 
+# Batches made one tensor: of thousands of classes it is so large that the system has the memory back once it is
+# freed, while what small ones leave stays with the process.
+_JOINED = 32
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -102,6 +106,9 @@ class MultiLabelMetrics(Metric):
         self.targets.append(targets.detach().to(torch.int8))
         unknown = torch.full((len(logits),), -1, device=logits.device)
         self.index.append(unknown if index is None else index.detach().to(torch.int64))
+        if self._update_count % _JOINED == 0:
+            for state in (self.logits, self.targets, self.index):
+                state[-_JOINED:] = [torch.cat(state[-_JOINED:])]
 
     def reset(self) -> None:
         """Forget everything, the evaluation too: two epochs never lie in memory beside each other."""

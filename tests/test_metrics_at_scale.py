@@ -71,6 +71,18 @@ def test_a_random_part_of_many_classes_equals_scikit_learn():
         assert evaluation.class_ap[k].item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_many_small_updates_equal_one():
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(150, 3, generator=generator), torch.randint(-1, 2, (150, 3), generator=generator)
+    one, many = MultiLabelMetrics(3), MultiLabelMetrics(3)
+    one.update(logits, targets)
+    for row in zip(logits.split(1), targets.split(1), strict=True):
+        many.update(*row)
+    assert len(many.logits) == len(many.targets) == len(many.index) == 150 // 32 + 150 % 32
+    assert one.compute() == many.compute()
+    assert torch.equal(one.evaluation.logits, many.evaluation.logits)
+
+
 def test_updates_after_compute_count_as_if_all_came_at_once():
     once, twice = _many(60), _many(60)
     twice.compute()
