@@ -18,7 +18,7 @@ import mlcl.callbacks as callbacks
 import mlcl.data
 import mlcl.heads
 import mlcl.losses
-from mlcl import command_line, console, record, runs
+from mlcl import command_line, console, fast_step, record, runs
 from mlcl.console import is_first, say
 from mlcl.errors import MlclError
 from mlcl.module import MultiLabelModule
@@ -113,6 +113,10 @@ class CLI(LightningCLI):
         self.config = parser.parse_args([*first, *args])
         self.config["name"] = self.name
         self.config["ckpt_path"] = str(self.checkpoint) if self.checkpoint else None
+        settings = self.config.trainer
+        self.chosen_precision = settings.precision is None and not settings.plugins  # which may hold a precision
+        if self.chosen_precision:
+            settings.precision = fast_step.precision_for(settings.accelerator)
         if self.verb != "fit":  # the weights are in the checkpoint, whatever a config of the user's says
             network = self.config.model.network.init_args
             network["pretrained"], network["weights"] = False, None
@@ -158,7 +162,8 @@ class CLI(LightningCLI):
 
     def execute(self) -> None:
         """Run the verb."""
-        say(f"mlcl {self.verb}: {os.path.relpath(self.folder)}")
+        chosen = f" ({self.config.trainer.precision}, as fits the device)" if self.chosen_precision else ""
+        say(f"mlcl {self.verb}: {os.path.relpath(self.folder)}{chosen}")
         arguments = {"datamodule": self.datamodule, "weights_only": True, "ckpt_path": self.config.ckpt_path}
         quiet = {} if self.verb == "fit" else {"verbose": False}
         if self.verb == "fit" and 0 < (self.config.trainer.max_epochs or 0) <= self.stored_epoch + 1:

@@ -40,6 +40,19 @@ def free_shapes(loss: EmbeddingLoss | None) -> bool:
     return False
 
 
+def precision_for(accelerator: Any) -> str:
+    """Mixed bfloat16 where a CUDA device computes in it (Ampere and later), else float32.
+
+    A CPU gets float32 even if it has AMX, which halves a ResNet-101's step: there runs are repeated and compared on
+    other processors, and ``--trainer.precision bf16-mixed`` asks for it.
+
+    Args:
+        accelerator: as the trainer takes it.
+    """
+    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
 def compile_step(network: Network, loss: EmbeddingLoss | None) -> None:
     """Compile network and embedding loss where they are, which leaves the names in a checkpoint as they were.
 
