@@ -23,6 +23,7 @@ FORMAT = 1
 # optimizer), or belongs to the machine that trained (devices, strategy, callbacks, loggers).
 _MODEL_KEYS = ("network", "threshold", "temperature", "interpolation", "cf1")
 _TRAINER_KEYS = ("precision",)
+_DATA_WITHOUT = ("cache", "cache_dir", "augment_on")  # how the training was made fast, on its machine
 _TRUSTED = ("mlcl.", "torch.")
 # jsonargparse takes "module.Class" as plain text too, wherever a class may stand. These keys hold names and paths.
 _TEXT_KEYS = ("backbone", "weights", "root", "csv", "val_csv", "test_csv", "name", "classes", "init_from", "version")
@@ -98,8 +99,9 @@ def for_evaluation(config: dict[str, Any]) -> dict[str, Any]:
     arguments = {**model["network"]["init_args"], "pretrained": False, "weights": None}
     model["network"] = {**model["network"], "init_args": arguments}
     trainer = {key: config["trainer"][key] for key in _TRAINER_KEYS if key in config["trainer"]}
-    kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "data", "report") if key in config}
-    return {**kept, "model": model, "trainer": trainer}
+    kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "report") if key in config}
+    settings = {k: v for k, v in config["data"].get("init_args", {}).items() if k not in _DATA_WITHOUT}
+    return {**kept, "data": {**config["data"], "init_args": settings}, "model": model, "trainer": trainer}
 
 
 def check_classes(config: Any, path: str | Path, trusted: tuple[str, ...] = ()) -> None:

@@ -193,3 +193,12 @@ def test_module_and_console_script_are_the_same():
         for command in ([str(script)], [sys.executable, "-m", "mlcl"])
     ]
     assert outputs[0] == outputs[1]
+
+
+def test_waiting_threads_leave_their_core_to_others_unless_told_otherwise(mlcl, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert mlcl("validate", "--ckpt_path", "last").status == 1
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert mlcl("validate", "--ckpt_path", "last").status == 1
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -180,7 +180,7 @@ class MultiLabelDataModule(LightningDataModule):
             else augmentations.evaluation(self.image_size, mode)
         )
         samples, pixels = self.splits[split], None
-        if self.cache != "none":
+        if self.cache != "none" and (augmented or split != "train"):  # not for a single look at the plain images
             folder = Path(self.cache_dir) if self.cache_dir else None
             pixels = open_cache(samples.paths, augmentation, self.cache, folder, self.workers)
         if not training:
