@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
 from torchvision.datasets.utils import download_and_extract_archive
 
 from mlcl.data.base import MultiLabelDataModule, Split
@@ -121,6 +120,8 @@ def _cached(annotations: Path) -> dict[str, Any]:
 
 
 def _parse(annotations: Path) -> dict[str, Any]:
+    from pycocotools.coco import COCO  # once per file, then the cache serves
+
     try:
         with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             coco = COCO(str(annotations))
