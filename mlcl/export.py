@@ -20,6 +20,7 @@ from mlcl.console import say
 from mlcl.data.folder import find_images
 from mlcl.data.images import ImageError
 from mlcl.errors import MlclError
+from mlcl.fold import fold_batch_norms
 from mlcl.inference import Model, load
 from mlcl.rebuild import Rebuilt
 
@@ -69,7 +70,8 @@ def export(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write, read = _FORMATS[kind]
-        written(network, batches[0][:2], metadata(model), partial, write)
+        folded, norms = fold_batch_norms(network, batches[0][:2])
+        written(folded, batches[0][:2], metadata(model), partial, write)
         difference = largest_difference(network, read(partial), batches)
         if not difference <= TOLERANCE:
             raise MlclError(f"{kind}: probabilities differ from the original's by up to {difference:.1e}: not written")
@@ -81,7 +83,9 @@ def export(
     finally:
         partial.unlink(missing_ok=True)
     checked = f"{sum(map(len, batches))} images, {real} of them real"
-    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB, checked on {checked}, largest difference {difference:.1e}")
+    inside = f"; {norms} BatchNorms are inside the convolutions" if norms else ""
+    size = f"{output.stat().st_size / 1e6:.1f} MB"
+    say(f"{output}: {size}, checked on {checked}, largest difference {difference:.1e}{inside}")
     return difference
 
 
