@@ -1,5 +1,6 @@
 """What a training step is told beforehand: then the host never waits in it for the device, and shapes stay the same."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -58,6 +59,8 @@ def compile_step(network: Network, loss: EmbeddingLoss | None) -> None:
 
     The classification loss and the optimizer stay as they are: a few kernels, and one that is fused anyway.
     """
+    # Of the compiler's own looking (torch 2.15): what enters the loss is no leaf.
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")
     network.compile()
     if loss is not None:
         setattr(loss, "compute", torch.compile(loss.compute))  # noqa: B010

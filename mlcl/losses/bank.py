@@ -51,8 +51,9 @@ class EmbeddingBank(nn.Module):
         source = source[:-1].view(classes, size)
         image, view = source.clamp(min=0) // views, source.clamp(min=0) % views
         new = embeddings[image, view, torch.arange(classes, device=count.device)[:, None]].to(self.rows.dtype)
-        self.rows.copy_(torch.where((source >= 0)[..., None], new, self.rows))
-        self.written += count
+        # Not in place: the loss of this step still has its backward pass to go, which needs them as they were.
+        self.rows = torch.where((source >= 0)[..., None], new, self.rows)
+        self.written = self.written + count
 
     @torch.no_grad()
     def start_from(self, means: Tensor, known: Tensor) -> None:
@@ -71,4 +72,4 @@ class EmbeddingBank(nn.Module):
         """The same in a fixed number of rows: all (K * M, D), their classes (K * M,), which are filled (K * M,)."""
         slot, label = (torch.arange(n, device=self.rows.device) for n in (self.size, len(self.rows)))
         filled = slot < self.written[:, None]  # (K, M)
-        return self.rows.flatten(0, 1).clone(), label[:, None].expand_as(filled).flatten(), filled.flatten()
+        return self.rows.flatten(0, 1), label[:, None].expand_as(filled).flatten(), filled.flatten()

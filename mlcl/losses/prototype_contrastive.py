@@ -70,8 +70,7 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
 
     def contrast(self, unit: Tensor, targets: Tensor, projector: nn.Module) -> Tensor:
         """The loss of unit embeddings (B, V, K, P) that the projector has made; it makes the prototypes comparable."""
-        # Running means change in place between the loss and its backward pass, which needs them as they were.
-        prototypes = projector((self.prototypes if self.learnable else self.prototypes.clone()).to(unit.dtype))
+        prototypes = projector(self.prototypes.to(unit.dtype))
         scores = torch.einsum("bvkd,kd->bvk", unit, prototypes).flatten(0, 1) / self.temperature  # (B * V, K)
         target = targets.repeat_interleave(unit.shape[1], 0)
         present, entered = target == 1, target >= 0
@@ -97,8 +96,12 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
     @torch.no_grad()
     def start_from(self, means: Tensor, known: Tensor) -> None:
         """Take class means (K, D) for prototypes where ``known`` (K,) bool."""
-        self.prototypes.copy_(torch.where(known[:, None], means.to(self.prototypes), self.prototypes))
-        self.known |= known
+        moved = torch.where(known[:, None], means.to(self.prototypes), self.prototypes)
+        if self.learnable:
+            self.prototypes.copy_(moved)
+        else:  # not in place: the loss of this step still has its backward pass to go, which needs them as they were
+            self.prototypes = moved
+        self.known = self.known | known
 
 
 def _masked_logsumexp(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
