@@ -24,14 +24,14 @@ from mlcl.optim import make_optimizer
 
 K, DIM, LR, TOP = 80, 512, 1e-5, 8
 RESEARCH = "usual research code"
-DEFAULT = "mlcl, channels last (default)"
+DEFAULT = "mlcl, channels last, fused (default)"
 # name: memory format, autocast to bfloat16, fused optimizer
 VARIANTS = {
-    "mlcl, NCHW": (torch.contiguous_format, False, False),
-    DEFAULT: (torch.channels_last, False, False),
-    "mlcl, NCHW, bf16": (torch.contiguous_format, True, False),
-    "mlcl, channels last, bf16": (torch.channels_last, True, False),
-    "mlcl, channels last, bf16, fused": (torch.channels_last, True, True),
+    "mlcl, NCHW, not fused": (torch.contiguous_format, False, False),
+    "mlcl, channels last, not fused": (torch.channels_last, False, False),
+    DEFAULT: (torch.channels_last, False, True),
+    "mlcl, NCHW, fused, bf16": (torch.contiguous_format, True, True),
+    "mlcl, channels last, fused, bf16": (torch.channels_last, True, True),
 }
 
 # What a benchmark is of: backbone, side in pixels, images, repeats.
