@@ -7,17 +7,15 @@ from typing import Any
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 # By their exact types: a subclass may do something else with its weights (standardise them, for one).
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
-_NORMS_WITH_ACTIVATION = (BatchNormAct2d, FrozenBatchNormAct2d)
+_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 _TOLERANCE = 1e-5
 
 
@@ -43,7 +41,7 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> tuple[nn.Module, in
             kind.double(), _double(convolution.bias), mean, variance, norm.eps, _double(norm.weight), _double(norm.bias)
         )
         convolution.weight, convolution.bias = nn.Parameter(weight.to(kind)), nn.Parameter(bias.to(kind))
-        rest = nn.Sequential(norm.drop, norm.act) if type(norm) in _NORMS_WITH_ACTIVATION else nn.Identity()
+        rest = nn.Sequential(norm.drop, norm.act) if type(norm) is BatchNormAct2d else nn.Identity()
         for parent in [*folded.modules()]:
             for name, child in parent.named_children():
                 if child is norm:
@@ -75,7 +73,7 @@ def _pairs(network: nn.Module, example: Tensor) -> Iterator[tuple[Any, Any]]:
 
     modules = [*network.modules()]
     hooks = [module.register_forward_hook(after) for module in modules if type(module) in _CONVOLUTIONS]
-    norms = [module for module in modules if type(module) in (*_NORMS, *_NORMS_WITH_ACTIVATION)]
+    norms = [module for module in modules if type(module) in _NORMS]
     hooks += [module.register_forward_pre_hook(before) for module in norms]
     try:
         with uses:

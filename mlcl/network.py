@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mlcl.backbone import as_map, create_backbone, freeze_stages_of
+from mlcl.backbone import as_map, create_backbone, freeze
 from mlcl.heads import Head, HeadOutput
 
 
@@ -47,12 +47,12 @@ class Network(nn.Module):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone = create_backbone(backbone, pretrained, weights, backbone_kwargs or {}, freeze_batch_norm)
+        self.backbone = create_backbone(backbone, pretrained, weights, backbone_kwargs or {})
         config = self.backbone.pretrained_cfg
         self.interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1))
-        self._frozen_norms = freeze_stages_of(self.backbone, freeze_stages)
+        self._frozen_norms = freeze(self.backbone, freeze_stages, freeze_batch_norm)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.backbone.to(memory_format=self.memory_format)
         self.head = head.build(self.backbone.num_features, num_classes)
@@ -76,8 +76,8 @@ class Network(nn.Module):
         return as_map(self.backbone, self.backbone.forward_features(normalised), image.shape[-2:])
 
     def train(self, mode: bool = True) -> Self:
-        """As ``nn.Module.train``, but the BatchNorms of frozen stages keep their statistics."""
+        """As ``nn.Module.train``, but frozen BatchNorms keep their statistics."""
         super().train(mode)
-        for norm in self._frozen_norms:
-            norm.eval()
+        for name in self._frozen_norms:  # by name: Lightning may exchange them for synchronised ones
+            self.backbone.get_submodule(name).eval()
         return self

@@ -58,10 +58,16 @@ def test_uint8_and_unit_floats_are_the_same_picture():
 
 def test_frozen_batch_norm_does_not_move():
     net = network(freeze_batch_norm=True).train()
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.backbone.modules())
+    norms = [m for m in net.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and not any(m.training or m.weight.requires_grad or m.bias.requires_grad for m in norms)
+    assert net.training and net.backbone.conv1.weight.requires_grad
     before = {k: v.clone() for k, v in net.state_dict().items() if "running" in k}
-    net(torch.rand(2, 3, 32, 32))
+    net(torch.rand(2, 3, 32, 32)).logits.sum().backward()
     assert before and all(torch.equal(v, net.state_dict()[k]) for k, v in before.items())
+    older = {k: v for k, v in net.state_dict().items() if "num_batches_tracked" not in k}  # of a FrozenBatchNorm
+    network(freeze_batch_norm=True).load_state_dict(older)
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(net).train()
+    assert not any(m.training for m in synchronised.modules() if isinstance(m, nn.SyncBatchNorm))
 
 
 def test_frozen_stages_are_not_trained_and_keep_their_statistics():
