@@ -63,7 +63,7 @@ lint: .venv/installed  ## style and types
 # A heading, then a benchmark; one thread wobbles least. A training step takes all cores, as a user's does.
 benchmark = @echo; echo "== $(1)"; $(2) $(BIN)/python tests/benchmarks/$(1).py
 
-bench: .venv/installed  ## ratios against reference formulations, in one run: ten minutes on two CPU cores
+bench: .venv/installed  ## ratios against reference formulations, in one run: twenty minutes on two CPU cores
 	$(call benchmark,startup)
 	$(call benchmark,pipeline,OMP_NUM_THREADS=1)
 	$(call benchmark,losses,OMP_NUM_THREADS=1)

@@ -47,14 +47,17 @@ def _panel(axes: Axes, formulations: dict[str, dict], key: str, scale: float, fi
             axes.plot(*line.T, "o--" if theirs else "o-", color=colour, markersize=3, linewidth=1.4)
             if line[-1][0] == ticks[-1] and not theirs:
                 ends.append((*line[-1], text, colour))
+            elif not theirs:
+                _label(axes, text, line[-1], colour, (-4, 8), "center")
             elif len(line) < 3:  # no room left of it
                 _label(axes, text, line[-1], colour, (6, 0), "left")
             else:
                 _label(axes, text, line[-1], colour, (-5, 3), "right")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.margins(y=0.12)  # room for the labels above
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.set_xlim(ticks[0] / 1.2, ticks[-1] * 2.9)  # room for the labels
+    axes.set_xlim(ticks[0] / 1.2, ticks[-1] * 2.9)  # and right of them
     axes.minorticks_off()
     axes.grid(color="#e8e8e8", linewidth=0.6)
     axes.set_axisbelow(True)
