@@ -40,5 +40,6 @@ _HARMLESS = (
     r".*it is recommended to use `Trainer\(devices=1",  # our metrics drop what a distributed sampler repeats
     r"Grad strides do not match",  # a 1x1 convolution's weight has two layouts at once under channels_last
     r".*callbacks used to create the checkpoint need to be provided",  # a test needs neither EMA nor checkpoints
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen BatchNorms are
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning 2.6.6 with a newer torch
 )

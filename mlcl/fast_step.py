@@ -3,12 +3,16 @@
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
+from lightning import LightningModule
 
+from mlcl.data import ImageDataset, MultiLabelDataModule
 from mlcl.data.sampler import EpochSampler
 from mlcl.losses import EmbeddingLoss
 from mlcl.network import Network
 
+_AT_ONCE = 4096  # images whose labels are counted
 _ROUNDED_TO = 64  # rows: so that most epochs have the same number, and nothing is compiled again
 
 
@@ -22,16 +26,24 @@ def fix_shapes(loss: EmbeddingLoss | None, trainer: Any) -> bool:
         Whether every step brings all ranks the same number of images.
     """
     loader = trainer.train_dataloader
-    sampler, batch_size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
-    if not isinstance(sampler, EpochSampler) or batch_size is None:
+    sampler, dataset = getattr(loader, "sampler", None), getattr(loader, "dataset", None)
+    if not isinstance(sampler, EpochSampler) or type(dataset) is not ImageDataset or _batches_change(trainer):
         free_shapes(loss)
         return False
-    samples = getattr(loader.dataset, "samples", None)
-    if loss is not None and loss.compares_rows and samples is not None:
-        present = (torch.as_tensor(samples.targets) == 1).sum(1)
-        rows = sampler.largest_batch(present, batch_size) * int(getattr(loader.dataset, "views", 1))
+    if loss is not None and loss.compares_rows:
+        targets = dataset.samples.targets
+        blocks = range(0, len(targets), _AT_ONCE)
+        present = np.concatenate([(targets[start : start + _AT_ONCE] == 1).sum(1) for start in blocks])
+        rows = sampler.largest_batch(torch.from_numpy(present), loader.batch_size) * dataset.views
         loss.capacity = max(1, -(-rows // _ROUNDED_TO)) * _ROUNDED_TO
     return True
+
+
+def _batches_change(trainer: Any) -> bool:
+    """Whether a hook of the user's may put other labels, or other images, into a batch on its way to the step."""
+    hooks = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+    owners = (trainer.datamodule, MultiLabelDataModule), (trainer.lightning_module, LightningModule)
+    return any(getattr(type(owner), hook, None) is not getattr(ours, hook) for owner, ours in owners for hook in hooks)
 
 
 def free_shapes(loss: EmbeddingLoss | None) -> bool:

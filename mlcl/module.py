@@ -106,6 +106,11 @@ class MultiLabelModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step; the terms are logged as ``train/<name>``."""
+        if "drawn" in batch:
+            raise MlclError(
+                "the augmentation is not finished (data.augment_on device): give the trainer the datamodule, not its "
+                "loader, and call super() where you override transfer_batch_to_device"
+            )
         terms = self.losses(batch)
         self.log_dict({f"train/{name}": term for name, term in terms.items()})
         return terms["loss"]

@@ -57,6 +57,7 @@ class Network(nn.Module):
         self.backbone.to(memory_format=self.memory_format)
         self.head = head.build(self.backbone.num_features, num_classes)
         self.num_classes, self.embedding_dim = num_classes, head.embedding_dim
+        self.train()  # Lightning starts a training in the mode that a module has
 
     def forward(self, image: Tensor) -> HeadOutput:
         """Logits (B, K), embeddings (B, K, D) and, where the head has one, attention (B, K, h, w).

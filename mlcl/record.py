@@ -100,7 +100,9 @@ def for_evaluation(config: dict[str, Any]) -> dict[str, Any]:
     model["network"] = {**model["network"], "init_args": arguments}
     trainer = {key: config["trainer"][key] for key in _TRAINER_KEYS if key in config["trainer"]}
     kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "report") if key in config}
-    settings = {k: v for k, v in config["data"].get("init_args", {}).items() if k not in _DATA_WITHOUT}
+    settings = config["data"].get("init_args", {})
+    if settings.keys() >= set(_DATA_WITHOUT):  # else a dataset of the user's, which may mean something else by them
+        settings = {key: value for key, value in settings.items() if key not in _DATA_WITHOUT}
     return {**kept, "data": {**config["data"], "init_args": settings}, "model": model, "trainer": trainer}
 
 

@@ -183,23 +183,43 @@ def test_the_capacity_holds_every_step_and_little_more(data, settings, monkeypat
         assert max(own) <= epoch and (settings or max(own) == epoch)
 
 
+class Mixing(Demo):
+    """As CutMix and pseudo-labels do: a batch has more present entries than its images."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return {**batch, "target": torch.ones_like(batch["target"])} if self.trainer.training else batch
+
+
+def given(loader, data, module):
+    return type("Given", (), {"train_dataloader": loader, "datamodule": data, "lightning_module": module})
+
+
 def test_a_loader_of_another_kind_is_asked_every_time(data):
-    loss = demo_module("LabelContrastiveLoss").embedding_loss
+    module = demo_module("LabelContrastiveLoss")
+    loss = module.embedding_loss
     data.setup()
     loader = data.train_dataloader()
+    other = type("Wrapped", (type(loader.dataset),), {})(loader.dataset.samples, loader.dataset.augmentation)
     kinds = {
         "ours": loader,
         "no sampler of ours": torch.utils.data.DataLoader(loader.dataset, batch_size=4),
-        "no samples": torch.utils.data.DataLoader(range(9), batch_size=4, sampler=EpochSampler(range(9), 0, True)),
+        "no dataset of ours": torch.utils.data.DataLoader(other, batch_size=4, sampler=EpochSampler(other, 0, True)),
         "several": [loader, loader],
     }
-    for kind, given in kinds.items():
-        equal = fast_step.fix_shapes(loss, type("Trainer", (), {"train_dataloader": given}))
-        assert equal == (kind in ("ours", "no samples")), kind
+    for kind, chosen in kinds.items():
+        assert fast_step.fix_shapes(loss, given(chosen, data, module)) == (kind == "ours"), kind
         assert (loss.capacity is not None) == (kind == "ours"), kind
+    assert not fast_step.fix_shapes(loss, given(loader, None, module)) and loss.capacity is None
     prototypes = demo_module("PrototypeContrastiveLoss").embedding_loss
-    assert fast_step.fix_shapes(prototypes, type("Trainer", (), {"train_dataloader": loader}))
+    assert fast_step.fix_shapes(prototypes, given(loader, data, module))
     assert prototypes.capacity is None  # it has no use for one
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_labels_that_change_on_the_way_are_not_too_many(demo_root, tmp_path):
+    data = Mixing(str(demo_root), train_images=80, test_images=25, scene_size=64, image_size=48, batch_size=12)
+    data.num_workers = 0
+    fit(demo_module("LabelContrastiveLoss"), data, [], default_root_dir=tmp_path, max_epochs=1)
 
 
 class Shown(MultiLabelModule):

@@ -158,3 +158,42 @@ def test_trap_lightning_save_last_is_not_the_last_epoch(mlcl, demo):
     assert ModelCheckpoint is not None
     assert mlcl("fit", *demo, "--trainer.callbacks+", "own_stop.Both", "--test_after_fit", "false").status == 0
     assert torch.load("stock/last.ckpt", weights_only=True)["epoch"] == 0
+
+
+@pytest.mark.parametrize("flags", [("freeze_batch_norm", "true"), ("freeze_stages", "2")])
+def test_frozen_statistics_do_not_move_in_a_training(mlcl, demo, flags):
+    """Lightning never calls ``train()`` itself: a module starts in the mode that it was made in (2.6.6)."""
+    flag, value = flags
+    outcome = mlcl("fit", *demo, f"--model.network.{flag}", value, "--test_after_fit", "false")
+    assert outcome.status == 0 and "eval mode" not in outcome.err, outcome.err
+    stored = torch.load("runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)["current_model_state"]
+    steps = {k: int(v) for k, v in stored.items() if k.endswith("num_batches_tracked")}
+    frozen = {
+        k
+        for k in steps
+        if flag == "freeze_batch_norm"
+        or k.startswith(("network.backbone.bn1", "network.backbone.conv1", "network.backbone.layer1"))
+    }
+    assert frozen and all((steps[name] == 0) == (name in frozen) for name in steps), steps
+    mean = next(name for name in frozen).replace("num_batches_tracked", "running_mean")
+    assert not stored[mean].any()
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`", "ignore:.*does not have many workers")
+def test_an_augmentation_that_is_not_finished_is_an_error(demo_root, tmp_path):
+    """With ``augment_on: device`` a loader alone gives pictures that the datamodule would have finished."""
+    from lightning import Trainer
+
+    from mlcl.data import Demo
+    from mlcl.errors import MlclError
+    from mlcl.heads import GlobalPool
+    from mlcl.module import MultiLabelModule
+    from mlcl.network import Network
+
+    settings = {"train_images": 80, "test_images": 25, "scene_size": 64, "image_size": 48, "num_workers": 0}
+    data = Demo(str(demo_root), augment="flip", augment_on="device", **settings)
+    data.setup()
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(fast_dev_run=True, accelerator="cpu", logger=False, default_root_dir=tmp_path, **quiet)
+    with pytest.raises(MlclError, match="the augmentation is not finished"):
+        trainer.fit(MultiLabelModule(Network("test_resnet", GlobalPool(), 12)), data.train_dataloader())

@@ -226,6 +226,8 @@ class MultiLabelDataModule(LightningDataModule):
 
     def _loader(self, split: Split) -> DataLoader[dict[str, Tensor]]:
         dataset, training = self.dataset(split), split == "train"
+        if training and self.augment_on == "device" and not isinstance(dataset, ImageDataset):
+            raise MlclError(f"data.augment_on is device, which {type(dataset).__name__} cannot do; set it to cpu")
         self._training = dataset if training else self._training
         sampler = EpochSampler(dataset, seed=global_seed(), shuffle=training)
         sampler.set_epoch(self._next_epoch if training else 0)

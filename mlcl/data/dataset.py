@@ -69,6 +69,14 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
             ``image`` (3, S, S) or (V, 3, S, S) uint8, ``target`` (K,) int8, ``index`` () int64; with steps left to the
             device also ``drawn`` (V, P) float64, what they need to know, and S may be another until then.
         """
+        sample = self._sample(key)
+        return {**sample, "image": sample["image"].clone()}  # it may be a cache's own memory
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, Tensor]]:
+        """The samples of a batch, for torch's loader, which copies them into one tensor at once."""
+        return [self._sample(key) for key in keys]
+
+    def _sample(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         picture, size = self.pixels(index)
         views, drawn = [], []
@@ -107,5 +115,6 @@ def collate(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
     To sort them into planes here costs more than the copy itself, and the network wants ``channels_last`` anyway.
     """
-    batch: dict[str, Tensor] = default_collate([{**s, "image": s["image"].movedim(-3, -1)} for s in samples])
+    moved = [{**sample, "image": torch.as_tensor(sample["image"]).movedim(-3, -1)} for sample in samples]
+    batch: dict[str, Tensor] = default_collate(moved)
     return {**batch, "image": batch["image"].movedim(-1, -3)}

@@ -164,6 +164,33 @@ def test_more_than_the_disk_has_is_refused_before_it_starts(paths, tmp_path):
     assert files(tmp_path / "cache") == []
 
 
+def test_a_picture_may_be_written_to_and_comes_back_whole(tmp_path):
+    """With and without steps after it, as without a cache."""
+    write_table(tmp_path, ["image,a", "1.jpg,1", "2.jpg,0"])
+    made = CSVDataset(root=str(tmp_path), image_size=24, augment="none", cache="disk", cache_dir=str(tmp_path / "c"))
+    made.read_splits()
+    dataset = made.dataset("train")
+    before = dataset[0]["image"].clone()
+    dataset[0]["image"].zero_()
+    assert before.any() and torch.equal(dataset[0]["image"], before)
+
+
+def test_a_finished_cache_needs_no_lock(paths, tmp_path):
+    """As in a folder that may only be read: there a lock cannot be taken."""
+    path = open_cache(paths, SQUARE, "disk", tmp_path / "cache").path
+    lock = path.with_suffix(".lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # root may write anywhere; this, nobody can lock
+    assert open_cache(paths, SQUARE, "disk", tmp_path / "cache").path == path
+
+
+def test_a_picture_that_went_away_is_not_the_caches_fault(paths, tmp_path):
+    paths[2].unlink()
+    with pytest.raises(ImageError, match=r"2\.png: No such file") as error:
+        open_cache(paths, SQUARE, "disk", tmp_path / "cache")
+    assert "cache_dir" not in str(error.value)
+
+
 def test_a_folder_that_cannot_be_is_one_line(paths, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MlclError) as error:
