@@ -23,7 +23,7 @@ def test_it_keeps_the_last_confident_true_positives_of_each_class(size: int):
                 for k in range(K):
                     if targets[i, k] == 1 and probabilities[i, v, k] > 0.5:
                         lists[k].append(embeddings[i, v, k])
-        rows, labels = bank.entries()
+        rows, labels = (part[bank.slots()[2]] for part in bank.slots()[:2])
         assert bank.rows.shape == (K, size, D)
         for k in range(K):
             stored = {tuple(row.tolist()) for row in rows[labels == k]}

@@ -63,13 +63,8 @@ class EmbeddingBank(nn.Module):
             self.rows[known, 0] = means.to(self.rows)[known]
             self.written += known
 
-    def entries(self) -> tuple[Tensor, Tensor]:
-        """What is stored: embeddings (N, D) and their classes (N,)."""
-        rows, label, filled = self.slots()
-        return rows[filled], label[filled]
-
     def slots(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The same in a fixed number of rows: all (K * M, D), their classes (K * M,), which are filled (K * M,)."""
+        """What is stored, in a fixed number of rows: all (K * M, D), their classes (K * M,), which are filled (K * M,)."""
         slot, label = (torch.arange(n, device=self.rows.device) for n in (self.size, len(self.rows)))
         filled = slot < self.written[:, None]  # (K, M)
         return self.rows.flatten(0, 1), label[:, None].expand_as(filled).flatten(), filled.flatten()

@@ -261,7 +261,7 @@ def test_label_contrastive_equals_three_loops(case, views, compat, hard):
 def test_label_contrastive_with_projector_and_bank_equals_three_loops(case, hard):
     embeddings, targets = batch(case)
     loss = make("label, projector, bank", temperature=0.3, hard_negatives=hard)
-    rows, labels = loss.bank.entries()
+    rows, labels = (part[loss.bank.slots()[2]] for part in loss.bank.slots()[:2])
     assert labels.tolist() == [0, 0, 1, 1, 3, 3]  # two per class, and none of the class that was never confident
     expected = slow_label_contrastive(
         loss.projector(embeddings), targets, 0.3, False, hard, (loss.projector(rows.double()), labels)
@@ -274,7 +274,7 @@ def test_label_contrastive_with_projector_and_bank_equals_three_loops(case, hard
 def test_dual_is_both_parts_with_one_projector(case, views):
     embeddings, targets = batch(case, views)
     loss = make("dual, projector", label_weight=0.3, prototype_weight=0.7)
-    rows, labels = loss.bank.entries()
+    rows, labels = (part[loss.bank.slots()[2]] for part in loss.bank.slots()[:2])
     unit, bank = loss.projector(embeddings), (loss.projector(rows), labels)
     first = slow_label_contrastive(unit, targets, 0.2, False, 0, bank)
     second = slow_prototype_contrastive(unit, targets, loss.projector(loss.prototypes), 0.07, "skip")
