@@ -64,7 +64,7 @@ class EmbeddingBank(nn.Module):
             self.written += known
 
     def slots(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What is stored, in a fixed number of rows: all (K * M, D), their classes (K * M,), which are filled (K * M,)."""
+        """What is stored, in K * M rows whatever is filled: rows (K * M, D), classes and whether filled (K * M,)."""
         slot, label = (torch.arange(n, device=self.rows.device) for n in (self.size, len(self.rows)))
         filled = slot < self.written[:, None]  # (K, M)
         return self.rows.flatten(0, 1), label[:, None].expand_as(filled).flatten(), filled.flatten()
