@@ -54,7 +54,7 @@ training
   --trainer.max_epochs 20       --trainer.devices 4        --trainer.precision bf16-mixed
   --data.augment NAME           none, flip, csra, mulcon_stage1, mulcon, sadcl_stage1, sadcl
   --data.augment_on device      augment whole batches where the network is; the same pictures
-  --data.cache disk|ram         keep pictures decoded and resized, for all later runs or until this one ends
+  --data.cache disk             keep pictures decoded and resized for all later runs; ram: until this one ends
   --model.compile true          let torch compile network and embedding loss
   --ema_decay 0.9997            validate, save and test a moving average of the weights
   --seed_everything 0           of initial weights, order and augmentation
