@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -221,5 +222,5 @@ def _shared_memory() -> Path:
 
 def _remove(path: Path, process: int) -> None:
     if os.getpid() == process:  # not a forked one
-        with FileLock(path.with_suffix(".lock")):
+        with suppress(OSError), FileLock(path.with_suffix(".lock"), timeout=5):
             path.unlink(missing_ok=True)
