@@ -73,4 +73,4 @@ def from_pillow(picture: Image.Image) -> Tensor:
         scaled = values // 256 if upright.mode != "I" or values.max(initial=0) > 255 else values
         upright = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
     pixels = np.array(upright.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).permute(2, 0, 1)  # channels side by side, as decoded JPEGs are

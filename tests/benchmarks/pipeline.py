@@ -69,6 +69,12 @@ def references(size: int) -> dict[str, v1.Compose]:
     }
 
 
+def decode(encoded: list[torch.Tensor], then: Callable[[torch.Tensor], object] = len) -> None:
+    """Each picture, one after the other."""
+    for data in encoded:
+        then(decode_jpeg(data, mode=ImageReadMode.RGB))
+
+
 def spend(loader: Iterable) -> None:
     """Take everything out."""
     for _ in loader:
@@ -111,8 +117,11 @@ def main(root: Path | None, size: int, count: int, repeats: int, smoke: bool) ->
         for name, transform in references(size).items():
             steps: dict[str, Callable[[], object]] = {
                 "Pillow, v1 transforms, float32": lambda t=transform: spend(DataLoader(PillowDataset(paths, t), BATCH)),
-                "decoding alone": lambda: [decode_jpeg(data, mode=ImageReadMode.RGB) for data in encoded],
+                "decoding alone": lambda: decode(encoded),
             }
+            if name == "none":  # what is done to a picture, without files, checks and collation
+                resized = augment.evaluation(size).resized
+                steps["mlcl, decoding and resizing alone"] = lambda resized=resized: decode(encoded, resized)
             variants = {"mlcl": (None, False), "mlcl, disk cache": (Path(folder), False)}
             if name != "none":
                 variants["mlcl, on device"] = (None, True)
