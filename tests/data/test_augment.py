@@ -203,13 +203,18 @@ def test_rand_augment_draws_evenly():
     assert {sign for number, sign in kinds if not list(rand_augment.OPERATIONS.values())[number][0]} == {1.0}
 
 
+def batch_for(made, width, height, count):
+    """What a loader leaves to the device: squares, and the numbers drawn for each."""
+    squares = torch.stack([made.resized(pixels(width, height, seed)) for seed in range(count)])
+    torch.manual_seed(1)
+    return squares, torch.stack([made.draw(height, width) for _ in range(count)])
+
+
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_a_batch_at_once_is_each_picture_by_itself(name):
     """What makes ``augment_on: device`` the same augmentation: one list of numbers, applied here or there."""
     made = training(name, 33)
-    squares = torch.stack([made.resized(pixels(60, 41, seed)) for seed in range(9)])
-    torch.manual_seed(1)
-    numbers = torch.stack([made.draw(41, 60) for _ in range(9)])
+    squares, numbers = batch_for(made, 60, 41, 9)
     before = squares.clone()
     together = made.apply(squares, numbers)
     alone = [made.apply(one[None], chosen[None])[0] for one, chosen in zip(squares, numbers, strict=True)]
@@ -223,9 +228,7 @@ def test_a_batch_at_once_is_each_picture_by_itself(name):
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_the_gpu_makes_the_same_pictures_without_being_waited_for(name):
     made = training(name, 224)
-    squares = torch.stack([made.resized(pixels(300, 200, seed)) for seed in range(16)])
-    torch.manual_seed(1)
-    numbers = torch.stack([made.draw(200, 300) for _ in range(16)])
+    squares, numbers = batch_for(made, 300, 200, 16)
     on_device = squares.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
