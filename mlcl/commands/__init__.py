@@ -66,7 +66,7 @@ def run(verb: str, arguments: list[str]) -> int:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Around the imports of torch and the like, whose million objects stay: searching them for garbage takes a quarter."""
+    """Around the imports of torch and the like, whose objects stay: searching them for garbage takes a quarter."""
     on = gc.isenabled()
     gc.disable()
     try:
