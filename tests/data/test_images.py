@@ -62,6 +62,15 @@ def test_every_kind_of_jpeg_is_read_as_pillow_reads_it(tmp_path, options):
     np.testing.assert_array_equal(read(path), by_pillow(path))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"Exif\0\0" + b"\0" * 300}])
+def test_no_plain_jpeg_waits_for_pillow(tmp_path, monkeypatch, mode, options):
+    picture(61, 43).convert(mode).save(tmp_path / "a.jpg", **options)
+    expected = by_pillow(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow opened it"))
+    np.testing.assert_array_equal(read(tmp_path / "a.jpg"), expected)
+
+
 def test_a_lossless_picture_comes_back_exactly(tmp_path):
     picture().save(tmp_path / "a.png")
     np.testing.assert_array_equal(read(tmp_path / "a.png"), np.asarray(picture()))
