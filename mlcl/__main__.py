@@ -23,6 +23,7 @@ _KEYS = (
         "ema_decay",
         "test_after_fit",
         "report",
+        "log_images",
     ),
     *("import", "print_config", "help", "help_all"),
 )

@@ -19,6 +19,7 @@ import mlcl.data
 import mlcl.heads
 import mlcl.losses
 from mlcl import command_line, console, fast_step, record, runs
+from mlcl.callbacks import loggers
 from mlcl.console import is_first, say
 from mlcl.errors import MlclError
 from mlcl.module import MultiLabelModule
@@ -69,6 +70,7 @@ class CLI(LightningCLI):
         parser.add_argument("--ema_decay", type=float | None, help="moving average of the weights, e.g. 0.9997")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
         parser.add_argument("--report", type=bool, default=False, help="after a test, write report.html beside it")
+        parser.add_argument("--log_images", type=int, default=24, help="pictures of errors that W&B or TensorBoard get")
         parser.add_argument("--import", type=str | None, help="a module of yours whose classes a checkpoint may name")
         parser.set_defaults(
             {
@@ -154,28 +156,33 @@ class CLI(LightningCLI):
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         self.model.config = {key: value for key, value in config.items() if key not in ("ckpt_path", "import")}
         self.folder = self._run_folder()
+        chosen, training = self.config_init.trainer.logger, self.verb == "fit"
+        self.loggers = loggers.make(chosen, config["trainer"]["logger"], self.folder, training)
         with self._in_run_folder():
-            if self.verb == "fit" and is_first():
+            if training and is_first():
                 runs.write_text(self.folder / "config.yaml", yaml.safe_dump(self.model.config, sort_keys=False))
                 runs.write_environment(self.folder)
-            return self._trainer(self.verb == "fit", self.checkpoint)
+            return self._trainer(training, self.checkpoint)
 
     def execute(self) -> None:
-        """Run the verb."""
+        """Run the verb, and what follows it."""
+        with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config):
+            self._execute()
+
+    def _execute(self) -> None:
         chosen = f" ({self.config.trainer.precision}, as fits the device)" if self.chosen_precision else ""
         say(f"mlcl {self.verb}: {os.path.relpath(self.folder)}{chosen}")
         arguments = {"datamodule": self.datamodule, "weights_only": True, "ckpt_path": self.config.ckpt_path}
         quiet = {} if self.verb == "fit" else {"verbose": False}
         if self.verb == "fit" and 0 < (self.config.trainer.max_epochs or 0) <= self.stored_epoch + 1:
             say(f"the checkpoint is at epoch {self.stored_epoch + 1} of {self.config.trainer.max_epochs}: all is done")
-        with self._in_run_folder():
-            try:
-                getattr(self.trainer, self.verb)(self.model, **arguments, **quiet)
-            except RuntimeError as error:
-                if "loading state_dict" not in str(error):
-                    raise
-                first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-                raise MlclError(f"network or loss differ from the checkpoint's: {first[:300]}") from error
+        try:
+            getattr(self.trainer, self.verb)(self.model, **arguments, **quiet)
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise MlclError(f"network or loss differ from the checkpoint's: {first[:300]}") from error
         if self.verb == "fit" and self.config.test_after_fit and not self.config.trainer.fast_dev_run:
             self._test_best(arguments)
         if self.config.report and is_first() and (self.folder / "scores.npz").is_file():
@@ -217,6 +224,7 @@ class CLI(LightningCLI):
         else:
             config["enable_progress_bar"] = False
         extra.append(callbacks.Results(self.folder, str(checkpoint) if checkpoint else None))
+        extra.append(callbacks.LoggedResults(self.folder, self.config.log_images, self.imports))
         config["enable_checkpointing"] = training and config["enable_checkpointing"] is not False
         if training:
             own = config["callbacks"] or []
@@ -227,10 +235,9 @@ class CLI(LightningCLI):
                 if not 0 < self.config.ema_decay < 1:
                     raise MlclError(f"--ema_decay is {self.config.ema_decay}, it must lie between 0 and 1")
                 extra.append(callbacks.EMA(self.config.ema_decay))
-        if config["logger"] in (None, True):
-            config["logger"] = callbacks.CSVLog(str(self.folder)) if self.verb == "fit" else False
-        if config["logger"] and training:
-            extra.append(LearningRateMonitor("step"))
+        config["logger"] = self.loggers
+        if self.loggers and training:
+            extra += [LearningRateMonitor("step"), callbacks.GradientNorms()]
         if not training and not isinstance(config["strategy"], str):  # an object serves one trainer only
             config["strategy"] = "ddp" if self.trainer.world_size > 1 else "auto"
         config["default_root_dir"] = str(self.folder)

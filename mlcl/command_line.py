@@ -34,8 +34,9 @@ def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str |
         if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
             raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
         merged |= content
-    # recipes/x goes over methods/x: its run is told apart, without saying x twice.
-    stems = "_".join("recipe" if file.parent.name == "recipes" else file.stem for file in files if file.is_file())
+    # recipes/x goes over methods/x: its run is told apart, without saying x twice. A logger makes no other run.
+    named = [file for file in files if file.is_file() and file.parent.name != "loggers"]
+    stems = "_".join("recipe" if file.parent.name == "recipes" else file.stem for file in named)
     name = str(_value(arguments, "--name") or merged.get("name") or stems or "run")
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise MlclError(f"--name {name}: it must stay inside the folder runs")

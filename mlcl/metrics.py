@@ -17,6 +17,7 @@ from mlcl.errors import MlclError
 from mlcl.f1_family import CF1Definition, count, f1_family, family_of, image_blocks, per_class, top_k
 
 __all__ = [
+    "NAMES",
     "CF1Definition",
     "Evaluation",
     "Interpolation",
@@ -26,6 +27,8 @@ __all__ = [
     "top_k",
 ]
 
+# What MultiLabelMetrics computes; of all of them higher is better.
+NAMES = ("mAP", *(f"{name}{form}" for form in ("", "_top3") for name in ("CP", "CR", "CF1", "OP", "OR", "OF1")))
 # Batches made one tensor: of thousands of classes it is so large that the system has the memory back once it is
 # freed, while what small ones leave stays with the process.
 _JOINED = 32

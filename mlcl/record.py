@@ -199,7 +199,7 @@ def _rows_by_name(
 def differences(stored: dict[str, Any], final: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Key, value of the checkpoint, value now, where both are given and differ; paths are compared as places."""
     before, after = _flat(stored), _flat(final)
-    skipped = ("name", "ckpt_path", "import", "test_after_fit", "report", "data.interpolation", "model.init_from")
+    skipped = ("name", "ckpt_path", "import", "test_after_fit", "report", "log_images", "data.interpolation", "model.init_from")
     found = []
     for key in before:
         machine = key.startswith("trainer.") and key != "trainer.precision"

@@ -36,14 +36,14 @@ def test_a_fit_imports_neither_wandb_nor_matplotlib_nor_sklearn(demo, tmp_path):
     script = WATCH + (
         "from mlcl.__main__ import main\n"
         "status = main(sys.argv[1:])\n"
-        "print(json.dumps({'status': status, 'found': found}))"
+        "print(json.dumps({'status': status, 'found': found, 'wandb': 'wandb' in sys.modules}))"
     )
     short = [
         *("--trainer.max_epochs", "1"),
         *(f"--trainer.limit_{split}_batches=1" for split in ("train", "val", "test")),
     ]
     out = in_a_new_process(script, "fit", *demo, *short, cwd=tmp_path)
-    assert json.loads(out) == {"status": 0, "found": []}
+    assert json.loads(out) == {"status": 0, "found": [], "wandb": False}
     assert list(tmp_path.glob("runs/demo/version_0/metrics.csv"))
 
 

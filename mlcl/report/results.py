@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from mlcl import saved
 from mlcl.analysis import Bools, Floats
 from mlcl.errors import MlclError
+from mlcl.metrics import NAMES
 from mlcl.report.locate import beside
 
-_METRICS = [f"{name}{form}" for name in ("CP", "CR", "CF1", "OP", "OR", "OF1") for form in ("", "_top3")] + ["mAP"]
 Curves = dict[str, tuple[Floats, Floats]]  # name -> x, y
 
 
@@ -59,7 +59,7 @@ def read(folder: Path) -> Results:
     try:
         with (folder / "per_class.csv").open(encoding="utf-8", newline="") as table:
             class_ap = [float(row["AP"] or "nan") for row in csv.DictReader(table)]
-        _ = [results.metrics[name] for name in _METRICS]
+        _ = [results.metrics[name] for name in NAMES]
         if len(class_ap) != len(results.classes):
             raise ValueError(f"per_class.csv has {len(class_ap)} classes, scores.npz {len(results.classes)}")
     except saved.DAMAGE as error:

@@ -1,0 +1,34 @@
+"""Norms of the gradients, so that a curve shows which part learns, and when one explodes."""
+
+from collections.abc import Iterable
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+PARTS = {"backbone": "network.backbone.", "head": "network.head.", "embedding_loss": "embedding_loss."}
+
+
+class GradientNorms(Callback):
+    """Logs ``gradient/<part>``, the L2 norm over a part's parameters, in the steps that are logged.
+
+    After unscaling (mixed precision) and averaging over the GPUs, before clipping.
+    """
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """One norm for each part that has parameters."""
+        if (trainer.global_step + 1) % trainer.log_every_n_steps:
+            return
+        for part, prefix in PARTS.items():
+            gradients = list(_gradients(pl_module, prefix))
+            if gradients:
+                pl_module.log(f"gradient/{part}", get_total_norm(gradients))
+
+
+def _gradients(module: torch.nn.Module, prefix: str) -> Iterable[Tensor]:
+    """In float32: a sum of squares in half precision overflows."""
+    for name, parameter in module.named_parameters():
+        if name.startswith(prefix) and parameter.grad is not None:
+            yield parameter.grad.float()

@@ -1,0 +1,52 @@
+"""After a test, what W&B and TensorBoard can show beyond numbers."""
+
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+
+from mlcl.console import say
+from mlcl.errors import MlclError
+from mlcl.tracking.show import showing
+
+
+class LoggedResults(Callback):
+    """Per-class table, curves, worst errors, embeddings, for the loggers that can show them; once for all processes.
+
+    It reads what :class:`mlcl.callbacks.Results` has written, so it comes after that.
+
+    Args:
+        folder: where the results are.
+        images: pictures of errors, at most; 0 for none.
+        imports: modules whose classes the checkpoint may name.
+    """
+
+    def __init__(self, folder: Path, images: int = 24, imports: tuple[str, ...] = ()) -> None:
+        self.folder, self.images, self.imports = folder, images, imports
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The test split."""
+        self._show(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The validation split, when validated by itself."""
+        if trainer.state.fn == "validate":
+            self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
+        able = [(logger, show) for logger in trainer.loggers if (show := showing(logger)) is not None]
+        if not able:
+            return
+        from mlcl.tracking import findings  # with matplotlib and scikit-learn, which most runs do without
+
+        root = getattr(getattr(trainer, "datamodule", None), "root", None)
+        try:
+            found = findings.gather(self.folder, self.images, str(root) if root else None, self.imports)
+        except MlclError as error:
+            say(f"not shown in the logger: {error}")
+            return
+        for note in found.notes:
+            say(f"not shown in the logger: {note}")
+        for logger, show in able:
+            show(logger.experiment, found)

@@ -1,0 +1,121 @@
+"""Loggers where a run of ours wants them: in its folder, under its name, told what the numbers mean."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+
+from mlcl.callbacks.csv_log import CSVLog
+from mlcl.console import is_first
+from mlcl.metrics import NAMES
+
+
+def make(chosen: Any, settings: Any, folder: Path, training: bool) -> list[Logger]:
+    """The loggers of a run: ``metrics.csv`` when training, and those of the user's choice beside it.
+
+    Args:
+        chosen: ``trainer.logger``: True or None for the CSV file alone, False for none, a logger or a list of them.
+        settings: the same as text: a class path with its arguments, or a list of such.
+        folder: of the run.
+        training: whether this is a fit.
+    """
+    if chosen is False:
+        return []
+    given = [] if chosen in (None, True) else chosen if isinstance(chosen, list) else [chosen]
+    texts = settings if isinstance(settings, list) else [settings] * len(given)
+    placed = [_placed(logger, text, folder) for logger, text in zip(given, texts, strict=True)]
+    csv = [CSVLog(str(folder))] if training and not any(isinstance(logger, CSVLogger) for logger in placed) else []
+    return [*csv, *placed]
+
+
+@contextmanager
+def describing(loggers: list[Logger], config: dict[str, Any]) -> Iterator[None]:
+    """Hand the whole configuration to the loggers (once; the CSV's stands in config.yaml), close W&B at the end."""
+    for logger in loggers:
+        if not isinstance(logger, CSVLog):
+            logger.log_hyperparams(config)
+    status = 1
+    try:
+        yield
+        status = 0
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandbLog):
+                logger.close(status)
+
+
+class WandbLog(WandbLogger):
+    """Lightning's W&B logger, in the run's folder and continued with it.
+
+    Beyond Lightning's (2.6.6): the id is kept in the folder, so that a run that is continued is continued in W&B, too;
+    metrics know which direction is better, and their summary is the best value; with ``log_model`` the best checkpoint
+    is uploaded (Lightning marks every checkpoint callback's file as best, the last one's too).
+
+    Args:
+        folder: of the run.
+        settings: as :class:`~lightning.pytorch.loggers.WandbLogger` takes them. By default the run is called
+            ``<name>/version_<n>`` in the group ``<name>`` of the project ``mlcl``, unless W&B's own environment
+            variables say otherwise.
+    """
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.kept_id = folder / "wandb" / "run_id"
+        name, version = _names(folder)
+        if settings.get("id") is None and settings.get("version") is None and self.kept_id.is_file():
+            settings["id"] = self.kept_id.read_text().strip()
+        for key, variable, value in (
+            ("project", "WANDB_PROJECT", "mlcl"),
+            ("name", "WANDB_NAME", f"{name}/{version}"),
+            ("group", "WANDB_RUN_GROUP", name),
+        ):
+            if settings.get(key) is None:
+                settings[key] = os.environ.get(variable, value)
+        super().__init__(**{**settings, "save_dir": str(folder)})
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, made on first use (a no-op away from rank 0)."""
+        new = self._experiment is None
+        run = super().experiment
+        if new and is_first():
+            self.kept_id.parent.mkdir(parents=True, exist_ok=True)
+            self.kept_id.write_text(f"{run.id}\n")
+            for name in NAMES:
+                run.define_metric(f"val/{name}", summary="max", goal="maximize")
+            for name in ("train/loss", "val/classification"):
+                run.define_metric(name, summary="min", goal="minimize")
+        return run
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Upload what was chosen by its score, where asked to; not what was merely the last."""
+        if checkpoint_callback.monitor is not None:
+            super().after_save_checkpoint(checkpoint_callback)
+
+    def close(self, status: int) -> None:
+        """End the run; another status than 0 marks it as failed."""
+        if self._experiment is not None:
+            self._experiment.finish(status)
+
+
+def _placed(logger: Logger, settings: Any, folder: Path) -> Logger:
+    """The same logger in the run's place. Only Lightning's own classes: what a user's own one wants, it says itself."""
+    arguments = dict(settings.get("init_args") or {}) if isinstance(settings, dict) else {}
+    if type(logger) is WandbLogger:
+        return WandbLog(folder, **arguments, **settings.get("dict_kwargs", {}))
+    if type(logger) is TensorBoardLogger and arguments.get("name") == "lightning_logs" and not arguments.get("version"):
+        name, version = _names(folder)
+        return TensorBoardLogger(**{**arguments, **settings.get("dict_kwargs", {}), "name": name, "version": version})
+    return logger
+
+
+def _names(folder: Path) -> tuple[str, str]:
+    """The run as people call it: ``coco_sadcl`` and ``version_3``."""
+    parts = folder.parts
+    start = len(parts) - parts[::-1].index("runs") if "runs" in parts else len(parts) - 2
+    return "/".join(parts[start:-1]) or "run", folder.name
