@@ -1,0 +1,35 @@
+"""Figures of data and of what a model says, for notebooks, loggers and the report: functions that return a Figure.
+
+They open no window and change no setting of matplotlib. A notebook shows the figure that ends a cell, with nothing to
+set up. Black text on white and mid-tone colours; a page takes the white away and puts them on light and dark ground
+(``pages.svg``).
+"""
+
+from matplotlib.figure import Figure
+
+from mlcl.viz.curves import lines, pr_curve, reliability
+from mlcl.viz.embeddings import embedding_scatter
+from mlcl.viz.images import attention, overlay, pictures
+from mlcl.viz.per_class import bars, cooccurrence, cooccurrence_share
+from mlcl.viz.style import BLUE, GREEN, LINES, ORANGE, PURPLE, RED, class_colours
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "LINES",
+    "ORANGE",
+    "PURPLE",
+    "RED",
+    "Figure",
+    "attention",
+    "bars",
+    "class_colours",
+    "cooccurrence",
+    "cooccurrence_share",
+    "embedding_scatter",
+    "lines",
+    "overlay",
+    "pictures",
+    "pr_curve",
+    "reliability",
+]

@@ -1,0 +1,88 @@
+"""Pictures, and where a class looked in them."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from mlcl.viz.style import single, styled
+
+_LETTERS = 11  # of a caption, per inch of the picture under it
+
+
+@styled
+def pictures(images: Sequence[ArrayLike], captions: Sequence[str] = (), columns: int = 4, side: float = 1.8) -> Figure:
+    """A grid of pictures, each with its caption above it.
+
+    Args:
+        images: N of (H, W, 3) or (3, H, W), arrays or tensors, uint8 or float in [0, 1]; the sizes may differ.
+        captions: N texts, long ones in several lines; or none.
+        columns: of the grid.
+        side: of a cell in inches.
+
+    Raises:
+        ValueError: if there is no picture, one has another shape, or the numbers of pictures and captions differ.
+    """
+    pixels = [_channels_last(image) for image in images]
+    if not pixels or (captions and len(captions) != len(pixels)):
+        raise ValueError(f"{len(pixels)} pictures and {len(captions)} captions: a caption for each of them, or none")
+    columns = min(columns, len(pixels))
+    texts = [textwrap.fill(text, round(_LETTERS * side)) for text in captions] or [""] * len(pixels)
+    rows = math.ceil(len(pixels) / columns)
+    height = rows * side + sum(
+        0.16 * max(t.count("\n") + 1 for t in texts[r * columns :][:columns]) for r in range(rows)
+    )
+    figure = Figure(figsize=(columns * side, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, picture, text in zip(grid, pixels, texts, strict=False):
+        axes.imshow(picture)
+        axes.set_title(text, fontsize=9, pad=3)
+    return figure
+
+
+def _channels_last(image: ArrayLike) -> NDArray[np.generic]:
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or 3 not in (pixels.shape[0], pixels.shape[-1]):
+        raise ValueError(f"a picture is (H, W, 3) or (3, H, W), got {pixels.shape}")
+    return pixels if pixels.shape[-1] == 3 else np.moveaxis(pixels, 0, -1)
+
+
+@styled
+def attention(image: ArrayLike, weights: ArrayLike, title: str = "") -> Figure:
+    """Where a class looked, over the picture.
+
+    Args:
+        image: (H, W, 3) uint8 or float in [0, 1]; of any shape: the network saw it squeezed to a square.
+        weights: (h, w) of one class, such as ``prediction.attention[n, k]``.
+        title: over the figure.
+    """
+    pixels = np.asarray(image)
+    figure, axes = single(4, max(1.0, min(6.0, 4 * pixels.shape[0] / pixels.shape[1])))
+    height, width = pixels.shape[:2]
+    axes.imshow(pixels)
+    axes.imshow(overlay(weights), extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear")
+    axes.set_title(title)
+    axes.set_axis_off()
+    return figure
+
+
+def overlay(weights: ArrayLike) -> NDArray[np.uint8]:
+    """An attention map as a dark veil to be stretched over the picture: clear where the class looked most.
+
+    Args:
+        weights: (h, w), not negative.
+
+    Returns:
+        (h, w, 4) uint8 RGBA; the opacity falls linearly to 0 at the highest weight, so equal weights leave no veil.
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    share = values / max(float(values.max(initial=0)), 1e-12)
+    veil = np.empty((*share.shape, 4), dtype=np.uint8)
+    veil[..., :3] = (12, 14, 34)
+    veil[..., 3] = np.rint(165 * (1 - share.clip(0, 1)))  # a tinted layer would hide what the class looked at
+    return veil
