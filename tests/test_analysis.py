@@ -119,13 +119,3 @@ def test_the_choice_keeps_to_its_limit(most, hard, total):
     assert found[:4] == [0, 6, 3, 7][: min(4, hard)]  # every class's worst comes first
     assert len({*found, *drawn}) == total
     assert len(drawn) == len(set(drawn))
-
-
-def test_projection_of_few_many_and_equal_rows():
-    rng = np.random.default_rng(0)
-    assert pictures.project(rng.normal(size=(2, 8))) is None
-    assert pictures.project(np.ones((50, 8))) is None
-    for rows, method in ((12, "PCA"), (40, "t-SNE")):
-        points, name = pictures.project(rng.normal(size=(rows, 8)))
-        assert points.shape == (rows, 2)
-        assert name.startswith(method)

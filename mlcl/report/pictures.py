@@ -14,6 +14,7 @@ from torch import Tensor
 from mlcl import pages, viz
 from mlcl.analysis import Floats
 from mlcl.data.images import ImageError, read_image
+from mlcl.embeddings import entries, join
 
 if TYPE_CHECKING:
     from mlcl.inference import Model
@@ -96,7 +97,7 @@ def look(
         drawn: rows whose embeddings are wanted, for the classes that are present.
         targets: (N, K).
     """
-    seen, embeddings, owners = Seen(), [], []
+    seen, parts = Seen(), []
     rows, sampled = sorted({*maps, *drawn}), set(drawn)
     for start in range(0, len(rows), _BATCH):
         read = {row: _read(paths[row]) for row in rows[start : start + _BATCH]}
@@ -104,38 +105,17 @@ def look(
         if not whole:
             continue
         out = model(whole.values(), batch_size=_BATCH)
-        seen.shared &= bool((out.embeddings == out.embeddings[:, :1]).all())
-        for place, row in enumerate(whole):
-            if out.attention is not None:
+        found = entries(out.embeddings, targets[[*whole]], [*whole])
+        seen.shared &= found.shared
+        parts.append(found.take(np.isin(found.rows, [*sampled])))
+        if out.attention is not None:
+            for place, row in enumerate(whole):
                 for k in maps.get(row, ()):
                     seen.attention[row, k] = out.attention[place, k].numpy()
-            if row in sampled:
-                present = np.flatnonzero(targets[row] == 1).tolist()
-                embeddings += [out.embeddings[place, k].numpy() for k in present]
-                owners += present
-    if owners:
-        kept = np.sort(np.random.default_rng(0).permutation(len(owners))[:MOST_ROWS])
-        vectors, seen.owners = np.stack(embeddings)[kept].astype(np.float64), np.array(owners)[kept]
-        seen.embeddings = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    if parts and len(every := join(parts)):
+        kept = every.take(np.sort(np.random.default_rng(0).permutation(len(every))[:MOST_ROWS]))
+        seen.embeddings, seen.owners = kept.vectors.astype(np.float64), kept.owners
     return seen
-
-
-def project(embeddings: Floats) -> tuple[Floats, str] | None:
-    """Embeddings (R, D) to points (R, 2), and the name of the method: t-SNE, or PCA where there are few.
-
-    None where nothing can be shown: fewer than three rows, or all the same.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    if len(embeddings) < 3 or embeddings.shape[1] < 2 or np.ptp(embeddings, axis=0).max() < 1e-9:
-        return None
-    if len(embeddings) < 30:
-        return PCA(2, random_state=0).fit_transform(embeddings), "PCA"
-    reduced = PCA(min(50, *embeddings.shape), random_state=0).fit_transform(embeddings)
-    perplexity = min(30.0, (len(embeddings) - 1) / 3)
-    points = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
-    return points.astype(np.float64), f"t-SNE (perplexity {perplexity:.0f}, started from PCA)"
 
 
 @dataclass(frozen=True)

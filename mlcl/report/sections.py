@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from mlcl import analysis, pages, viz
 from mlcl.analysis import Companion, CoOccurrence, Decisions
+from mlcl.embeddings import project
 from mlcl.report import pictures
 from mlcl.report.evidence import Evidence
 from mlcl.report.pictures import Errors, Thumbnail
@@ -152,7 +153,7 @@ def pairs(results: Results, counts: CoOccurrence) -> list[Pair]:
 def embeddings(results: Results, evidence: Evidence) -> tuple[Markup, str] | None:
     """The projection and the method's name; None where there is nothing to show."""
     seen = evidence.seen
-    projected = pictures.project(seen.embeddings)
+    projected = project(seen.embeddings)
     if projected is None:
         return None
     points, method = projected

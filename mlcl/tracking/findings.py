@@ -14,6 +14,7 @@ from PIL import Image
 from mlcl import analysis, pages, viz
 from mlcl.analysis import Floats
 from mlcl.data.images import ImageError, read_image
+from mlcl.embeddings import project
 from mlcl.report import evidence, pictures
 from mlcl.report.evidence import Evidence
 from mlcl.report.pictures import Errors
@@ -165,7 +166,7 @@ def _figures(results: Results, gathered: Evidence) -> Iterable[tuple[str, Pictur
     mapped = np.sort(np.argsort(-np.maximum(weight.max(0), weight.max(1)), kind="stable")[:_MAP_CLASSES])
     heat_map = viz.cooccurrence(counts.difference[np.ix_(mapped, mapped)], [results.classes[k] for k in mapped])
     yield "co_occurrence", Picture(_pixels(heat_map), "share predicted minus share present, in points")
-    if (projected := pictures.project(gathered.seen.embeddings)) is not None:
+    if (projected := project(gathered.seen.embeddings)) is not None:
         points, method = projected
         scatter = viz.embedding_scatter(points, gathered.seen.owners, results.classes)
         yield "embeddings", Picture(_pixels(scatter), f"class-specific embeddings, {method}")
