@@ -1,5 +1,7 @@
-"""What has to be known of a command line before it can be parsed: the name of the run, its checkpoint."""
+"""What has to be known of a command line before it can be parsed: its null values, the run's name, its checkpoint."""
 
+import ast
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,25 @@ def values(arguments: list[str], flag: str) -> tuple[str, ...]:
 
 def _value(arguments: list[str], flag: str) -> str | None:
     return (values(arguments, flag) or (None,))[-1]
+
+
+def nulls(arguments: list[str]) -> list[str]:
+    """The command line with null for the ``None`` in ``--key=None`` and in ``--key={'a': None}``.
+
+    So W&B's sweep agents write it, and YAML, which reads the rest of what Python writes, would see text. Only behind
+    ``=``: in two words, ``--key None``, it stays the text that it may be.
+    """
+    pairs = [a.partition("=") if a.startswith("--") else (a, "", "") for a in arguments]
+    return [f"{flag}{equals}{_null(value)}" for flag, equals, value in pairs]
+
+
+def _null(value: str) -> str:
+    if value != "None" and not (value[:1] in ("{", "[") and "None" in value):
+        return value
+    try:
+        return json.dumps(ast.literal_eval(value))
+    except (ValueError, SyntaxError, TypeError):  # YAML, whose None is text
+        return value
 
 
 def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str | None]:
@@ -37,7 +58,8 @@ def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str |
     # recipes/x goes over methods/x: its run is told apart, without saying x twice. A logger makes no other run.
     named = [file for file in files if file.is_file() and file.parent.name != "loggers"]
     stems = "_".join("recipe" if file.parent.name == "recipes" else file.stem for file in named)
-    name = str(_value(arguments, "--name") or merged.get("name") or stems or "run")
+    given = _value(arguments, "--name")
+    name = str((given if given != "null" else None) or merged.get("name") or stems or "run")
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise MlclError(f"--name {name}: it must stay inside the folder runs")
     root = _value(arguments, "--trainer.default_root_dir") or (merged.get("trainer") or {}).get("default_root_dir")

@@ -3,16 +3,20 @@
 import difflib
 import inspect
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
+from jsonargparse import Namespace
 from lightning import Trainer
+from torch.optim import SGD, AdamW
 
 import mlcl.data
 import mlcl.heads
 import mlcl.losses
 import mlcl.optim
+from mlcl import command_line
 from mlcl.discovery import public_classes
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
@@ -56,11 +60,52 @@ def translate(message: str, arguments: list[str]) -> str:
             return f"{_place(key, arguments)}: expected one of {literal[1]}, got {value or 'something else'!r}"
         if value and expected and all(kind in wanted for kind in expected):
             kinds = " or ".join(dict.fromkeys(wanted[kind] for kind in expected))
-            remedy = "; null can be given in a config file only" if value == "None" else ""
-            return f"{_place(key, arguments)}: expected {kinds}, got {value!r}{remedy}"
+            return f"{_place(key, arguments)}: expected {kinds}, got {_given(text, value, expected)}"
         problem = f"{value!r} is not possible here" if value else "this value is not possible here"
         return f"{_place(key, arguments)}: {problem[:200]}; mlcl <verb> --help_all shows what is"
     return text[:300]
+
+
+def misplaced_null(config: Namespace, arguments: list[str]) -> str | None:
+    """What is wrong with a null on the command line, given to an argument of a class that has no use for it.
+
+    jsonargparse (4.53) checks no null below a class, so that a run would fail later, at a place that says less.
+    """
+    for flag in dict.fromkeys(argument.split("=")[0] for argument in arguments):
+        *above, name = flag.removeprefix("--").rstrip("+").split(".")
+        if "null" not in command_line.values(arguments, flag)[-1:] or not above:
+            continue
+        place: Any = config
+        for part in above:
+            place = place.get("init_args", place) if isinstance(place, Namespace) else None
+            place = place.get(part) if isinstance(place, Namespace) else None
+        if isinstance(place, Namespace) and not _takes_none(str(place.get("class_path")), name):
+            return f"{flag}: null is not possible here"
+    return None
+
+
+def _takes_none(class_path: str, name: str) -> bool:
+    """Whether an argument of this class may be None, as far as its annotation says."""
+    module, _, attribute = class_path.rpartition(".")
+    chosen = getattr(sys.modules.get(module), attribute, None)
+    for base in inspect.getmro(chosen) if isinstance(chosen, type) else ():  # the rest of a **settings is further up
+        made_by = vars(base).get("__init__")
+        if made_by is not None and name in inspect.signature(made_by).parameters:
+            try:
+                hint = get_type_hints(made_by).get(name, Any)
+            except (NameError, TypeError):  # a name that only a type checker imports
+                return True
+            return hint in (Any, None) or type(None) in get_args(hint)
+    return True
+
+
+def _given(text: str, value: str, expected: list[str]) -> str:
+    """The value and, for a frequent mistake, what to write instead."""
+    if value == "None" and "NoneType" in text and "value type: <class 'str'>" in text:
+        return "'None'; null is written null, or None behind an ="
+    if "int" in expected and "float" not in expected and re.fullmatch(r"-?\d+\.0*", value):
+        return f"{value!r}; write {value.partition('.')[0]} (in a sweep: int_uniform or values)"
+    return repr(value)
 
 
 def _place(key: str, arguments: list[str]) -> str:
@@ -93,7 +138,9 @@ def _find(content: Any, name: str) -> str | None:
 
 def _meant(name: str) -> str:
     classes = [c for group in _CHOICES.values() for c in group.values()]
-    bases = (MultiLabelModule, Network, mlcl.data.MultiLabelDataModule, Trainer)
+    if having := [c.__name__ for c in classes if name in inspect.signature(c).parameters]:
+        return f", or one of another class ({', '.join(having[:3])}): a class goes before its arguments"
+    bases = (MultiLabelModule, Network, mlcl.data.MultiLabelDataModule, Trainer, AdamW, SGD)
     known = {parameter for c in (*classes, *bases) for parameter in inspect.signature(c).parameters}
     close = difflib.get_close_matches(name, known - {"settings"}, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return f" (did you mean {close[0]}?)" if close and close[0] != name else ""
