@@ -23,7 +23,7 @@ from mlcl.callbacks import loggers
 from mlcl.console import is_first, say
 from mlcl.errors import MlclError
 from mlcl.module import MultiLabelModule
-from mlcl.usage_errors import translate
+from mlcl.usage_errors import misplaced_null, translate
 
 _RUN_FOLDER = "MLCL_RUN_FOLDER"  # tells the child processes of a DDP run where the first one put it
 
@@ -101,6 +101,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """The checkpoint's own record is the lowest layer: whatever the command line says wins over it."""
+        args = command_line.nulls(args)
         Parser.arguments, self.imports = args, command_line.values(args, "--import")
         self.name, self.runs_root, ckpt_path = command_line.early(args, {})
         self.checkpoint = command_line.checkpoint_of(ckpt_path, self.runs_root / self.name)
@@ -113,6 +114,8 @@ class CLI(LightningCLI):
                 self.name = command_line.early(args, layer)[0]
         first = ["--config", yaml.safe_dump(layer, sort_keys=False)] if layer else []
         self.config = parser.parse_args([*first, *args])
+        if mistake := misplaced_null(self.config, args):
+            parser.error(mistake)
         self.config["name"] = self.name
         self.config["ckpt_path"] = str(self.checkpoint) if self.checkpoint else None
         settings = self.config.trainer
