@@ -107,6 +107,8 @@ def test_bars_are_sorted_and_what_is_not_defined_comes_last():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "a", "b"]
     assert [text.get_text() for text in axes.texts] == ["3,000", "1", "none"]
     assert [path[0, 0] for path in axes.collections[0].get_segments()] == [7, 5, 6]
+    unsorted = viz.bars([1, 3, 2], ["0", "1", "2"], "images", sort=False).axes[0]
+    assert [label.get_text() for label in unsorted.get_yticklabels()] == ["0", "1", "2"]
     low, high = axes.get_ylim()
     assert low > high  # the first one is on top
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from mlcl.viz.curves import lines, pr_curve, reliability
 from mlcl.viz.embeddings import embedding_scatter
-from mlcl.viz.images import attention, overlay, pictures
+from mlcl.viz.images import attention, captions, overlay, pictures
 from mlcl.viz.per_class import bars, cooccurrence, cooccurrence_share
 from mlcl.viz.style import BLUE, GREEN, LINES, ORANGE, PURPLE, RED, class_colours
 
@@ -23,6 +23,7 @@ __all__ = [
     "Figure",
     "attention",
     "bars",
+    "captions",
     "class_colours",
     "cooccurrence",
     "cooccurrence_share",

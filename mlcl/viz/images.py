@@ -14,12 +14,12 @@ _LETTERS = 11  # of a caption, per inch of the picture under it
 
 
 @styled
-def pictures(images: Sequence[ArrayLike], captions: Sequence[str] = (), columns: int = 4, side: float = 1.8) -> Figure:
+def pictures(images: Sequence[ArrayLike], texts: Sequence[str] = (), columns: int = 4, side: float = 1.8) -> Figure:
     """A grid of pictures, each with its caption above it.
 
     Args:
         images: N of (H, W, 3) or (3, H, W), arrays or tensors, uint8 or float in [0, 1]; the sizes may differ.
-        captions: N texts, long ones in several lines; or none.
+        texts: N captions, long ones in several lines; or none.
         columns: of the grid.
         side: of a cell in inches.
 
@@ -27,10 +27,10 @@ def pictures(images: Sequence[ArrayLike], captions: Sequence[str] = (), columns:
         ValueError: if there is no picture, one has another shape, or the numbers of pictures and captions differ.
     """
     pixels = [_channels_last(image) for image in images]
-    if not pixels or (captions and len(captions) != len(pixels)):
-        raise ValueError(f"{len(pixels)} pictures and {len(captions)} captions: a caption for each of them, or none")
+    if not pixels or (texts and len(texts) != len(pixels)):
+        raise ValueError(f"{len(pixels)} pictures and {len(texts)} captions: a caption for each of them, or none")
     columns = min(columns, len(pixels))
-    texts = [textwrap.fill(text, round(_LETTERS * side)) for text in captions] or [""] * len(pixels)
+    filled = [textwrap.fill(text, round(_LETTERS * side)) for text in texts] or [""] * len(pixels)
     rows = math.ceil(len(pixels) / columns)
     height = rows * side + sum(
         0.16 * max(t.count("\n") + 1 for t in texts[r * columns :][:columns]) for r in range(rows)
@@ -39,10 +39,28 @@ def pictures(images: Sequence[ArrayLike], captions: Sequence[str] = (), columns:
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for axes, picture, text in zip(grid, pixels, texts, strict=False):
+    for axes, picture, text in zip(grid, pixels, filled, strict=False):
         axes.imshow(picture)
         axes.set_title(text, fontsize=9, pad=3)
     return figure
+
+
+def captions(targets: ArrayLike, classes: Sequence[str]) -> list[str]:
+    """What is known of each picture, in words for :func:`pictures`.
+
+    >>> captions([[1, 1, 0], [0, 0, 0], [1, 0, -1]], ["tree", "moon", "fish"])
+    ['tree, moon', 'no label', 'tree, fish?']
+
+    Args:
+        targets: (N, K) integer in {1 present, 0 absent, -1 unknown}; an unknown class gets a question mark.
+        classes: K names.
+    """
+    marks = {1: "", -1: "?"}
+    named = [
+        [f"{name}{marks[code]}" for name, code in zip(classes, row, strict=True) if code in marks]
+        for row in np.asarray(targets).tolist()
+    ]
+    return [", ".join(names) or "no label" for names in named]
 
 
 def _channels_last(image: ArrayLike) -> NDArray[np.generic]:

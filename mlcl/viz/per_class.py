@@ -28,6 +28,7 @@ def bars(
     form: str = "{:,.0f}",
     marks: ArrayLike | None = None,
     marks_label: str = "",
+    sort: bool = True,
 ) -> Figure:
     """A bar for each class, the highest first; more than 40 in panels side by side.
 
@@ -40,6 +41,7 @@ def bars(
         form: of the number beside each bar.
         marks: (K,) what to compare with, such as the AP of guessing: a short line across each bar.
         marks_label: what they are, for the legend.
+        sort: or leave them in their order, where they are not classes, such as numbers of labels.
 
     Raises:
         ValueError: if there are not as many values as classes, or none.
@@ -47,7 +49,8 @@ def bars(
     heights = np.asarray(values, dtype=np.float64)
     if heights.shape != (len(classes),) or not len(classes):
         raise ValueError(f"{heights.shape} values for {len(classes)} classes: one for each is needed")
-    order = np.argsort(np.where(np.isnan(heights), np.inf, -heights), kind="stable")
+    ranks = np.where(np.isnan(heights), np.inf, -heights) if sort else np.arange(len(heights))
+    order = np.argsort(ranks, kind="stable")
     rows = math.ceil(len(order) / (count := math.ceil(len(order) / _PER_PANEL)))
     figure = Figure(figsize=(4.6 if count == 1 else 3.6 * count, 0.95 + 0.22 * rows), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, count, sharex=True, squeeze=False)[0]

@@ -1,0 +1,63 @@
+"""Execute notebooks in fresh kernels: ``python tests/run_notebooks.py notebooks/*.ipynb``, or ``make notebooks``."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel says that it cannot be debugged
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+SLOW = 120  # seconds of a whole notebook that are said to be too many: a reader waits no longer
+CELL_LIMIT = 240  # seconds of one cell; above what a busy machine takes, so that only a cell that hangs fails
+
+
+def read(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def execute(path: Path, folder: Path, settings: dict[str, Any] | None = None) -> NotebookNode:
+    """The notebook with its outputs, run as Jupyter would in this folder; ``CellExecutionError`` where a cell fails.
+
+    Settings come in a cell of their own after the one that is tagged ``parameters``, as papermill does it.
+    """
+    notebook = read(path)
+    if settings:
+        place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
+        text = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
+        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(text))
+    NotebookClient(notebook, timeout=CELL_LIMIT, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("--output", type=Path, help="folder for the executed notebooks, with their figures")
+    arguments = parser.parse_args()
+    failed = 0
+    for path in arguments.notebooks:
+        start = time.perf_counter()
+        try:
+            notebook = execute(path, path.resolve().parent)
+        except (CellExecutionError, TimeoutError) as error:  # nbclient's own time-out is a TimeoutError
+            print(f"{path}: failed after {time.perf_counter() - start:.0f} s\n{error}", flush=True)
+            failed += 1
+            continue
+        seconds = time.perf_counter() - start
+        note = f"  warning: more than {SLOW} s; on an idle machine that is too long" if seconds > SLOW else ""
+        print(f"{path}: {seconds:.0f} s{note}", flush=True)
+        if arguments.output:
+            arguments.output.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, arguments.output / path.name)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
