@@ -39,11 +39,22 @@ def make_optimizer(module: nn.Module, factory: OptimizerFactory, lr_mult: dict[s
     if unused:
         raise MlclError(f"model.lr_mult names {sorted(unused)[0]!r}, which is no part; use backbone, head, ...")
     keys = sorted(groups)
-    optimizer = factory([{"params": groups[key]} | ({} if key[1] else {"weight_decay": 0.0}) for key in keys])
+    optimizer = factory(
+        [
+            {"params": groups[key], "name": _group_name(lr_mult, *key)} | ({} if key[1] else {"weight_decay": 0.0})
+            for key in keys
+        ]
+    )
     for group, (factor, _) in zip(optimizer.param_groups, keys, strict=True):
         group["lr"] *= factor
     _fuse(optimizer)
     return optimizer
+
+
+def _group_name(lr_mult: dict[str, float], factor: float, decays: bool) -> str:
+    """What the curve of its learning rate is called: ``backbone``, ``other``, ``backbone_no_decay``."""
+    parts = "+".join(part for part, own in lr_mult.items() if own == factor)
+    return f"{parts or 'other'}{'' if decays else '_no_decay'}"
 
 
 def _fuse(optimizer: Optimizer) -> None:

@@ -25,6 +25,8 @@ _MODEL_KEYS = ("network", "threshold", "temperature", "interpolation", "cf1")
 _TRAINER_KEYS = ("precision",)
 _DATA_WITHOUT = ("cache", "cache_dir", "augment_on")  # how the training was made fast, on its machine
 _TRUSTED = ("mlcl.", "torch.")
+# Beside those, as their arguments alone make them: free keywords could send what is logged to another's server.
+_LOGGERS = tuple(f"lightning.pytorch.loggers.{name}" for name in ("CSVLogger", "TensorBoardLogger", "WandbLogger"))
 # jsonargparse takes "module.Class" as plain text too, wherever a class may stand. These keys hold names and paths.
 _TEXT_KEYS = ("backbone", "weights", "root", "csv", "val_csv", "test_csv", "name", "classes", "init_from", "version")
 # VOC's name, COCO's name
@@ -123,8 +125,10 @@ def check_classes(config: Any, path: str | Path, trusted: tuple[str, ...] = ()) 
 def _possible_classes(config: Any, key: str) -> Iterator[tuple[str, str]]:
     """Every text that could be read as a class: under ``class_path``, or dotted where plain text is not expected."""
     if isinstance(config, dict):
+        plain_logger = key == "logger" and config.get("class_path") in _LOGGERS and not config.get("dict_kwargs")
         for name, value in config.items():
-            yield from _possible_classes(value, str(name))
+            if not (plain_logger and name == "class_path"):
+                yield from _possible_classes(value, str(name))
     elif isinstance(config, list):
         for value in config:
             yield from _possible_classes(value, key)
@@ -199,7 +203,16 @@ def _rows_by_name(
 def differences(stored: dict[str, Any], final: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Key, value of the checkpoint, value now, where both are given and differ; paths are compared as places."""
     before, after = _flat(stored), _flat(final)
-    skipped = ("name", "ckpt_path", "import", "test_after_fit", "report", "log_images", "data.interpolation", "model.init_from")
+    skipped = (
+        "name",
+        "ckpt_path",
+        "import",
+        "test_after_fit",
+        "report",
+        "log_images",
+        "data.interpolation",
+        "model.init_from",
+    )
     found = []
     for key in before:
         machine = key.startswith("trainer.") and key != "trainer.precision"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from mlcl.console import say
@@ -42,7 +43,8 @@ class LoggedResults(Callback):
 
         root = getattr(getattr(trainer, "datamodule", None), "root", None)
         try:
-            found = findings.gather(self.folder, self.images, str(root) if root else None, self.imports)
+            with torch.inference_mode(False):  # Lightning's, in which no network can be made that computes
+                found = findings.gather(self.folder, self.images, str(root) if root else None, self.imports)
         except MlclError as error:
             say(f"not shown in the logger: {error}")
             return

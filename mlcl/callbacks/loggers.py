@@ -12,6 +12,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 from mlcl.callbacks.csv_log import CSVLog
 from mlcl.console import is_first
+from mlcl.errors import MlclError
 from mlcl.metrics import NAMES
 
 
@@ -53,7 +54,7 @@ class WandbLog(WandbLogger):
     """Lightning's W&B logger, in the run's folder and continued with it.
 
     Beyond Lightning's (2.6.6): the id is kept in the folder, so that a run that is continued is continued in W&B, too;
-    metrics know which direction is better, and their summary is the best value; with ``log_model`` the best checkpoint
+    the summary of a validated metric is its best value; with ``log_model`` the best checkpoint
     is uploaded (Lightning marks every checkpoint callback's file as best, the last one's too).
 
     Args:
@@ -76,20 +77,31 @@ class WandbLog(WandbLogger):
             if settings.get(key) is None:
                 settings[key] = os.environ.get(variable, value)
         super().__init__(**{**settings, "save_dir": str(folder)})
+        self._wandb_init.pop("anonymous")  # Lightning always sends it, at which wandb 0.31 warns
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run, made on first use (a no-op away from rank 0)."""
+        """The W&B run, made on first use (a no-op away from rank 0).
+
+        Raises:
+            MlclError: if W&B does not let us: no key, no network.
+        """
+        import wandb
+
         new = self._experiment is None
-        run = super().experiment
+        try:
+            run = super().experiment
+        except wandb.errors.Error as error:
+            reason = " ".join(str(error).split())
+            raise MlclError(f"W&B: {reason} Or log without an account: --trainer.logger.offline true") from error
         if new and is_first():
             self.kept_id.parent.mkdir(parents=True, exist_ok=True)
             self.kept_id.write_text(f"{run.id}\n")
             for name in NAMES:
-                run.define_metric(f"val/{name}", summary="max", goal="maximize")
+                run.define_metric(f"val/{name}", summary="max")
             for name in ("train/loss", "val/classification"):
-                run.define_metric(name, summary="min", goal="minimize")
+                run.define_metric(name, summary="min")
         return run
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mlcl import analysis, pages, viz
 from mlcl.analysis import Floats
@@ -24,7 +24,7 @@ _MOST_CLASSES = 100  # with pictures and curves; of more, those with the lowest 
 _MOST_ROWS = 1000  # of a table
 _CURVE_CLASSES, _CURVE_POINTS = 10, 60
 _MAP_CLASSES = 40  # of the co-occurrence heat map
-_SIDE = 320  # pixels of the longer side of a picture
+_SIDE = 320  # pixels of a picture
 _THROUGH_NETWORK = 300  # images at most, for attention and embeddings
 _DIMENSIONS = 32  # of embeddings, after PCA
 
@@ -58,9 +58,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)  # what is left out, and why
 
 
-def gather(
-    folder: Path, images: int = 24, data_root: str | None = None, imports: tuple[str, ...] = ()
-) -> Findings:
+def gather(folder: Path, images: int = 24, data_root: str | None = None, imports: tuple[str, ...] = ()) -> Findings:
     """Everything that can be shown of the results in a folder.
 
     Args:
@@ -81,8 +79,10 @@ def gather(
     found = Findings(results.summary["split"], notes=gathered.notes)
     found.tables = {"metrics": _metrics(results), "per_class": _per_class(results, decisions)}
     found.curves = _curves(results, shown)
+    attention = gathered.seen.attention  # not of all errors, where there are many classes
     for kind, name in (("absent", "false_positives"), ("present", "false_negatives")):
-        chosen = _worst(results, errors, kind)[: images // 2]
+        chosen = [place for place in _worst(results, errors, kind) if place in attention or not attention]
+        chosen = chosen[: images // 2]
         if wrong := [shot for row, k in chosen if (shot := _shot(results, gathered, row, k)) is not None]:
             found.pictures[name] = wrong
     found.pictures |= {name: [picture] for name, picture in _figures(results, gathered)}
@@ -107,7 +107,11 @@ def _per_class(results: Results, decisions: analysis.Decisions) -> Table:
     percents = results.class_ap, decisions.precision, decisions.recall, decisions.f1, results.thresholds
     order = np.argsort(np.where(np.isnan(results.class_ap), np.inf, results.class_ap), kind="stable")[:_MOST_ROWS]
     rows = [
-        [pages.clean(results.classes[k]), *(_plain(100 * column[k]) for column in percents), int(decisions.positives[k])]
+        [
+            pages.clean(results.classes[k]),
+            *(_plain(100 * column[k]) for column in percents),
+            int(decisions.positives[k]),
+        ]
         for k in order
     ]
     named = ["AP", "precision", "recall", "F1", "threshold"]
@@ -138,22 +142,22 @@ def _worst(results: Results, errors: dict[int, Errors], kind: str) -> list[tuple
 
 
 def _shot(results: Results, gathered: Evidence, row: int, k: int) -> Picture | None:
-    """The picture, and beside it where the class looked."""
+    """The picture, and beside it where the class looked; each in a square: a gallery wants equal sizes."""
     if row not in gathered.paths:
         return None
     try:
         pixels = read_image(gathered.paths[row])
     except ImageError:
         return None
-    small = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    small.thumbnail((_SIDE, _SIDE))
-    parts, weights = [small], gathered.seen.attention.get((row, k))
+    whole = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    parts, weights = [whole], gathered.seen.attention.get((row, k))
     if weights is not None:
-        veil = Image.fromarray(viz.overlay(weights)).resize(small.size, Image.Resampling.BILINEAR)
-        parts.append(Image.alpha_composite(small.convert("RGBA"), veil).convert("RGB"))
+        veil = Image.fromarray(viz.overlay(weights)).resize(whole.size, Image.Resampling.BILINEAR)
+        parts.append(Image.alpha_composite(whole.convert("RGBA"), veil).convert("RGB"))
+    squares = [np.asarray(ImageOps.pad(part, (_SIDE, _SIDE), color="white")) for part in parts]
     labels = [results.classes[j] for j in np.flatnonzero(results.targets[row] == 1)]
     said = f"{results.classes[k]} {100 * results.probabilities[row, k]:.0f} % | labels: {', '.join(labels) or 'none'}"
-    return Picture(np.hstack([np.asarray(part) for part in parts]), pages.clean(f"{said} | {results.images[row]}"))
+    return Picture(np.hstack(squares), pages.clean(f"{said} | {results.images[row]}"))
 
 
 def _figures(results: Results, gathered: Evidence) -> Iterable[tuple[str, Picture]]:
