@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import re
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel says that it cannot be debugged
 
@@ -13,6 +15,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 SLOW = 120  # seconds of a whole notebook that are said to be too many: a reader waits no longer
 CELL_LIMIT = 240  # seconds of one cell; above what a busy machine takes, so that only a cell that hangs fails
@@ -22,18 +25,22 @@ def read(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def execute(path: Path, folder: Path, settings: dict[str, Any] | None = None) -> NotebookNode:
-    """The notebook with its outputs, run as Jupyter would in this folder; ``CellExecutionError`` where a cell fails.
+def shorten(notebook: NotebookNode, settings: Mapping[str, str]) -> None:
+    """Give other values to settings, the assignments to upper-case names in the first code cell; each must be there."""
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    for names, value in settings.items():
+        cell.source, count = re.subn(rf"^{names} = .*$", f"{names} = {value}", cell.source, flags=re.MULTILINE)
+        if count != 1:
+            raise ValueError(f"the first code cell sets {names} {count} times")
 
-    Settings come in a cell of their own after the one that is tagged ``parameters``, as papermill does it.
-    """
-    notebook = read(path)
-    if settings:
-        place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
-        text = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
-        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(text))
-    NotebookClient(notebook, timeout=CELL_LIMIT, resources={"metadata": {"path": str(folder)}}).execute()
-    return notebook
+
+def execute(notebook: NotebookNode, folder: Path) -> None:
+    """Fill in the outputs, as Jupyter would in this folder; ``CellExecutionError`` where a cell fails."""
+    ipc = Config({"KernelManager": {"transport": "ipc"}})  # no port, and no warning that others could listen to it
+    with tempfile.TemporaryDirectory() as sockets:
+        ipc.KernelManager.ip = f"{sockets}/kernel"
+        where = {"metadata": {"path": str(folder)}}
+        NotebookClient(notebook, timeout=CELL_LIMIT, resources=where, config=ipc).execute()
 
 
 def main() -> int:
@@ -45,7 +52,7 @@ def main() -> int:
     for path in arguments.notebooks:
         start = time.perf_counter()
         try:
-            notebook = execute(path, path.resolve().parent)
+            execute(notebook := read(path), path.resolve().parent)
         except (CellExecutionError, TimeoutError) as error:  # nbclient's own time-out is a TimeoutError
             print(f"{path}: failed after {time.perf_counter() - start:.0f} s\n{error}", flush=True)
             failed += 1

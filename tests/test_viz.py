@@ -129,13 +129,13 @@ def test_bars_ask_for_one_value_per_class():
 
 def test_pictures_take_what_datasets_and_files_give():
     tensor = torch.randint(0, 256, (3, 8, 6), dtype=torch.uint8)
-    figure = viz.pictures([tensor, tensor.movedim(0, -1).numpy(), tensor / 255], ["a " * 40, "b", ""], columns=2)
+    figure = viz.pictures([tensor, tensor.movedim(0, -1).numpy(), tensor / 255], ["a " * 40, "b\nc", ""], columns=2)
     shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     np.testing.assert_array_equal(shown[0], tensor.movedim(0, -1))
     np.testing.assert_array_equal(shown[1], shown[0])
     np.testing.assert_allclose(shown[2], shown[0] / 255, atol=1e-6)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert "\n" in titles[0] and titles[1:] == ["b", "", ""]
+    assert "\n" in titles[0] and titles[1:] == ["b\nc", "", ""]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def pictures(images: Sequence[ArrayLike], texts: Sequence[str] = (), columns: in
     if not pixels or (texts and len(texts) != len(pixels)):
         raise ValueError(f"{len(pixels)} pictures and {len(texts)} captions: a caption for each of them, or none")
     columns = min(columns, len(pixels))
-    filled = [textwrap.fill(text, round(_LETTERS * side)) for text in texts] or [""] * len(pixels)
+    filled = [_wrapped(text, round(_LETTERS * side)) for text in texts] or [""] * len(pixels)
     rows = math.ceil(len(pixels) / columns)
     height = rows * side + sum(
         0.16 * max(t.count("\n") + 1 for t in texts[r * columns :][:columns]) for r in range(rows)
@@ -61,6 +61,10 @@ def captions(targets: ArrayLike, classes: Sequence[str]) -> list[str]:
         for row in np.asarray(targets).tolist()
     ]
     return [", ".join(names) or "no label" for names in named]
+
+
+def _wrapped(text: str, letters: int) -> str:
+    return "\n".join(textwrap.fill(line, letters) for line in text.splitlines())
 
 
 def _channels_last(image: ArrayLike) -> NDArray[np.generic]:
