@@ -19,7 +19,7 @@ class GradientNorms(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """One norm for each part that has parameters."""
-        if (trainer.global_step + 1) % trainer.log_every_n_steps:
+        if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         for part, prefix in PARTS.items():
             gradients = list(_gradients(pl_module, prefix))

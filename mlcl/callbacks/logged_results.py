@@ -51,4 +51,4 @@ class LoggedResults(Callback):
         for note in found.notes:
             say(f"not shown in the logger: {note}")
         for logger, show in able:
-            show(logger.experiment, found)
+            show(logger.experiment, found)  # type: ignore[attr-defined]

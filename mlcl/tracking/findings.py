@@ -1,6 +1,7 @@
 """Tables, curves, pictures and embeddings of an evaluated split, capped, and free of any logger."""
 
 import io
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,21 +95,23 @@ def gather(folder: Path, images: int = 24, data_root: str | None = None, imports
 def _metrics(results: Results) -> Table:
     """Each number with its unit, its better direction and its definition."""
     definitions = results.summary["definitions"]
-    how = {name.strip(): text for names, text in definitions.items() for name in names.split(",")}
-    rows = [
-        [name, None if value is None else 100 * value, "percent", "higher", str(how.get(name, how.get(name[1:], "")))]
-        for name, value in results.summary["metrics"].items()
-    ]
+    how = {name.strip(): str(text) for names, text in definitions.items() for name in names.split(",")}
+    rows = []
+    for name, value in results.summary["metrics"].items():
+        plain, _, top3 = name.partition("_")
+        said = "; ".join(how[part] for part in (plain, top3) if part in how)
+        rows.append([name, None if value is None else 100 * value, "percent", "higher", said])
     return Table(["metric", "value", "unit", "better", "definition"], rows)
 
 
 def _per_class(results: Results, decisions: analysis.Decisions) -> Table:
     """Worst AP first; of very many classes the worst."""
     percents = results.class_ap, decisions.precision, decisions.recall, decisions.f1, results.thresholds
+    names = [*map(pages.clean, results.classes)]
     order = np.argsort(np.where(np.isnan(results.class_ap), np.inf, results.class_ap), kind="stable")[:_MOST_ROWS]
     rows = [
         [
-            pages.clean(results.classes[k]),
+            names[k],
             *(_plain(100 * column[k]) for column in percents),
             int(decisions.positives[k]),
         ]
@@ -142,22 +145,33 @@ def _worst(results: Results, errors: dict[int, Errors], kind: str) -> list[tuple
 
 
 def _shot(results: Results, gathered: Evidence, row: int, k: int) -> Picture | None:
-    """The picture, and beside it where the class looked; each in a square: a gallery wants equal sizes."""
     if row not in gathered.paths:
         return None
     try:
         pixels = read_image(gathered.paths[row])
     except ImageError:
         return None
-    whole = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    parts, weights = [whole], gathered.seen.attention.get((row, k))
-    if weights is not None:
-        veil = Image.fromarray(viz.overlay(weights)).resize(whole.size, Image.Resampling.BILINEAR)
-        parts.append(Image.alpha_composite(whole.convert("RGBA"), veil).convert("RGB"))
-    squares = [np.asarray(ImageOps.pad(part, (_SIDE, _SIDE), color="white")) for part in parts]
     labels = [results.classes[j] for j in np.flatnonzero(results.targets[row] == 1)]
     said = f"{results.classes[k]} {100 * results.probabilities[row, k]:.0f} % | labels: {', '.join(labels) or 'none'}"
-    return Picture(np.hstack(squares), pages.clean(f"{said} | {results.images[row]}"))
+    shown = beside(pixels.permute(1, 2, 0).numpy(), gathered.seen.attention.get((row, k)))
+    return Picture(shown, pages.clean(f"{said} | {results.images[row]}"))
+
+
+def beside(pixels: NDArray[np.uint8], weights: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+    """The picture, and beside it where the class looked; each in a square, as a gallery wants equal sizes.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        weights: (h, w) attention of one class; None leaves the second square out.
+
+    Returns:
+        (S, 2 S, 3) or (S, S, 3) uint8.
+    """
+    parts = [Image.fromarray(pixels)]
+    if weights is not None:
+        veil = Image.fromarray(viz.overlay(weights)).resize(parts[0].size, Image.Resampling.BILINEAR)
+        parts.append(Image.alpha_composite(parts[0].convert("RGBA"), veil).convert("RGB"))
+    return np.hstack([np.asarray(ImageOps.pad(part, (_SIDE, _SIDE), color="white")) for part in parts])
 
 
 def _figures(results: Results, gathered: Evidence) -> Iterable[tuple[str, Picture]]:
@@ -179,7 +193,9 @@ def _figures(results: Results, gathered: Evidence) -> Iterable[tuple[str, Pictur
 def _pixels(figure: Figure) -> NDArray[np.uint8]:
     """On white: the figure's own ground is transparent, and a logger's page may be dark."""
     file = io.BytesIO()
-    pages.clean_texts(figure).savefig(file, format="png", dpi=110, facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box then; the tables have every name in full
+        pages.clean_texts(figure).savefig(file, format="png", dpi=110, facecolor="white")
     return np.asarray(Image.open(file).convert("RGB"))
 
 

@@ -24,17 +24,17 @@ def _in_wandb(run: Any, found: "Findings") -> None:
     import wandb
 
     shown: dict[str, Any] = {
-        name: wandb.Table(columns=table.columns, data=table.rows) for name, table in found.tables.items()
+        name: wandb.Table(columns=[*table.columns], data=table.rows) for name, table in found.tables.items()
     }
     if found.curves is not None and found.curves.rows:
-        table = wandb.Table(columns=found.curves.columns, data=found.curves.rows)
+        table = wandb.Table(columns=[*found.curves.columns], data=found.curves.rows)
         shown["pr_curves"] = wandb.plot.line(table, "recall", "precision", "class", "precision over recall, lowest AP")
     for name, pictures in found.pictures.items():
         shown[name] = [wandb.Image(p.pixels, caption=p.caption, file_type="jpg") for p in pictures]
     if len(found.owners):
         columns = ["class", *(f"d{n}" for n in range(found.embeddings.shape[1]))]
         rows = [[owner, *row] for owner, row in zip(found.owners, found.embeddings.round(4).tolist(), strict=True)]
-        shown["embedding_table"] = wandb.Table(columns=columns, data=rows)
+        shown["embedding_table"] = wandb.Table(columns=[*columns], data=rows)
     run.log({f"{found.split}/{name}": value for name, value in shown.items()})
 
 
