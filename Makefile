@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mulcon-demo tour test test-slow test-gpu test-upstream lint bench bench-gpu clean
+.PHONY: help demo mulcon-demo tour notebooks test test-slow test-gpu test-upstream lint bench bench-gpu clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ tour: .venv/installed  ## every verb once, two methods compared: ten minutes on 
 	$(call step,report runs/tour_bce/version_0/test_0)
 	$(call step,fit --config configs/demo.yaml --config configs/methods/asl.yaml --name tour_asl)
 	$(call step,compare runs/tour_bce runs/tour_asl --output runs/tour/compare)
+
+# Warns of a notebook that takes more than 120 s; fails at a cell that takes 240 s, which a busy machine does not reach.
+notebooks: .venv/installed  ## execute all notebooks, each in a fresh kernel, and say how long each takes
+	$(BIN)/python tests/run_notebooks.py notebooks/*.ipynb
 
 test: .venv/installed  ## every test that needs neither GPU nor minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile

@@ -1,13 +1,14 @@
 """Execute notebooks in fresh kernels: ``python tests/run_notebooks.py notebooks/*.ipynb``, or ``make notebooks``."""
 
 import argparse
+import ast
 import os
-import re
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel says that it cannot be debugged
 
@@ -25,13 +26,12 @@ def read(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def shorten(notebook: NotebookNode, settings: Mapping[str, str]) -> None:
-    """Give other values to settings, the assignments to upper-case names in the first code cell; each must be there."""
-    cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    for names, value in settings.items():
-        cell.source, count = re.subn(rf"^{names} = .*$", f"{names} = {value}", cell.source, flags=re.MULTILINE)
-        if count != 1:
-            raise ValueError(f"the first code cell sets {names} {count} times")
+def shorten(notebook: NotebookNode, settings: Mapping[str, Any]) -> None:
+    """Other values for what the cell tagged ``parameters`` sets, in a cell after it, as papermill does."""
+    place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
+    own = {node.id for node in ast.walk(ast.parse(notebook.cells[place].source)) if isinstance(node, ast.Name)}
+    text = "\n".join(f"{name} = {value!r}" for name, value in settings.items() if name in own)
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(text))
 
 
 def execute(notebook: NotebookNode, folder: Path) -> None:
