@@ -8,12 +8,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models import group_parameters
 from torch import Tensor
 
 from mlcl.errors import MlclError
+from mlcl.light_timm import timm
 
 Backbone = Any  # timm leaves its models untyped
 
@@ -63,7 +62,7 @@ def freeze(backbone: Backbone, stages: int, batch_norms: bool) -> list[str]:
     """
     frozen: set[str] = set()
     if stages:
-        groups = group_parameters(backbone, backbone.group_matcher(coarse=True), return_values=False)
+        groups = timm.models.group_parameters(backbone, backbone.group_matcher(coarse=True), return_values=False)
         ids = sorted(groups)
         if not 0 < stages <= len(ids):
             raise MlclError(f"model.network.freeze_stages is {stages}, this backbone has {len(ids)} stages")
