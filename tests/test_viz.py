@@ -135,6 +135,7 @@ def test_pictures_take_what_datasets_and_files_give():
     np.testing.assert_array_equal(shown[1], shown[0])
     np.testing.assert_allclose(shown[2], shown[0] / 255, atol=1e-6)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert figure.get_figheight() > viz.pictures([tensor] * 3, ["a", "b", ""], columns=2).get_figheight()
     assert "\n" in titles[0] and titles[1:] == ["b\nc", "", ""]
 
 

@@ -32,9 +32,8 @@ def pictures(images: Sequence[ArrayLike], texts: Sequence[str] = (), columns: in
     columns = min(columns, len(pixels))
     filled = [_wrapped(text, round(_LETTERS * side)) for text in texts] or [""] * len(pixels)
     rows = math.ceil(len(pixels) / columns)
-    height = rows * side + sum(
-        0.16 * max(t.count("\n") + 1 for t in texts[r * columns :][:columns]) for r in range(rows)
-    )
+    lines = [max(text.count("\n") + 1 for text in filled[row * columns :][:columns]) for row in range(rows)]
+    height = rows * side + (0.16 * sum(lines) if texts else 0)
     figure = Figure(figsize=(columns * side, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
