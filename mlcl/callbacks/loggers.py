@@ -78,6 +78,8 @@ class WandbLog(WandbLogger):
                 settings[key] = os.environ.get(variable, value)
         super().__init__(**{**settings, "save_dir": str(folder)})
         self._wandb_init.pop("anonymous")  # Lightning always sends it, at which wandb 0.31 warns
+        if "WANDB_SWEEP_ID" in os.environ:
+            self._wandb_init.pop("project")  # a sweep has its own, and says so in a warning
 
     @property
     @rank_zero_experiment

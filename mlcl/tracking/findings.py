@@ -167,11 +167,9 @@ def beside(pixels: NDArray[np.uint8], weights: NDArray[np.float32] | None) -> ND
     Returns:
         (S, 2 S, 3) or (S, S, 3) uint8.
     """
-    parts = [Image.fromarray(pixels)]
-    if weights is not None:
-        veil = Image.fromarray(viz.overlay(weights)).resize(parts[0].size, Image.Resampling.BILINEAR)
-        parts.append(Image.alpha_composite(parts[0].convert("RGBA"), veil).convert("RGB"))
-    return np.hstack([np.asarray(ImageOps.pad(part, (_SIDE, _SIDE), color="white")) for part in parts])
+    parts = [pixels] if weights is None else [pixels, viz.veiled(pixels, weights)]
+    squares = [ImageOps.pad(Image.fromarray(part), (_SIDE, _SIDE), color="white") for part in parts]
+    return np.hstack([np.asarray(square) for square in squares])
 
 
 def _figures(results: Results, gathered: Evidence) -> Iterable[tuple[str, Picture]]:

@@ -8,8 +8,8 @@ set up. Black text on white and mid-tone colours; a page takes the white away an
 from matplotlib.figure import Figure
 
 from mlcl.viz.curves import lines, pr_curve, reliability
-from mlcl.viz.embeddings import embedding_scatter
-from mlcl.viz.images import attention, captions, overlay, pictures
+from mlcl.viz.embeddings import class_distances, embedding_scatter, projections
+from mlcl.viz.images import attention, captions, overlay, pictures, veiled
 from mlcl.viz.per_class import bars, cooccurrence, cooccurrence_share
 from mlcl.viz.style import BLUE, GREEN, LINES, ORANGE, PURPLE, RED, class_colours
 
@@ -25,6 +25,7 @@ __all__ = [
     "bars",
     "captions",
     "class_colours",
+    "class_distances",
     "cooccurrence",
     "cooccurrence_share",
     "embedding_scatter",
@@ -32,5 +33,7 @@ __all__ = [
     "overlay",
     "pictures",
     "pr_curve",
+    "projections",
     "reliability",
+    "veiled",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from mlcl.viz.style import single, styled
 
@@ -107,3 +108,19 @@ def overlay(weights: ArrayLike) -> NDArray[np.uint8]:
     veil[..., :3] = (12, 14, 34)
     veil[..., 3] = np.rint(165 * (1 - share.clip(0, 1)))  # a tinted layer would hide what the class looked at
     return veil
+
+
+def veiled(image: ArrayLike, weights: ArrayLike) -> NDArray[np.uint8]:
+    """The pixels of a picture under the veil of an attention map, for a grid such as :func:`mlcl.viz.pictures`.
+
+    Args:
+        image: (H, W, 3) or (3, H, W), an array or a tensor, uint8.
+        weights: (h, w) of one class, such as ``prediction.attention[n, k]``.
+
+    Returns:
+        (H, W, 3) uint8: clear where the class looked most, dark where it did not look.
+    """
+    pixels = np.asarray(image)
+    whole = Image.fromarray(pixels if pixels.shape[-1] == 3 else np.moveaxis(pixels, 0, -1))
+    veil = Image.fromarray(overlay(weights)).resize(whole.size, Image.Resampling.BILINEAR)
+    return np.asarray(Image.alpha_composite(whole.convert("RGBA"), veil).convert("RGB"), dtype=np.uint8)

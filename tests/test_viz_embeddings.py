@@ -6,7 +6,7 @@ import torch
 from matplotlib.collections import PathCollection
 
 from mlcl.embeddings import distances, entries
-from mlcl.viz.side_by_side import class_distances, projections, veiled
+from mlcl.viz import class_distances, projections, veiled
 
 
 def test_a_class_has_one_colour_in_all_panels():
