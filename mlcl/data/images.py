@@ -20,6 +20,10 @@ from mlcl.errors import MlclError
 Image.init()
 _FORMATS = [kind for kind in Image.ID if kind != "EPS"]
 
+# JPEG's markers: a frame in Huffman code (baseline, extended, progressive), and what may stand before it.
+_FRAMES = (0xC0, 0xC1, 0xC2)
+_SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
+
 
 class ImageError(MlclError):
     """A picture that cannot be read; the message names the file and the reason."""
@@ -68,14 +72,18 @@ def read_image(path: str | Path) -> Tensor:
 def _is_plain_jpeg(data: bytearray) -> bool:
     """Whether this is a JPEG of 1, 3 or 4 channels and of a size in good faith; whatever is odd is left to Pillow.
 
-    Looked up by hand: to have Pillow open each file costs a twentieth of decoding it.
+    Looked up by hand: to have Pillow open each file costs a twentieth of decoding it. Only what libjpeg walks over in
+    the same way is walked over here; else a file could show a small size here and a bomb's there.
     """
     at = 2
     while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the frame's header (ITU T.81, B.2.2)
+        if marker in _FRAMES:  # ITU T.81, B.2.2; of a second one libjpeg makes an error
             height, width = (int.from_bytes(data[at + n : at + n + 2]) for n in (5, 7))
-            return height * width <= (Image.MAX_IMAGE_PIXELS or math.inf) and data[at + 9] in (1, 3, 4)
+            fits = height * width <= (Image.MAX_IMAGE_PIXELS or math.inf)
+            return fits and data[at + 4] == 8 and data[at + 9] in (1, 3, 4)
+        if marker not in _SEGMENTS or length < 2:  # padding, markers without a length, what nobody writes
+            return False
         at += 2 + length
     return False
 

@@ -1,4 +1,8 @@
 import io
+import os
+import resource
+import struct
+import time
 import warnings
 from pathlib import Path
 
@@ -8,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from torchvision.io import decode_jpeg
 from trees import REAL_DATA, WHY_NO_REAL_DATA, picture, png
 
-from mlcl.data.images import ImageError, read_image
+from mlcl.data.images import ImageError, _is_plain_jpeg, read_image
 from mlcl.errors import MlclError
 
 ORIENTATION = 0x0112
@@ -288,3 +293,132 @@ def test_postscript_is_not_handed_to_an_interpreter(tmp_path):
 def test_sixteen_bits_are_scaled_even_where_all_is_dark(tmp_path):
     Image.fromarray(np.full((4, 4), 255, dtype=np.uint16)).save(tmp_path / "dark.png")
     assert read_image(tmp_path / "dark.png").max() == 0
+
+
+# --- The frame header of a JPEG, which is looked up by hand
+
+FRAME = GOOD_JPEG.index(b"\xff\xc0")
+BEFORE, AFTER = GOOD_JPEG[:FRAME], GOOD_JPEG[FRAME:]
+HUGE = 30_000
+
+
+def framed(height: int, width: int, channels: int = 3, kind: int = 0xC0, depth: int = 8) -> bytes:
+    """A frame header."""
+    parts = b"".join(bytes((c + 1, 0x11, 0)) for c in range(channels))
+    content = bytes((depth,)) + struct.pack(">HHB", height, width, channels) + parts
+    return bytes((0xFF, kind)) + struct.pack(">H", len(content) + 2) + content
+
+
+def resized(height: int, width: int, **options: int) -> bytes:
+    """The good JPEG with another frame header in the place of its own."""
+    return BEFORE + framed(height, width, **options) + AFTER[2 + int.from_bytes(AFTER[2:4]) :]
+
+
+SMALL = framed(16, 24)
+ODD_JPEGS = {
+    "a bomb": resized(HUGE, HUGE),
+    "the largest there can be": resized(65_500, 65_500),
+    "a progressive bomb": resized(HUGE, HUGE, kind=0xC2),
+    # libjpeg takes the padding for what it is; a walk that does not would jump to the small frame
+    "a bomb behind padding": BEFORE + b"\xff" + framed(HUGE, HUGE) + bytes(0xC000 - 13) + SMALL * 3000 + AFTER,
+    "a bomb behind a segment of length 0": BEFORE + b"\xff\xe5\0\0" + SMALL + resized(HUGE, HUGE)[FRAME:],
+    "a bomb behind a marker without length": BEFORE + b"\xff\x01\0\x13" + framed(HUGE, HUGE) + SMALL + AFTER,
+    "a bomb behind a restart": BEFORE + b"\xff\xd0\0\x13" + framed(HUGE, HUGE) + SMALL + AFTER,
+    "a bomb behind a stuffed zero": BEFORE + b"\xff\0\0\x13" + framed(HUGE, HUGE) + SMALL + AFTER,
+    "a bomb after a small frame": BEFORE + SMALL + framed(HUGE, HUGE) + AFTER,
+    "a bomb before a small frame": BEFORE + framed(HUGE, HUGE) + AFTER,
+    "no height": resized(0, 24),
+    "no width": resized(16, 0),
+    "two channels": resized(16, 24, channels=2),
+    "no channel": resized(16, 24, channels=0),
+    "255 channels": resized(16, 24, channels=255),
+    "12 bits": resized(16, 24, depth=12),
+    "16 bits": resized(16, 24, depth=16),
+    **{
+        f"frame {kind:x}": resized(16, 24, kind=kind) for kind in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCF)
+    },
+    **{f"cut after {n}": GOOD_JPEG[: FRAME + n] for n in range(12)},
+    "the start alone": b"\xff\xd8",
+    "segments without end": b"\xff\xd8" + b"\xff\xe0\0\x02" * 50_000,
+    "zeros": b"\xff\xd8" + bytes(50_000),
+    "0xff alone": b"\xff\xd8" + b"\xff" * 50_000,
+    "a length beyond the end": b"\xff\xd8\xff\xe0\xff\xff" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("name", ODD_JPEGS)
+def test_an_odd_jpeg_is_a_small_picture_or_one_line(tmp_path, name):
+    """In a process that may not take the memory of a bomb; what is odd goes to Pillow, not to torchvision."""
+    (tmp_path / "a.jpg").write_bytes(ODD_JPEGS[name])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    try:
+        assert read(tmp_path / "a.jpg").size <= 3 * 24 * 16
+    except ImageError as error:
+        assert str(error).startswith(f"{tmp_path / 'a.jpg'}: ") and "\n" not in str(error)
+    assert time.perf_counter() - started < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # in KB; a bomb takes 2.7 GB
+
+
+@pytest.mark.parametrize("name", [name for name in ODD_JPEGS if "bomb" in name and "after" not in name])
+def test_torchvision_is_given_no_bomb(name):
+    """A second frame is an error of libjpeg's, so that the first one counts."""
+    assert not _is_plain_jpeg(bytearray(ODD_JPEGS[name]))
+
+
+@pytest.mark.parametrize("name", ["a bomb", "a progressive bomb", "the largest there can be"])
+def test_a_jpeg_that_claims_to_be_a_bomb_is_refused_by_its_header(tmp_path, name):
+    (tmp_path / "a.jpg").write_bytes(ODD_JPEGS[name])
+    with pytest.raises(ImageError, match=r"a\.jpg: Image size \(\d+ pixels\) exceeds limit"):
+        read_image(tmp_path / "a.jpg")
+
+
+PIECES = [
+    SMALL,
+    framed(HUGE, HUGE),
+    b"\xff",
+    b"\0",
+    b"\xff\xe0\0\x04ab",
+    b"\xff\xe1\0\0",
+    b"\xff\xd0",
+    b"\xff\xda\0\x02",
+]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(pieces=st.lists(st.sampled_from(PIECES) | st.binary(max_size=8), max_size=8), end=st.sampled_from([b"", AFTER]))
+def test_whatever_stands_before_the_frame_torchvision_decodes_no_bomb(pieces, end):
+    data = bytearray(b"\xff\xd8" + b"".join(pieces) + end)
+    if _is_plain_jpeg(data):
+        try:
+            assert decode_jpeg(torch.frombuffer(data, dtype=torch.uint8)).numel() < 3 * Image.MAX_IMAGE_PIXELS
+        except RuntimeError:
+            pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match="not a regular file"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(tmp_path):
+    picture().save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").chmod(0)
+    with pytest.raises(ImageError, match=r"a\.jpg: Permission denied"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_a_circle_of_links_is_named(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "b.jpg")
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match=r"a\.jpg: "):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "n" * 100_000])
+def test_a_name_that_no_file_can_have_is_an_image_error(tmp_path, name):
+    with pytest.raises(ImageError):
+        read_image(tmp_path / name)
