@@ -18,6 +18,7 @@ from mlcl.data import augment as augmentations
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
 from mlcl.data.labels import PRESENT, describe
+from mlcl.data.names import short
 from mlcl.data.sampler import EpochSampler
 from mlcl.errors import MlclError
 from mlcl.seeding import global_seed
@@ -252,10 +253,13 @@ def _check_files(paths: Sequence[Path], split: str) -> None:
     missing = [path for path in paths if path.name not in folders[path.parent]]
     if missing:
         raise MlclError(
-            f"{len(missing):,} of {len(paths):,} {split} images are missing, the first is {missing[0]}; "
+            f"{len(missing):,} of {len(paths):,} {split} images are missing, the first is {short(str(missing[0]))}; "
             "check --data.root"
         )
 
 
 def _listing(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):  # absent, no folder, or a name that none can have
+        return set()

@@ -1,10 +1,9 @@
 """MS-COCO 2014, and anything in its layout."""
 
 import hashlib
-import io
+import json
 import os
 import tempfile
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
 from mlcl.data.labels import encode
+from mlcl.data.names import below, checked, short
 from mlcl.errors import MlclError
 
 # In the order of the category ids, which run from 1 to 90 with holes.
@@ -31,7 +31,8 @@ _ARCHIVES = (
     (f"{_HOST}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014"),
     (f"{_HOST}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014"),
 )
-_CACHE_FORMAT = 1  # to be raised with the meaning of what _parse returns
+_KEYS = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotations": ("image_id", "category_id")}
+_CACHE_FORMAT = 2  # to be raised with the meaning of what _parse returns
 _FOLDERS: dict[Split, str] = {"train": "train2014", "test": "val2014"}
 
 
@@ -83,16 +84,17 @@ def read_coco(annotations: Path, images: Path, classes: tuple[str, ...]) -> Samp
         classes: the names expected, in the order of the category ids.
 
     Raises:
-        MlclError: if the file is not COCO JSON, or its categories are others.
+        MlclError: if the file is not COCO JSON, its categories are others, or a name leads out of the folder that
+            holds the folder of pictures.
     """
     table = _cached(annotations)
     names = tuple(str(name) for name in table["classes"])
     if names != classes:
         differ = sorted(set(names) ^ set(classes)) or ["their order"]
-        raise MlclError(
-            f"{annotations} has {len(names)} categories, expected {len(classes)}; different: {', '.join(differ[:5])}"
-        )
-    return Samples([images / str(name) for name in table["file_names"]], table["targets"])
+        listed = short(", ".join(differ[:5]))
+        raise MlclError(f"{annotations} has {len(names)} categories, expected {len(classes)}; different: {listed}")
+    place, root = str(annotations), images.parent
+    return Samples([below(images, name, root, place) for name in table["file_names"].tolist()], table["targets"])
 
 
 def _cached(annotations: Path) -> dict[str, Any]:
@@ -120,20 +122,75 @@ def _cached(annotations: Path) -> dict[str, Any]:
 
 
 def _parse(annotations: Path) -> dict[str, Any]:
-    from pycocotools.coco import COCO  # once per file, then the cache serves
-
+    """Read and checked by hand: pycocotools takes two images with one id for one, and a file without annotations."""
     try:
-        with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            coco = COCO(str(annotations))
-        column = {category: k for k, category in enumerate(sorted(coco.cats))}
-        ids = sorted(coco.imgs)
-        present = [{column[a["category_id"]] for a in coco.imgToAnns.get(i, ())} for i in ids]
-        return {
-            "classes": np.array([coco.cats[category]["name"] for category in column]),
-            "file_names": np.array([coco.imgs[i]["file_name"] for i in ids]),
-            "targets": encode(present, len(column)),
-        }
-    except KeyError as error:
-        raise MlclError(f"{annotations} is not a COCO annotation file: {error} is missing or unknown") from error
-    except (ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise MlclError(f"{annotations} is not a COCO annotation file: {error}") from error
+        with annotations.open(encoding="utf-8-sig") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise MlclError(f"{annotations} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise _NotCOCO(annotations, "it is nested without end") from None
+    except ValueError as error:  # truncated or wrong JSON, with its line; or no UTF-8
+        raise _NotCOCO(annotations, str(error)) from None
+    categories, images, objects = (_entries(content, key, annotations) for key in _KEYS)
+    column = {category: k for k, category in enumerate(_in_order(categories, "categories", annotations))}
+    ids = _in_order(images, "images", annotations)
+    present: dict[Any, set[int]] = {image: set() for image in ids}
+    for number, entry in enumerate(objects):
+        if not _is_id(entry["category_id"]) or entry["category_id"] not in column:
+            named = short(repr(entry["category_id"]))
+            raise _NotCOCO(annotations, f"annotations[{number}]: category {named} is missing or unknown")
+        if not _is_id(entry["image_id"]):
+            raise _NotCOCO(annotations, f"annotations[{number}]: image_id is {short(repr(entry['image_id']))}")
+        if entry["image_id"] in present:  # else of an image that is not listed: a part of the images, as many use it
+            present[entry["image_id"]].add(column[entry["category_id"]])
+    names = {entry["id"]: checked(entry["file_name"], f"{annotations}, images[{n}]") for n, entry in enumerate(images)}
+    classes = {entry["id"]: entry["name"] for entry in categories}
+    for name in classes.values():
+        if not isinstance(name, str) or len(name) > 1000:
+            raise _NotCOCO(annotations, f"a category is called {short(repr(name))}")
+    return {
+        "classes": np.array([classes[category] for category in column], dtype=str),
+        "file_names": np.array([names[image] for image in ids], dtype=str),
+        "targets": encode(list(present.values()), len(column)),
+    }
+
+
+class _NotCOCO(MlclError):
+    def __init__(self, annotations: Path, reason: str) -> None:
+        super().__init__(f"{annotations} is not a COCO annotation file: {reason}")
+
+
+def _entries(content: Any, key: str, annotations: Path) -> list[dict[str, Any]]:
+    """One of the lists in the file, its entries with all that is needed of them."""
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise _NotCOCO(annotations, f"it has no list {key!r}")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise _NotCOCO(annotations, f"{key}[{number}] is {short(repr(entry))}")
+        for needed in _KEYS[key]:
+            if needed not in entry:
+                raise _NotCOCO(annotations, f"{key}[{number}]: {needed!r} is missing")
+    return entries
+
+
+def _in_order(entries: list[dict[str, Any]], key: str, annotations: Path) -> list[Any]:
+    """Their ids, sorted."""
+    seen: dict[Any, int] = {}
+    for number, entry in enumerate(entries):
+        own = entry["id"]
+        if not _is_id(own):
+            raise _NotCOCO(annotations, f"{key}[{number}]: id is {short(repr(own))}")
+        if own in seen:
+            raise _NotCOCO(annotations, f"{key}[{number}]: id {short(repr(own))} is also that of {key}[{seen[own]}]")
+        seen[own] = number
+    try:
+        return sorted(seen)
+    except TypeError:
+        raise _NotCOCO(annotations, f"the ids of {key} are numbers and text") from None
+
+
+def _is_id(value: Any) -> bool:
+    """Number or text; NaN, which is not even itself, is none."""
+    return isinstance(value, int | float | str) and value == value

@@ -1,6 +1,5 @@
 """Your own images: a folder and a CSV file."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,15 @@ import numpy as np
 from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN
+from mlcl.data.names import checked, short
+from mlcl.data.table import read_rows
 from mlcl.errors import MlclError
 
 _CODES = {"1": PRESENT, "0": ABSENT, "-1": UNKNOWN, "": UNKNOWN, "1.0": PRESENT, "0.0": ABSENT, "-1.0": UNKNOWN}
 
 
 class CSVDataset(MultiLabelDataModule):
-    """Pictures listed in a CSV file with a header line.
+    """Pictures listed in a CSV file with a header line; commas, semicolons or tabs, UTF-8 or UTF-16.
 
     Labels come as one column per class (1 present, 0 absent, -1 or empty unknown), or as one column of names
     separated by ``;`` (then every other class is absent; an empty cell is an image without a label, -1 one whose
@@ -24,7 +25,8 @@ class CSVDataset(MultiLabelDataModule):
 
     Args:
         csv: the table, relative to ``root``; with ``val_csv`` or ``test_csv`` it is the training split.
-        root: folder that the paths in the table start from; by default the table's own.
+        root: folder that the paths in the table start from; by default the table's own. The table is yours: its paths
+            may be absolute, and may leave the folder.
         image_column: column with the path of the picture.
         labels_column: column with ``;``-separated names; by default every other column is a class.
         split_column: column with the split of the row, used if the table has it.
@@ -78,8 +80,8 @@ class CSVDataset(MultiLabelDataModule):
             named = np.array([row[header.index(self.split_column)].strip().lower() for row in rows.values()])
             if unknown := set(named) - {"train", "val", "test"}:
                 raise MlclError(
-                    f"{self.root / self.files['train']}: column {self.split_column} holds {sorted(unknown)[0]!r}; "
-                    "use train, val or test"
+                    f"{self.root / self.files['train']}: column {self.split_column} holds "
+                    f"{short(sorted(unknown)[0])!r}; use train, val or test"
                 )
             return self._samples("train", named == split) if (named == split).any() else None
         order = np.random.default_rng(self.split_seed).permutation(len(rows))
@@ -90,33 +92,34 @@ class CSVDataset(MultiLabelDataModule):
 
     def _read_table(self, file: Path) -> tuple[list[str], dict[int, list[str]]]:
         """Header and rows by their number in the file, each as long as the header; blank ones are left out."""
-        try:
-            with file.open(newline="", encoding="utf-8-sig") as text:
-                rows = {n: row for n, row in enumerate(csv.reader(text), 1) if any(cell.strip() for cell in row)}
-        except FileNotFoundError:
-            raise MlclError(f"{file}: no such table (data.csv, relative to data.root)") from None
-        except OSError as error:
-            raise MlclError(f"{file} cannot be read: {error.strerror} (data.csv, relative to data.root)") from None
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise MlclError(f"{file} is not a UTF-8 CSV file: {error}") from None
+        rows = read_rows(file, self.image_column)
         if len(rows) < 2:
             raise MlclError(f"{file} is empty: it needs a header line and a row per image")
         header = [name.strip() for name in rows.pop(min(rows))]
-        if twice := sorted({name for name in header if header.count(name) > 1}):
-            raise MlclError(f"{file} has two columns {twice[0]!r}")
+        while header[-1] == "" and all(row[len(header) - 1 :] in ([], [""]) for row in rows.values()):
+            header.pop()  # spreadsheets write columns that hold nothing
+            rows = {number: row[: len(header)] for number, row in rows.items()}
+        if twice := sorted({name for name in header if name and header.count(name) > 1}):
+            raise MlclError(f"{file} has two columns {short(twice[0])!r}")
         for column in filter(None, (self.image_column, self.labels_column)):
             if column not in header:
-                raise MlclError(f"{file} has no column {column!r}; its columns are {', '.join(header[:12])}")
+                raise MlclError(f"{file} has no column {column!r}; its columns are {short(', '.join(header[:12]))}")
         for number, row in rows.items():
             if len(row) != len(header):
                 raise MlclError(f"{file}, row {number}: {len(row)} cells, the header has {len(header)}")
-            if not row[header.index(self.image_column)].strip():
+            if not (name := row[header.index(self.image_column)].strip()):
                 raise MlclError(f"{file}, row {number}: no picture in column {self.image_column!r}")
+            checked(name, f"{file}, row {number}")
         return header, rows
 
     def _find_classes(self) -> tuple[str, ...]:
         header, _ = self._tables["train"]
         if self.labels_column is None:
+            if "" in header:
+                raise MlclError(
+                    f"{self.root / self.files['train']}: column {header.index('') + 1} has no name, so it is no class; "
+                    "name it, drop it (pandas: to_csv(index=False)), or give data.classes"
+                )
             return tuple(name for name in header if name not in (self.image_column, self.split_column))
         column = self.labels_column
         cells = (row[head.index(column)] for head, rows in self._tables.values() for row in rows.values())
@@ -135,16 +138,17 @@ class CSVDataset(MultiLabelDataModule):
             if names == {"-1"}:
                 return [UNKNOWN] * self.num_classes
             if unknown := names - set(self.classes):
-                raise MlclError(f"{place}: unknown class {sorted(unknown)[0]!r}; known: {', '.join(self.classes[:12])}")
+                known = short(", ".join(self.classes[:12]))
+                raise MlclError(f"{place}: unknown class {short(sorted(unknown)[0])!r}; known: {known}")
             return [PRESENT if name in names else ABSENT for name in self.classes]
         target = []
         for name in self.classes:
             if name not in header:
-                raise MlclError(f"{place.split(', row')[0]} has no column for the class {name!r}")
+                raise MlclError(f"{place.split(', row')[0]} has no column for the class {short(name)!r}")
             value = row[header.index(name)].strip()
             if value not in _CODES:
                 raise MlclError(
-                    f"{place}: {value!r} in column {name!r} is no label; use 1, 0, -1 or nothing "
+                    f"{place}: {short(value)!r} in column {short(name)!r} is no label; use 1, 0, -1 or nothing "
                     "(or, for a column of names, data.labels_column)"
                 )
             target.append(_CODES[value])

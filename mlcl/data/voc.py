@@ -1,5 +1,6 @@
 """PASCAL VOC 2007 and 2012, from the image-level flags of ``ImageSets/Main``."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from torchvision.datasets import VOCDetection
 from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
 from mlcl.data.labels import from_voc
+from mlcl.data.names import below, checked, short
 from mlcl.errors import MlclError
 
 VOC_CLASSES = tuple(
@@ -56,7 +58,8 @@ class _VOC(MultiLabelDataModule):
             return None
         devkit, image_set = self._devkit(), self.sets[split]
         ids, flags = _read_flags(devkit / "ImageSets" / "Main", image_set)
-        images = [devkit / "JPEGImages" / f"{name}.jpg" for name in ids]
+        place = f"image set {image_set} in {devkit}"
+        images = [below(devkit / "JPEGImages", f"{name}.jpg", devkit, place) for name in ids]
         return Samples(images, from_voc(flags, self.difficult[split]))
 
     def _devkit(self) -> Path:
@@ -137,12 +140,19 @@ def _read_flags(folder: Path, image_set: str) -> tuple[list[str], np.ndarray[Any
                 f"{file} is missing: give --data.root the folder that holds VOCdevkit, or download it with "
                 "--data.download true"
             )
-        text = file.read_text(encoding="utf-8", errors="replace")
-        rows = [line.split() for line in text.splitlines() if line.strip()]
-        if any(len(row) != 2 or row[1] not in ("1", "0", "-1") for row in rows):
-            raise MlclError(f"{file}: each line must be an image and 1, 0 or -1")
+        try:
+            lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        except OSError as error:
+            raise MlclError(f"{file} cannot be read: {error.strerror}") from None
+        rows = [line.split() for line in lines if line.strip()]
+        for number, row in enumerate(map(str.split, lines), 1):
+            if row and (len(row) != 2 or row[1] not in ("1", "0", "-1")):
+                raise MlclError(f"{file}, line {number}: each line must be an image and 1, 0 or -1")
         if columns and [row[0] for row in rows] != ids:
             raise MlclError(f"{file} lists other images than {folder / f'{VOC_CLASSES[0]}_{image_set}.txt'}")
-        ids = [row[0] for row in rows]
+        if not columns:
+            ids = [checked(row[0], str(file)) for row in rows]
+            if twice := [name for name, count in Counter(ids).items() if count > 1]:
+                raise MlclError(f"{file} lists {short(twice[0])} twice")
         columns.append([int(row[1]) for row in rows])
     return ids, np.array(columns, dtype=np.int64).T.reshape(len(ids), len(VOC_CLASSES))
