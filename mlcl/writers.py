@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
 from mlcl.data.voc import VOC_CLASSES
-from mlcl.errors import MlclError
+from mlcl.errors import MlclError, cell
 
 
 class Row(NamedTuple):
@@ -69,13 +69,13 @@ class CSVWriter(_Table):
         super().__init__(path, classes, top)
         self.rows = csv.writer(self.file, lineterminator="\n")
         numbered = [f"{kind}_{n + 1}" for n in range(self.top or 0) for kind in ("class", "score")]
-        self.rows.writerow(["path", "labels", *(numbered if self.top else classes)])
+        self.rows.writerow(["path", "labels", *(numbered if self.top else map(cell, classes))])
 
     def write(self, row: Row) -> None:
         """Add an image."""
-        cells = [(name, f"{score:.6f}") for name, score in self.best(row)]
-        flat = [cell for pair in cells for cell in pair] if self.top else [score for _, score in cells]
-        self.rows.writerow([row.path, ";".join(row.labels), *flat])
+        cells = [(cell(name), f"{score:.6f}") for name, score in self.best(row)]
+        flat = [text for pair in cells for text in pair] if self.top else [score for _, score in cells]
+        self.rows.writerow([cell(row.path), cell(";".join(row.labels)), *flat])
 
 
 class JSONLinesWriter(_Table):

@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from mlcl.console import say
+from mlcl.errors import cell
 from mlcl.f1_family import image_blocks
 from mlcl.metrics import Evaluation
 from mlcl.runs import write_text
@@ -101,7 +102,7 @@ def _per_class(evaluation: Evaluation, classes: list[str], spread: Tensor) -> st
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "AP", "positives", "unknown", "spread", "threshold"])
     numbers = (evaluation.class_ap, evaluation.positives, evaluation.unknown, spread, evaluation.thresholds)
-    rows = zip(classes, *(column.tolist() for column in numbers), strict=True)
+    rows = zip(map(cell, classes), *(column.tolist() for column in numbers), strict=True)
     writer.writerows(["" if value != value else value for value in row] for row in rows)  # nan is not itself
     return text.getvalue()
 
