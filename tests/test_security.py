@@ -40,18 +40,20 @@ def test_numbers_and_ordinary_names_stay_as_they_are():
     ]  # fmt: skip
 
 
+PROCESS = {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned"}}
+SHELL = {"class_path": "os.system", "init_args": {"command": "touch pwned"}}
 ATTACKS = {
     "yaml tag": "!!python/object/apply:os.system ['touch pwned']",
     "yaml name": "!!python/name:os.system",
-    "a process for a logger": {"trainer": {"logger": {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned"}}}},
-    "a process for a loss": {"model": {"classification_loss": {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned"}}}},
-    "a process for an optimizer": {"model": {"optimizer": {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned"}}}},
-    "a shell for a schedule": {"model": {"schedule": {"class_path": "os.system", "init_args": {"command": "touch pwned"}}}},
+    "a process for a logger": {"trainer": {"logger": PROCESS}},
+    "a process for a callback": {"trainer": {"callbacks": [PROCESS]}},
+    "a process for a loss": {"model": {"classification_loss": PROCESS}},
+    "a process for an optimizer": {"model": {"optimizer": PROCESS}},
+    "a process for a dataset": {"data": PROCESS},
+    "a shell for a schedule": {"model": {"schedule": SHELL}},
     "a shell as a value": {"model": {"optimizer": "os.system"}},
-    "a process for a dataset": {"data": {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned"}}},
-    "a process for a callback": {"trainer": {"callbacks": [{"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned"}}]}},
-    "a command in a path": {"data": {"class_path": "Demo", "init_args": {"root": "$(touch pwned)`touch pwned`"}}, "trainer": {"max_epochs": "$(touch pwned)"}},
-}  # fmt: skip
+    "a command in a path": {"ckpt_path": "$(touch pwned)`touch pwned`"},
+}
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -1,0 +1,19 @@
+"""The lowest versions that pyproject.toml allows, as constraints for pip: ``python tests/minimum.py > FILE``."""
+
+import re
+import tomllib
+from pathlib import Path
+
+PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+
+
+def lowest() -> list[str]:
+    """``name==version`` for every direct dependency that has a lower bound, extras included."""
+    extras = PROJECT["optional-dependencies"].values()
+    wanted = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    found = [re.fullmatch(r"([\w.-]+)(?:\[\w+\])?>=([\w.]+)", line) for line in wanted]
+    return [f"{match[1]}=={match[2]}" for match in found if match]
+
+
+if __name__ == "__main__":
+    print("\n".join(lowest()))
