@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlcl import __version__, commands, help
+from mlcl import __version__, commands, help, interrupt
 from mlcl.errors import MlclError, visible
 
 _KEYS = (
@@ -30,7 +30,7 @@ _KEYS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
+    """Run a command line and return its exit status: 0, 1 for a failure, 2 for a wrong one, 128 + n for signal n."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help.general(), end="")
@@ -51,20 +51,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(str(Path.cwd()))  # at the end: a timm.py that lies here must not win
     # Threads that wait by spinning take the core that another one needs: beside other jobs, five times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with interrupt.watching():
+        return _ended(verb, rest)
+
+
+def _ended(verb: str, arguments: list[str]) -> int:
+    """Run a verb that was not found wrong; returns the exit status, 128 + n where signal n has ended it."""
     try:
         if verb in commands.VERBS:
-            return commands.run(verb, rest)
+            return commands.run(verb, arguments)
         with commands.importing():
             from mlcl import cli
 
-        cli.run(verb, ["--help" if argument == "--help_all" else argument for argument in rest])
+        cli.run(verb, ["--help" if argument == "--help_all" else argument for argument in arguments])
     except commands.UsageError as error:
         return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except SystemExit as stop:  # jsonargparse has said what is wrong, or has printed help or a config
-        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except Exception as error:
+    except BaseException as error:
+        # Whatever it has become on its way: a loader's process that had the same signal fails on its own account.
+        if stopped := interrupt.outcome():
+            return _fail(*stopped)
+        if isinstance(error, KeyboardInterrupt):
+            return _fail("interrupted", 130)
+        if isinstance(error, SystemExit):  # jsonargparse has said what is wrong, or has printed help or a config
+            return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
         return _fail(_one_line(error), 1)
     return 0
 

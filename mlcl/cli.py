@@ -5,20 +5,21 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 from lightning import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import mlcl.callbacks as callbacks
 import mlcl.data
 import mlcl.heads
 import mlcl.losses
-from mlcl import command_line, console, fast_step, record, runs
+from mlcl import command_line, console, fast_step, interrupt, record, runs
 from mlcl.callbacks import loggers
 from mlcl.console import is_first, say
 from mlcl.errors import MlclError
@@ -48,7 +49,7 @@ class CLI(LightningCLI):
     def __init__(self, verb: str, arguments: list[str]) -> None:
         self.verb = verb
         self.stored_classes: list[str] = []
-        self.stored_epoch = -1
+        self.stored_epoch, self.stored_steps = -1, 0
         super().__init__(
             MultiLabelModule,
             mlcl.data.MultiLabelDataModule,
@@ -103,12 +104,14 @@ class CLI(LightningCLI):
         """The checkpoint's own record is the lowest layer: whatever the command line says wins over it."""
         args = command_line.nulls(args)
         Parser.arguments, self.imports = args, command_line.values(args, "--import")
+        self.repeated = [Path(f).parent for flag in ("--config", "-c") for f in command_line.values(args, flag)]
         self.name, self.runs_root, ckpt_path = command_line.early(args, {})
         self.checkpoint = command_line.checkpoint_of(ckpt_path, self.runs_root / self.name)
         layer: dict[str, Any] = {}
         if self.checkpoint is not None:
             content = record.load(self.checkpoint)
             self.stored_classes, self.stored_epoch = content[record.KEY].get("classes", []), content.get("epoch", -1)
+            self.stored_steps = content.get("global_step", 0)
             if self.verb != "fit" or not any(a.split("=")[0] in ("-c", "--config") for a in args):
                 layer = self._stored_layer(content, self.checkpoint, self.imports)
                 self.name = command_line.early(args, layer)[0]
@@ -169,6 +172,9 @@ class CLI(LightningCLI):
 
     def execute(self) -> None:
         """Run the verb, and what follows it."""
+        if self.verb == "fit":
+            config, arguments = self.model.config or {}, Parser.arguments
+            interrupt.advise(partial(runs.how_to_continue, self.folder, config, self.imports, arguments))
         with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config):
             self._execute()
 
@@ -228,12 +234,14 @@ class CLI(LightningCLI):
             config["enable_progress_bar"] = False
         extra.append(callbacks.Results(self.folder, str(checkpoint) if checkpoint else None))
         extra.append(callbacks.LoggedResults(self.folder, self.config.log_images, self.imports))
+        extra.append(callbacks.Interruptible())
         config["enable_checkpointing"] = training and config["enable_checkpointing"] is not False
         if training:
             own = config["callbacks"] or []
             extra += [*(own if isinstance(own, list) else [own]), callbacks.EpochLines()]
+            extra.append(callbacks.DataNote(self.folder, [self.folder, *self.repeated]))
             if config["enable_checkpointing"] and not config["fast_dev_run"]:
-                extra += _checkpoints(self.folder / runs.CHECKPOINTS)
+                extra += callbacks.best_and_last(self.folder / runs.CHECKPOINTS)
             if self.config.ema_decay is not None:
                 if not 0 < self.config.ema_decay < 1:
                     raise MlclError(f"--ema_decay is {self.config.ema_decay}, it must lie between 0 and 1")
@@ -245,7 +253,7 @@ class CLI(LightningCLI):
             config["strategy"] = "ddp" if self.trainer.world_size > 1 else "auto"
         config["default_root_dir"] = str(self.folder)
         config["enable_model_summary"] = config["enable_model_summary"] or False
-        return Trainer(**{**config, "callbacks": extra})
+        return callbacks.prepared(Trainer(**{**config, "callbacks": extra}))
 
     def _run_folder(self) -> Path:
         if _RUN_FOLDER in os.environ:
@@ -257,6 +265,7 @@ class CLI(LightningCLI):
         if self.verb != "fit":
             return runs.new_folder(run, f"{self.verb}_") if run and os.access(run, os.W_OK) else runs.new_folder(parent)
         if run and self.checkpoint and self.checkpoint.name == "last.ckpt":
+            runs.tidy(run, self.stored_steps)
             return run
         return runs.new_folder(parent)
 
@@ -275,15 +284,6 @@ def run(verb: str, arguments: list[str]) -> None:
             raise MlclError(f"--import {module}: {error}") from error
     console.quieten()
     CLI(verb, arguments).execute()
-
-
-def _checkpoints(folder: Path) -> list[ModelCheckpoint]:
-    """Two callbacks: with one, ``save_last`` writes only when the best one was written (lightning 2.6.6)."""
-    best = ModelCheckpoint(folder, "best", monitor="val/mAP", mode="max", save_top_k=1, enable_version_counter=False)
-    last = ModelCheckpoint(
-        folder, "last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
-    )
-    return [best, last]
 
 
 # What lies in the optimizer's restored state: another value on the command line would have no effect, or break it.

@@ -1,10 +1,14 @@
 """Run folders: ``runs/<name>/version_<n>``, where each run lives, and which is the last."""
 
+import csv
+import io
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +55,46 @@ def last_checkpoint(runs: Path) -> Path:
         raise MlclError(
             f"--ckpt_path last: no run under {runs} has a {CHECKPOINTS}/last.ckpt; give a file, or --name of the run"
         )
+    started = [run for run in runs.glob("version_*") if (run / "config.yaml").is_file()]
+    run = max(started, key=_number, default=found[-1].parent.parent)
+    if _number(run) > _number(found[-1].parent.parent) and not (run / CHECKPOINTS / "last.ckpt").is_file():
+        from mlcl.console import say  # not above: it brings lightning
+
+        say(f"{os.path.relpath(run)} has no {CHECKPOINTS}/last.ckpt: it ended before its first epoch did")
     return found[-1]
+
+
+def _number(run: Path) -> int:
+    number = run.name.rpartition("_")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def how_to_continue(folder: Path, config: dict[str, Any], imports: Sequence[str], arguments: Sequence[str]) -> str:
+    """What to say of a training that was stopped: what of it is safe, and the command that goes on from there.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        imports: modules that the command line imports.
+        arguments: the command line.
+    """
+    from mlcl import record  # not above: it brings torch
+
+    last = folder / CHECKPOINTS / "last.ckpt"
+    if not last.is_file():
+        return " before the end of the first epoch: there is nothing to continue from, start again"
+    place = os.path.relpath(last)
+    try:
+        record.check_classes(config, place, tuple(imports))
+        command = [part for module in imports for part in ("--import", module)]
+    except MlclError:  # it has classes of the user's own, which a checkpoint alone may not name, but a config may
+        command = [*arguments]
+        while "--ckpt_path" in command:
+            place_of = command.index("--ckpt_path")
+            del command[place_of : place_of + 2]
+        command = [argument for argument in command if not argument.startswith("--ckpt_path=")]
+    line = shlex.join(["mlcl", "fit", *command, "--ckpt_path", place])
+    return f"; epoch {record.load(last)['epoch'] + 1} is saved, continue with: {line}"
 
 
 def best_checkpoint(path: str | Path) -> Path:
@@ -92,10 +135,56 @@ def write_environment(folder: Path) -> None:
     write_text(path, json.dumps([*starts, _environment()], indent=2))
 
 
+def note_environment(folder: Path, **notes: Any) -> None:
+    """Add to the last entry of ``environment.json`` what was not known at the start."""
+    path = folder / "environment.json"
+    try:
+        starts: list[dict[str, Any]] = json.loads(path.read_text())
+        starts[-1] |= notes
+    except (OSError, ValueError, IndexError, TypeError):  # it is a note, no reason to stop a training
+        return
+    write_text(path, json.dumps(starts, indent=2))
+
+
+def tidy(folder: Path, steps: int) -> None:
+    """Before a run goes on: remove what a killed process left half done, or will be done again.
+
+    Those are files under their temporary names, and the lines of ``metrics.csv`` after the checkpoint, which a kill
+    may also have cut in two.
+
+    Args:
+        folder: of the run.
+        steps: taken when the checkpoint was written; lines are numbered from 0.
+    """
+    for partial in (*folder.glob(".*.partial"), *folder.glob(f"{CHECKPOINTS}/.*.partial"), *folder.glob(".*.[0-9]*")):
+        partial.unlink(missing_ok=True)
+    log = folder / "metrics.csv"
+    if not log.is_file():
+        return
+    text = log.read_text(encoding="utf-8")
+    rows = csv.reader(io.StringIO(text, newline=""))
+    header = next(rows, [])
+    if "step" not in header:
+        return
+    column, kept = header.index("step"), io.StringIO(newline="")
+    writer = csv.writer(kept)
+    writer.writerow(header)
+    reached = 0
+    for row in rows:
+        step = int(row[column]) if len(row) == len(header) and row[column].isdecimal() else -1
+        if reached <= step < steps:  # less than what was reached: the test at the end, which starts at 0
+            writer.writerow(row)
+            reached = step
+    if kept.getvalue() != text:
+        write_text(log, kept.getvalue())
+
+
 def _environment() -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version  # not above: help need not wait for it
 
     import torch
+
+    from mlcl.provenance import code_state
 
     versions = {}
     for package in _PACKAGES:
@@ -112,4 +201,5 @@ def _environment() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "versions": versions,
+        "git": code_state(),
     }

@@ -1,0 +1,39 @@
+"""Which data a run trains on, for its ``environment.json``; a repeat or a continued run is told of other data."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+
+from mlcl import provenance, runs
+from mlcl.console import say
+
+
+class DataNote(Callback):
+    """Writes the fingerprint of every split; says where it is not that of a run which this one repeats.
+
+    Args:
+        folder: of the run.
+        repeated: folders of the runs that this one repeats or continues.
+    """
+
+    def __init__(self, folder: Path, repeated: Sequence[Path] = ()) -> None:
+        self.folder, self.repeated = folder, repeated
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Once the splits are read."""
+        data = getattr(trainer, "datamodule", None)
+        if not trainer.is_global_zero or data is None:
+            return
+        now = {
+            split: provenance.fingerprint(samples.paths, samples.targets, data.root)
+            for split, samples in data.splits.items()
+        }
+        for run in self.repeated:
+            if splits := provenance.differing(provenance.recorded_data(run), now):
+                say(
+                    f"warning: not the data of {os.path.relpath(run)}: other files or labels in {', '.join(splits)}; "
+                    "its numbers are not repeated"
+                )
+        runs.note_environment(self.folder, data=now)

@@ -1,0 +1,147 @@
+"""SIGINT and SIGTERM end a command at once, in one line and with the usual status; a file being saved is finished.
+
+Standard library only: it is there before torch is imported.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, NoReturn
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE = 1.0  # seconds in which further signals count as the first one: agents and terminals send several
+_GRACE = 2.0  # seconds for the processes that we started
+
+
+class Stopped(BaseException):
+    """A signal asks us to end. No ``Exception``, so that nobody takes it for an error of his own and goes on."""
+
+
+@dataclass
+class _State:
+    """What is known of the command that runs in this process."""
+
+    process: int = 0
+    signum: int | None = None
+    since: float = 0.0
+    held: int = 0
+    left_to_lightning: bool = False
+    advice: Callable[[], str] = str
+    started: list[list[subprocess.Popen[Any]]] = field(default_factory=list)
+    ending: list[subprocess.Popen[Any]] = field(default_factory=list)
+
+
+_state = _State()
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Around a command: signals raise :class:`Stopped` in it. One that is ignored (``nohup``) stays ignored."""
+    global _state
+    _state = _State(os.getpid())
+    before: dict[signal.Signals, Any] = {}
+    with suppress(ValueError):  # only the main thread may
+        for signum in _SIGNALS:
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                before[signum] = signal.signal(signum, _received)
+    try:
+        yield
+    finally:
+        _end_others()
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def take_back() -> None:
+    """Lightning has registered a handler of its own: replace it.
+
+    Its handler (2.6.6) starts a collective wherever the process happens to be, which hangs when the others are in
+    another one, and goes on for a batch; and it has nothing to save.
+    """
+    with suppress(ValueError):
+        signal.signal(signal.SIGTERM, _received)
+
+
+def leave_to_lightning() -> None:
+    """Under SLURM's auto-requeue SIGTERM only ends the loop at the next batch: a requeue may be under way."""
+    _state.left_to_lightning = True
+
+
+def advise(advice: Callable[[], str]) -> None:
+    """What to say after "stopped": how the command is continued."""
+    _state.advice = advice
+
+
+def ends_with_us(processes: list[subprocess.Popen[Any]]) -> None:
+    """Processes to be ended with this one; the list may still be filled."""
+    if not any(processes is known for known in _state.started):
+        _state.started.append(processes)
+
+
+def outcome() -> tuple[str, int] | None:
+    """The line and the exit status of a command that a signal has ended; None where there was no signal."""
+    if _state.signum is None:
+        return None
+    what = "interrupted" if _state.signum == signal.SIGINT else f"stopped by {signal.Signals(_state.signum).name}"
+    try:
+        return f"{what}{_state.advice()}", 128 + _state.signum
+    except Exception:  # a good advice is not worth a traceback
+        return what, 128 + _state.signum
+
+
+def check() -> None:
+    """Raise it again, should the place where it was raised have swallowed it (Python does so in ``__del__``)."""
+    if _state.signum is not None and not (_state.held or _state.left_to_lightning):
+        raise Stopped
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Around what is worth finishing: a signal counts afterwards."""
+    _state.held += 1
+    try:
+        yield
+    finally:
+        _state.held -= 1
+    check()
+
+
+def _received(signum: int, frame: FrameType | None) -> None:
+    if os.getpid() != _state.process:
+        _in_a_fork(signum)
+    elif _state.signum is None:
+        _state.signum, _state.since = signum, time.monotonic()
+        for processes in _state.started:
+            # Emptied, because Lightning's observer kills this process as soon as it sees one of them end.
+            _state.ending += processes
+            processes.clear()
+        for process in _state.ending:
+            with suppress(OSError):
+                process.send_signal(signal.SIGTERM)
+        check()
+    elif time.monotonic() - _state.since > _PATIENCE:
+        _end_others(grace=0.0)
+        os._exit(128 + signum)
+
+
+def _in_a_fork(signum: int) -> NoReturn:
+    """A loader's process that has inherited the handler: as if there were none."""
+    if signum == signal.SIGINT:
+        raise KeyboardInterrupt
+    os._exit(128 + signum)
+
+
+def _end_others(grace: float = _GRACE) -> None:
+    """Those who wait for us in a collective never hear a SIGTERM; nothing is lost in them."""
+    until = time.monotonic() + grace
+    for process in _state.ending:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            with suppress(OSError):
+                process.kill()

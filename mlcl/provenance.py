@@ -1,0 +1,87 @@
+"""What a run was made from, beside its configuration: which data, which code."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PATIENCE = 5.0  # seconds for git; a checkout on a slow disk goes unrecorded
+
+
+def fingerprint(paths: Sequence[Path], targets: NDArray[Any], root: Path) -> str:
+    """A hash over names, sizes and targets of a split's images, in their order; no image is read.
+
+    Args:
+        paths: (N,) of the images; below ``root`` they count relative to it, so that a moved dataset is the same one.
+        targets: (N, K) integer.
+        root: of the dataset.
+    """
+    digest = hashlib.blake2b(repr((targets.shape, str(targets.dtype))).encode(), digest_size=16)
+    prefix = os.path.join(os.path.abspath(root), "")
+    for path in paths:
+        try:
+            size = os.stat(path).st_size
+        except OSError:  # told by whoever reads it
+            size = -1
+        digest.update(f"{os.path.abspath(path).removeprefix(prefix)}\0{size}\n".encode(errors="surrogateescape"))
+    digest.update(np.ascontiguousarray(targets).tobytes())
+    return digest.hexdigest()
+
+
+def code_state() -> dict[str, Any]:
+    """Commit and whether there are changes, of the checkout that holds the package and of the current folder's.
+
+    Empty where there is no git, or neither is in a checkout. Never fails.
+    """
+    package = Path(__file__).parent
+    found = {}
+    # An environment inside another project's checkout is no part of it.
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None:
+        found["package"] = _checkout(package)
+    found["folder"] = _checkout(Path.cwd())
+    return {name: state for name, state in found.items() if state is not None}
+
+
+def _checkout(folder: Path) -> dict[str, Any] | None:
+    commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+    try:
+        done = subprocess.run(
+            [git, "-C", str(folder), *arguments],
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
+
+
+def recorded_data(run: Path) -> dict[str, str]:
+    """The fingerprints of the last start of a run that got as far as its data; empty where there are none."""
+    try:
+        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+        known = [dict(start["data"]) for start in starts if start.get("data")]
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return {}
+    return known[-1] if known else {}
+
+
+def differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The splits whose images or labels are others than before."""
+    return [split for split, known in before.items() if split in now and now[split] != known]

@@ -1,0 +1,189 @@
+"""Killed, told to stop, out of disk: what is on the disk is whole, and a run that goes on equals one never stopped."""
+
+import os
+import random
+import re
+import resource
+import shlex
+import shutil
+import signal
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+from lives import alive, assert_same_run, at, live, sadcl, when_there_is
+
+from mlcl import record
+
+LAST, BEST = (f"runs/victim/*/checkpoints/.{name}.ckpt.partial" for name in ("last", "best"))
+CACHE = "pixels/*.partial"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def assert_whole(folder: Path) -> None:
+    for file in folder.glob("runs/*/*/checkpoints/*.ckpt"):
+        record.load(file)
+
+
+def assert_last_is_refused_in_one_line(mlcl, flags: list[str]) -> None:
+    before = sorted(Path("runs/victim").glob("*"))
+    outcome = mlcl("fit", *flags, "--ckpt_path", "last")
+    assert outcome.status == 1 and outcome.err.startswith("mlcl: --ckpt_path last: no run under")
+    assert outcome.err.count("\n") == 1 and sorted(Path("runs/victim").glob("*")) == before
+
+
+def assert_finished_like_an_undisturbed_run(mlcl, flags: list[str], run: str) -> None:
+    done = mlcl("fit", *flags, "--ckpt_path", "last")
+    assert done.status == 0, done.err
+    assert not [*Path().glob("runs/victim/*/.*"), *Path().glob("runs/victim/*/checkpoints/.*")]
+    whole = mlcl("fit", *flags, "--name", "whole")
+    assert whole.status == 0, whole.err
+    assert_same_run(Path("runs/whole/version_0"), Path("runs/victim") / run)
+
+
+def test_killed_while_caching_validating_and_saving(mlcl, demo, here):
+    flags = [*sadcl(demo, here, 4), "--data.cache", "disk", "--data.cache_dir", "pixels"]
+    killed = partial(live, folder=here, signum=signal.SIGKILL)
+    assert killed(["fit", *flags], until=when_there_is(CACHE)).status == -signal.SIGKILL
+    assert_last_is_refused_in_one_line(mlcl, flags)
+    # The moving average is in the network's place.
+    assert killed(["fit", *flags], until=at("validation.0", 1)).status == -signal.SIGKILL
+    assert_whole(here)
+    again = ["fit", *flags, "--ckpt_path", "last"]
+    assert killed(again, until=when_there_is(LAST)).status == -signal.SIGKILL
+    assert_whole(here)
+    assert_finished_like_an_undisturbed_run(mlcl, flags, "version_1")
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(mlcl, demo, here):
+    """One run with twenty kills in its life; what it is at the end has been through all of them."""
+    chance = random.Random(0)
+    flags = [*sadcl(demo, here, 14), "--data.cache", "disk", "--data.cache_dir", "pixels", "--data.num_workers", "1"]
+    moments = ["caching"] * 3 + ["training"] * 6 + ["validation"] * 5 + ["saving best"] * 3 + ["saving last"] * 3
+    chance.shuffle(moments)
+    fell: Counter[str] = Counter()
+    for number, what in enumerate(moments):
+        later = number % 2
+        if what == "caching":
+            shutil.rmtree("pixels", ignore_errors=True)
+        until = {
+            "caching": when_there_is(CACHE),
+            "training": at(f"train.{chance.randrange(3)}", later),
+            "validation": at(f"validation.{chance.randrange(2)}", later),
+            "saving best": when_there_is(BEST),
+            "saving last": when_there_is(LAST),
+        }[what]
+        goes_on = any(here.glob("runs/victim/*/checkpoints/last.ckpt"))
+        if not goes_on:
+            assert_last_is_refused_in_one_line(mlcl, flags)
+        end = live(["fit", *flags, *(["--ckpt_path", "last"] if goes_on else [])], here, until, signal.SIGKILL,
+                   delay=chance.random() * (0.03 if what in ("training", "validation") else 0.005))  # fmt: skip
+        saved = {file.name: record.load(file)["epoch"] for file in here.glob("runs/victim/*/checkpoints/*.ckpt")}
+        left = [file.name for file in (*here.glob(LAST), *here.glob(BEST), *here.glob(CACHE))]
+        print(f"kill {number + 1:2}: {what:12} status {end.status}  after {(end.moments or ['-'])[-1]:16} "
+              f"saved {saved}  left {left}")  # fmt: skip
+        fell[what] += end.status == -signal.SIGKILL
+        assert_whole(here)
+    print(dict(fell))
+    assert sum(fell.values()) == 20
+    run = sorted(path.parent.parent.name for path in here.glob("runs/victim/*/checkpoints/last.ckpt"))
+    assert len(run) == 1
+    assert_finished_like_an_undisturbed_run(mlcl, flags, run[0])
+
+
+def test_stopped_by_a_signal_says_how_to_go_on(mlcl, demo, here):
+    """SIGTERM before there is anything to continue from, SIGINT in a training epoch, SIGTERM while saving."""
+    flags = sadcl(demo, here, 4)
+    end = live(["fit", *flags], here, at("train.1"), signal.SIGTERM)
+    assert end.status == 143 and "Traceback" not in end.err
+    assert end.err.splitlines()[-1] == (
+        "mlcl: stopped by SIGTERM before the end of the first epoch: there is nothing to continue from, start again"
+    )
+    assert_last_is_refused_in_one_line(mlcl, flags)
+    end = live(["fit", *flags, "--data.num_workers", "1"], here, at("train.1", 1), signal.SIGINT, group=True)
+    last = "runs/victim/version_1/checkpoints/last.ckpt"
+    assert end.status == 130 and "Traceback" not in end.err, end.err
+    command = end.err.splitlines()[-1].partition("mlcl: interrupted; epoch 1 is saved, continue with: mlcl ")[2]
+    assert shlex.split(command)[-2:] == ["--ckpt_path", last], end.err
+    end = live(shlex.split(command), here, when_there_is(LAST), signal.SIGTERM)
+    assert end.status == 143 and "stopped by SIGTERM; epoch 2 is saved" in end.err.splitlines()[-1], end.err
+    assert_finished_like_an_undisturbed_run(mlcl, flags, "version_1")
+
+
+def test_the_command_that_goes_on_is_short_without_classes_of_the_users_own(mlcl, demo, here):
+    flags = sadcl(demo, here, 3)
+    flags = flags[: flags.index("--trainer.callbacks+")]
+    end = live(["fit", *flags], here, when_there_is("runs/victim/*/checkpoints/last.ckpt"), signal.SIGTERM)
+    place = "runs/victim/version_0/checkpoints/last.ckpt"
+    match = re.search(r"epoch \d is saved, continue with: mlcl (.*)", end.err.splitlines()[-1])
+    assert match and match[1] == f"fit --ckpt_path {place}", end.err
+    os.chdir(here)
+    assert mlcl(*shlex.split(match[1])).status == 0
+    assert mlcl("fit", *flags, "--name", "whole").status == 0
+    assert_same_run(Path("runs/whole/version_0"), Path("runs/victim/version_0"))
+
+
+@pytest.mark.parametrize(
+    ("signum", "group"),
+    [
+        (signal.SIGTERM, False),
+        *(pytest.param(s, True, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGTERM)),
+    ],
+)
+def test_two_processes_stop_together(demo, here, signum, group):
+    """The first one alone is told, as by an agent; or both, as by a terminal."""
+    flags = [*sadcl(demo, here, 40), "--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.num_workers", "1"]
+    sessions: list[int] = []
+
+    def stop(process: int) -> None:
+        sessions.append(process)
+        (os.killpg if group else os.kill)(process, signum)
+
+    end = live(["fit", *flags], here, at("train.0", 1), signum, delay=random.random() / 10, do=stop)
+    assert end.status == 128 + signum and "Traceback" not in end.err, end.err
+    assert "is saved, continue with: mlcl fit" in end.err.splitlines()[-1], end.err
+    assert end.err.count("continue with") == 1
+    assert_whole(here)
+    for _ in range(100):
+        if not (left := alive(sessions[0])):
+            break
+        signal.sigtimedwait([], 0.1)
+    assert not left
+
+
+@pytest.mark.slow
+def test_slurms_requeue_is_left_to_lightning(demo, here, monkeypatch):
+    """Its signal saves and asks SLURM to start the job again; the SIGTERM that follows ends it with its status."""
+    asked, tool = here / "asked.txt", here / "bin" / "scontrol"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "$@" > {asked}\nkill -TERM $PPID\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    for name, value in {"JOB_ID": "77", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0",
+                        "JOB_NAME": "train", "NODELIST": "localhost", "NTASKS_PER_NODE": "1"}.items():  # fmt: skip
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    end = live(["fit", *sadcl(demo, here, 40)], here, at("train.0", 1), signal.SIGUSR1)
+    assert asked.read_text().strip() == "requeue 77"
+    assert end.status == 143 and "Traceback" not in end.err, end.err
+    assert record.load(here / "runs/victim/version_0/hpc_ckpt_1.ckpt")["epoch"] == 1
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(mlcl, demo, here):
+    """No file may grow to a checkpoint's size, from the second epoch on."""
+    flags = sadcl(demo, here, 4)
+    limit = lambda process: resource.prlimit(process, resource.RLIMIT_FSIZE, (200_000, 200_000))  # noqa: E731
+    end = live(["fit", *flags], here, at("train.0", 1), 0, do=limit)
+    assert end.status == 1 and "Traceback" not in end.err, end.err
+    said = "could not be written: File too large; the one before it is kept; make room and continue with"
+    line = rf"mlcl: runs/victim/version_0/checkpoints/(best|last)\.ckpt {said} --ckpt_path last"
+    assert re.fullmatch(line, end.err.splitlines()[-1]), end.err
+    assert {file.name for file in Path("runs/victim/version_0/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert record.load("runs/victim/version_0/checkpoints/last.ckpt")["epoch"] == 0
+    assert_finished_like_an_undisturbed_run(mlcl, flags, "version_0")
