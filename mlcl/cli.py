@@ -246,6 +246,7 @@ class CLI(LightningCLI):
                 if not 0 < self.config.ema_decay < 1:
                     raise MlclError(f"--ema_decay is {self.config.ema_decay}, it must lie between 0 and 1")
                 extra.append(callbacks.EMA(self.config.ema_decay))
+            extra.append(callbacks.Finite(self.folder))  # after EMA, whose average is saved too
         config["logger"] = self.loggers
         if self.loggers and training:
             extra += [LearningRateMonitor("step"), callbacks.GradientNorms()]

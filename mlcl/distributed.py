@@ -60,6 +60,14 @@ def add_up(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def gather_objects(value: Any) -> list[Any]:
+    """The values of all ranks in rank order; small plain values, pickled on the way."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def broadcast_buffers(module: torch.nn.Module) -> None:
     """Give every rank the buffers of rank 0, in place.
 

@@ -104,8 +104,8 @@ class MultiLabelModule(LightningModule):
         late = (self.global_step / self.steps_per_epoch if self._trainer else math.inf) - self.embedding_start
         return 0.0 if late < 0 else min(1.0, late / self.embedding_ramp) if self.embedding_ramp else 1.0
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One step; the terms are logged as ``train/<name>``."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """One step; the terms are logged as ``train/<name>``, and looked at by :class:`mlcl.callbacks.Finite`."""
         if "drawn" in batch:
             raise MlclError(
                 "the augmentation is not finished (data.augment_on device): give the trainer the datamodule, not its "
@@ -113,7 +113,7 @@ class MultiLabelModule(LightningModule):
             )
         terms = self.losses(batch)
         self.log_dict({f"train/{name}": term for name, term in terms.items()})
-        return terms["loss"]
+        return terms
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Collect what the metrics need; while training also the loss."""

@@ -225,7 +225,7 @@ def test_labels_that_change_on_the_way_are_not_too_many(demo_root, tmp_path):
 class Shown(MultiLabelModule):
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
-        self.log("shown", loss, prog_bar=True)
+        self.log("shown", loss["loss"], prog_bar=True)
         return loss
 
 

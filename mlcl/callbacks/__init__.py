@@ -3,6 +3,7 @@
 from mlcl.callbacks.csv_log import CSVLog
 from mlcl.callbacks.data_note import DataNote
 from mlcl.callbacks.ema import EMA
+from mlcl.callbacks.finite import Finite
 from mlcl.callbacks.gradients import GradientNorms
 from mlcl.callbacks.logged_results import LoggedResults
 from mlcl.callbacks.progress import EpochLines, ImageProgressBar
@@ -14,6 +15,7 @@ __all__ = [
     "CSVLog",
     "DataNote",
     "EpochLines",
+    "Finite",
     "GradientNorms",
     "ImageProgressBar",
     "Interruptible",
