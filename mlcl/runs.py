@@ -60,7 +60,8 @@ def last_checkpoint(runs: Path) -> Path:
     if _number(run) > _number(found[-1].parent.parent) and not (run / CHECKPOINTS / "last.ckpt").is_file():
         from mlcl.console import say  # not above: it brings lightning
 
-        say(f"{os.path.relpath(run)} has no {CHECKPOINTS}/last.ckpt: it ended before its first epoch did")
+        other, place = os.path.relpath(found[-1].parent.parent), f"{CHECKPOINTS}/last.ckpt"
+        say(f"{os.path.relpath(run)} has no {place}: it ended before its first epoch did; going on with {other}")
     return found[-1]
 
 
@@ -118,10 +119,10 @@ def run_of(checkpoint: Path) -> Path | None:
     return run if checkpoint.resolve().parent.name == CHECKPOINTS and (run / "config.yaml").is_file() else None
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, newline: str | None = None) -> None:
     """Write a file all at once: a reader, or a crash, never sees half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", newline=newline)
     partial.replace(path)
 
 
@@ -161,7 +162,7 @@ def tidy(folder: Path, steps: int) -> None:
     log = folder / "metrics.csv"
     if not log.is_file():
         return
-    text = log.read_text(encoding="utf-8")
+    text = log.read_bytes().decode()  # its line ends as they are
     rows = csv.reader(io.StringIO(text, newline=""))
     header = next(rows, [])
     if "step" not in header:
@@ -169,14 +170,11 @@ def tidy(folder: Path, steps: int) -> None:
     column, kept = header.index("step"), io.StringIO(newline="")
     writer = csv.writer(kept)
     writer.writerow(header)
-    reached = 0
     for row in rows:
-        step = int(row[column]) if len(row) == len(header) and row[column].isdecimal() else -1
-        if reached <= step < steps:  # less than what was reached: the test at the end, which starts at 0
+        if len(row) == len(header) and row[column].isdecimal() and int(row[column]) < steps:
             writer.writerow(row)
-            reached = step
     if kept.getvalue() != text:
-        write_text(log, kept.getvalue())
+        write_text(log, kept.getvalue(), newline="")
 
 
 def _environment() -> dict[str, Any]:

@@ -63,5 +63,45 @@ def test_every_start_is_noted(tmp_path: Path):
     runs.write_environment(tmp_path)
     runs.write_environment(tmp_path)
     starts = json.loads((tmp_path / "environment.json").read_text())
-    assert len(starts) == 2 and {"started", "command", "versions", "python"} <= set(starts[0])
+    assert len(starts) == 2 and {"started", "command", "versions", "python", "git"} <= set(starts[0])
+    runs.note_environment(tmp_path, data={"train": "a"})
+    assert [start.get("data") for start in json.loads((tmp_path / "environment.json").read_text())] == [
+        None,
+        {"train": "a"},
+    ]
     assert {path.name for path in tmp_path.iterdir()} == {"environment.json"}
+
+
+def test_a_note_is_no_reason_to_stop(tmp_path: Path):
+    for text in (None, "", "[]", "3"):
+        if text is not None:
+            (tmp_path / "environment.json").write_text(text)
+        runs.note_environment(tmp_path, data={})
+
+
+def test_what_a_kill_left_is_tidied_before_the_run_goes_on(tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    kept = ["checkpoints/last.ckpt", "checkpoints/best.ckpt", "config.yaml", ".hidden"]
+    for name in (*kept, "checkpoints/.last.ckpt.partial", ".config.yaml.1234"):
+        (tmp_path / name).write_text("")
+    rows = ["step,train/loss,val/mAP", "0,1.5,", "1,1.25,", "1,,0.5", "2,1.125,", "3,1.0"]  # the last one cut
+    (tmp_path / "metrics.csv").write_bytes("\r\n".join(rows).encode())
+    runs.tidy(tmp_path, 2)
+    assert (tmp_path / "metrics.csv").read_bytes() == ("\r\n".join(rows[:4]) + "\r\n").encode()
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {*kept, "metrics.csv"}
+    before = (tmp_path / "metrics.csv").stat().st_mtime_ns
+    runs.tidy(tmp_path, 2)
+    assert (tmp_path / "metrics.csv").stat().st_mtime_ns == before
+
+
+def test_a_newer_run_without_a_checkpoint_is_named(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        (tmp_path / f"version_{number}" / "checkpoints").mkdir(parents=True)
+        (tmp_path / f"version_{number}" / "config.yaml").write_text("")
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    last.write_text("")
+    assert runs.last_checkpoint(tmp_path) == last
+    said = "version_1 has no checkpoints/last.ckpt: it ended before its first epoch did; going on with version_0\n"
+    assert capsys.readouterr().err == said
