@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,19 @@ def at(what: str, epochs: int = 0) -> Moment:
 
 
 def when_there_is(pattern: str) -> Moment:
-    """While a file of such a name exists."""
-    return lambda folder, moments: any(folder.glob(pattern))
+    """Once there is a file of such a name that this process has made: an earlier one may have left its own."""
+    before: set[tuple[Path, int]] | None = None
+
+    def reached(folder: Path, moments: list[str]) -> bool:
+        nonlocal before
+        now = set()
+        for file in folder.glob(pattern):
+            with suppress(FileNotFoundError):
+                now.add((file, file.stat().st_ctime_ns))
+        before = now if before is None else before
+        return bool(now - before)
+
+    return reached
 
 
 def live(
