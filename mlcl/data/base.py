@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from mlcl.console import say
 from mlcl.data import augment as augmentations
+from mlcl.data.bad_images import LIST, BadImages, limit, listed
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
 from mlcl.data.labels import PRESENT, describe
@@ -44,6 +45,9 @@ class MultiLabelDataModule(LightningDataModule):
         interpolation: bilinear or bicubic; by default that of the backbone's weights.
         cache: keep decoded, resized pictures: none, disk (for all later runs) or ram (until this one ends).
         cache_dir: folder for them; by default in the user's cache folder, or in shared memory.
+        on_bad_image: raise stops at a picture that cannot be read. skip makes it a grey one of which nothing is known,
+            so that it enters no loss and no metric, lists it in the run's bad_images.csv, and stops above 1 % of a
+            split (or 10 images, where that is more).
         augment_on: cpu (in the loader's processes) or device: whole batches, where the network is. Both draw the same.
     """
 
@@ -64,6 +68,7 @@ class MultiLabelDataModule(LightningDataModule):
         cache: Literal["none", "ram", "disk"] = "none",
         cache_dir: str | None = None,
         augment_on: Literal["cpu", "device"] = "cpu",
+        on_bad_image: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -81,6 +86,7 @@ class MultiLabelDataModule(LightningDataModule):
             ("empty_images", empty_images, ("keep", "drop")),
             ("cache", cache, ("none", "ram", "disk")),
             ("augment_on", augment_on, ("cpu", "device")),
+            ("on_bad_image", on_bad_image, ("raise", "skip")),
         )
         for name, choice, known in choices:
             if choice not in known:
@@ -92,6 +98,8 @@ class MultiLabelDataModule(LightningDataModule):
         self.views, self.augment, self.empty_images = views, augment, empty_images
         self.val_fraction, self.split_seed, self.interpolation = val_fraction, split_seed, interpolation
         self.cache, self.cache_dir, self.augment_on = cache, cache_dir, augment_on
+        self.on_bad_image = on_bad_image
+        self._bad_list: Path | None = None
         self.splits: dict[Split, Samples] = {}
         self._training: ImageDataset | None = None  # augmented; knows what was left to the device
         self._next_epoch = 0
@@ -123,10 +131,14 @@ class MultiLabelDataModule(LightningDataModule):
         """Download where asked to, and check that every image of the splits is there."""
         for split in ("train", "val", "test"):
             if samples := self.read_split(split):
-                _check_files(samples.paths, split)
+                _check_files(samples.paths, split, limit(len(samples.paths)) if self.on_bad_image == "skip" else 0)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits and say what is in them."""
+        if (
+            self.on_bad_image == "skip" and self.trainer is not None
+        ):  # one list for all ranks, in the first one's folder
+            self._bad_list = Path(self.trainer.strategy.broadcast(os.path.join(self.trainer.default_root_dir, LIST)))
         if self.splits:
             return
         val_source = self.read_splits()
@@ -136,6 +148,11 @@ class MultiLabelDataModule(LightningDataModule):
         for split, samples in self.splits.items():
             note = f" ({val_source})" if split == "val" else ""
             say(f"{split:5} {describe(samples.targets, self.classes)}{note}")
+
+    def teardown(self, stage: str) -> None:
+        """Say how many pictures were skipped."""
+        if bad := listed(self._bad_list):
+            say(f"{len(bad):,} images could not be read and count for nothing; they are listed in {self._bad_list}")
 
     def read_splits(self) -> str:
         """Fill ``splits``; returns where the validation images come from, in words.
@@ -180,13 +197,14 @@ class MultiLabelDataModule(LightningDataModule):
             if training
             else augmentations.evaluation(self.image_size, mode)
         )
-        samples, pixels = self.splits[split], None
+        samples, pixels, skip = self.splits[split], None, self.on_bad_image == "skip"
         if self.cache != "none" and (augmented or split != "train"):  # not for a single look at the plain images
             folder = Path(self.cache_dir) if self.cache_dir else None
-            pixels = open_cache(samples.paths, augmentation, self.cache, folder, self.workers)
+            pixels = open_cache(samples.paths, augmentation, self.cache, folder, self.workers, skip)
+        bad = BadImages(split, len(samples.paths), self._bad_list) if skip else None
         if not training:
-            return ImageDataset(samples, augmentation, pixels=pixels)
-        return ImageDataset(samples, augmentation, self.views, global_seed(), pixels, self.augment_on == "device")
+            return ImageDataset(samples, augmentation, pixels=pixels, bad=bad)
+        return ImageDataset(samples, augmentation, self.views, global_seed(), pixels, self.augment_on == "device", bad)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """As Lightning does, and then the steps of the augmentation that were left to the device.
@@ -247,12 +265,16 @@ class MultiLabelDataModule(LightningDataModule):
         )
 
 
-def _check_files(paths: Sequence[Path], split: str) -> None:
+class MissingImages(MlclError):
+    """Images that are listed are not there."""
+
+
+def _check_files(paths: Sequence[Path], split: str, allowed: int) -> None:
     """One listing per folder instead of one question per file: 82,783 answers in a tenth of a second."""
     folders = {folder: _listing(folder) for folder in {path.parent for path in paths}}
     missing = [path for path in paths if path.name not in folders[path.parent]]
-    if missing:
-        raise MlclError(
+    if len(missing) > allowed:
+        raise MissingImages(
             f"{len(missing):,} of {len(paths):,} {split} images are missing, the first is {short(str(missing[0]))}; "
             "check --data.root"
         )

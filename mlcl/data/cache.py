@@ -30,6 +30,7 @@ from mlcl.data.images import ImageError, read_image
 from mlcl.errors import MlclError, visible
 
 _FORMAT = 1  # to be raised with the meaning of what is written
+_NO_SIZE = torch.zeros(2, dtype=torch.int32)
 _AT_ONCE = 16  # pictures per message from a decoding process
 
 
@@ -53,7 +54,8 @@ class CachedPixels:
     def __call__(self, index: int) -> tuple[Tensor, tuple[int, int]]:
         """The square picture (3, side, side) uint8, mapped, so to be copied before it is changed; the original's size.
 
-        (Reading it into memory of its own halves the images per second.)
+        The size is 0 where the picture could not be read. (Reading a row into memory of its own halves the images per
+        second.)
         """
         row = self.rows[index]
         height, width = row["size"].tolist()
@@ -70,6 +72,7 @@ def open_cache(
     kind: Literal["ram", "disk"],
     folder: Path | None = None,
     workers: int = 0,
+    skip: bool = False,
 ) -> CachedPixels:
     """The cache of these pictures; where there is none yet, the first process that asks writes it, the others wait.
 
@@ -82,12 +85,13 @@ def open_cache(
         kind: ``disk``; or ``ram``, shared memory, given back when this process ends.
         folder: to write to; by default ``mlcl/pixels`` in the user's cache folder, or in shared memory.
         workers: processes that decode.
+        skip: leave out pictures that cannot be read.
 
     Raises:
         MlclError: if there is not enough space, or a picture cannot be read.
     """
     folder = folder or (_shared_memory() if kind == "ram" else _cache_folder())
-    path = folder / f"{_key(paths, augmentation)}.npy"
+    path = folder / f"{_key(paths, augmentation, skip)}.npy"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder == _shared_memory() and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
@@ -97,7 +101,7 @@ def open_cache(
             with FileLock(path.with_suffix(".lock")):
                 cache = _opened(path, paths, augmentation)
                 if cache is None:
-                    _write(path, paths, augmentation, workers, spare=0.1 if kind == "ram" else 0.0)
+                    _write(path, _Squares(paths, augmentation, skip), workers, spare=0.1 if kind == "ram" else 0.0)
                     cache = CachedPixels(path)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -111,15 +115,20 @@ def open_cache(
 
 
 class _Squares(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, paths: Sequence[Path], augmentation: Augmentation) -> None:
-        self.paths, self.augmentation = paths, augmentation
+    def __init__(self, paths: Sequence[Path], augmentation: Augmentation, skip: bool) -> None:
+        self.paths, self.augmentation, self.skip = paths, augmentation, skip
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """(side, side, 3) uint8, and height and width of the original, int32."""
-        picture = read_image(self.paths[index])
+        try:
+            picture = read_image(self.paths[index])
+        except ImageError:
+            if not self.skip:
+                raise
+            return torch.zeros(self.augmentation.side, self.augmentation.side, 3, dtype=torch.uint8), _NO_SIZE
         square = self.augmentation.resized(picture)
         return square.permute(1, 2, 0).contiguous(), torch.tensor(picture.shape[-2:], dtype=torch.int32)
 
@@ -128,18 +137,19 @@ def _row(side: int) -> np.dtype[Any]:
     return np.dtype([("size", np.int32, 2), ("pixels", np.uint8, (side, side, 3))])
 
 
-def _write(path: Path, paths: Sequence[Path], augmentation: Augmentation, workers: int, spare: float) -> None:
+def _write(path: Path, squares: _Squares, workers: int, spare: float) -> None:
     """Under another name until it is whole. Written, not mapped: on a full disk a mapped page kills the process."""
-    dtype, partial = _row(augmentation.side), path.with_suffix(".partial")
+    count, side, partial = len(squares), squares.augmentation.side, path.with_suffix(".partial")
+    dtype = _row(side)
     if path.exists():
         _tell(f"{path} is damaged and written again")
-    _announce(path.parent, len(paths), dtype.itemsize, augmentation.side, spare)
-    loader = DataLoader(_Squares(paths, augmentation), batch_size=_AT_ONCE, num_workers=workers)
+    _announce(path.parent, count, dtype.itemsize, side, spare)
+    loader = DataLoader(squares, batch_size=_AT_ONCE, num_workers=workers)
     columns = TextColumn("caching"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     try:
         with partial.open("wb") as file, Progress(*columns, console=Console(file=sys.stderr)) as progress:
-            task = progress.add_task("caching", total=len(paths))
-            header = {"descr": dtype.descr, "fortran_order": False, "shape": (len(paths),)}
+            task = progress.add_task("caching", total=count)
+            header = {"descr": dtype.descr, "fortran_order": False, "shape": (count,)}
             np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
             for pixels, sizes in loader:
                 rows = np.empty(len(sizes), dtype=dtype)
@@ -184,7 +194,7 @@ def _size(count: int) -> str:
 
 def _opened(path: Path, paths: Sequence[Path], augmentation: Augmentation) -> CachedPixels | None:
     """The file, if it is there, of the right form, and holds what its pictures are; else None."""
-    squares = _Squares(paths, augmentation)
+    squares = _Squares(paths, augmentation, skip=True)
     try:
         cache = CachedPixels(path)
         whole = len(cache.rows) == len(paths) and cache.rows.dtype == _row(augmentation.side)
@@ -196,17 +206,18 @@ def _opened(path: Path, paths: Sequence[Path], augmentation: Augmentation) -> Ca
     return cache if whole else None
 
 
-def _key(paths: Sequence[Path], augmentation: Augmentation) -> str:
+def _key(paths: Sequence[Path], augmentation: Augmentation, skip: bool) -> str:
     versions = torchvision.__version__, PIL.__version__
     digest = hashlib.blake2b(repr((_FORMAT, augmentation.side, str(augmentation.mode), versions)).encode())
     for path in paths:
         try:
             state = os.stat(path)
+            known = f"{state.st_size}\0{state.st_mtime_ns}"
         except OSError as error:
-            raise ImageError(f"{path}: {error.strerror}") from None
-        digest.update(
-            f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape")
-        )
+            if not skip:
+                raise ImageError(f"{path}: {error.strerror}") from None
+            known = "absent"
+        digest.update(f"{os.path.abspath(path)}\0{known}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:24]
 
 

@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from mlcl.data.augment import Augmentation
-from mlcl.data.images import read_image
-from mlcl.data.labels import Targets
+from mlcl.data.bad_images import BadImages
+from mlcl.data.images import ImageError, read_image
+from mlcl.data.labels import UNKNOWN, Targets
 from mlcl.seeding import seeded
 
 Size = tuple[int, int]  # height and width in pixels
+_GREY = 128
 Pixels = Callable[[int], tuple[Tensor, Size]]  # index to what the steps begin with, and the size of the original
 
 
@@ -40,6 +42,8 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         seed: of the augmentation.
         pixels: where pictures come from; by default each is decoded from its file.
         on_device: leave what can wait to :meth:`finish`, on the whole batch.
+        bad: where pictures that cannot be read are noted; they come as grey ones of which nothing is known. By default
+            they are an error.
     """
 
     def __init__(
@@ -50,8 +54,9 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         pixels: Pixels | None = None,
         on_device: bool = False,
+        bad: BadImages | None = None,
     ) -> None:
-        self.samples, self.augmentation, self.views, self.seed = samples, augmentation, views, seed
+        self.samples, self.augmentation, self.views, self.seed, self.bad = samples, augmentation, views, seed, bad
         self.pixels = pixels or self._decoded
         steps = len(augmentation.steps)
         # Pictures of different sizes make no batch: where the first step sees the original, it belongs here.
@@ -78,7 +83,18 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
 
     def _sample(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        picture, size = self.pixels(index)
+        target = torch.from_numpy(self.samples.targets[index])
+        try:
+            picture, size = self.pixels(index)
+            if not size[0]:  # the cache has none of it
+                picture, size = self._read_again(index)
+        except ImageError as error:
+            if self.bad is None:
+                raise
+            path, side = self.samples.paths[index], self.augmentation.side
+            self.bad.add(path, str(error).removeprefix(f"{path}: "))
+            picture, size = torch.full((3, side, side), _GREY, dtype=torch.uint8), (side, side)
+            target = torch.full_like(target, UNKNOWN)
         views, drawn = [], []
         for view in range(self.views):
             with seeded(self.seed, epoch, index, view):
@@ -86,7 +102,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
             views.append(self.augmentation.apply(picture[None], drawn[view][None], last=self.here)[0])
         sample = {
             "image": torch.stack(views) if self.views > 1 else views[0],
-            "target": torch.from_numpy(self.samples.targets[index]),
+            "target": target,
             "index": torch.tensor(index),
         }
         return sample | ({"drawn": torch.stack(drawn)} if self.here < len(self.augmentation.steps) else {})
@@ -108,6 +124,12 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         picture = read_image(self.samples.paths[index])
         height, width = picture.shape[-2:]
         return self.augmentation.square(picture), (height, width)
+
+    def _read_again(self, index: int) -> tuple[Tensor, Size]:
+        """For the reason, or because the file is there by now."""
+        picture = read_image(self.samples.paths[index])
+        height, width = picture.shape[-2:]
+        return self.augmentation.resized(picture), (height, width)
 
 
 def collate(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
