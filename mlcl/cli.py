@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
+from jsonargparse.typing import NonNegativeInt
 from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -71,7 +72,7 @@ class CLI(LightningCLI):
         parser.add_argument("--ema_decay", type=float | None, help="moving average of the weights, e.g. 0.9997")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
         parser.add_argument("--report", type=bool, default=False, help="after a test, write report.html beside it")
-        parser.add_argument("--log_images", type=int, default=24, help="pictures of errors that W&B or TensorBoard get")
+        parser.add_argument("--log_images", type=NonNegativeInt, default=24, help="pictures of errors for W&B")
         parser.add_argument("--import", type=str | None, help="a module of yours whose classes a checkpoint may name")
         parser.set_defaults(
             {
@@ -212,7 +213,7 @@ class CLI(LightningCLI):
 
     @contextmanager
     def _in_run_folder(self) -> Iterator[None]:
-        """Child processes learn where the run lives; a run that fails before it did anything leaves no folder."""
+        """Child processes learn where the run lives; one that fails before it, or W&B, wrote anything leaves none."""
         inherited = os.environ.get(_RUN_FOLDER)
         os.environ[_RUN_FOLDER] = str(self.folder)
         try:

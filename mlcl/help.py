@@ -73,7 +73,8 @@ run
   --name NAME                   the run's folder is runs/NAME/version_N; by default the name of the config
   --ckpt_path {ckpt}
   --report true                 after a test, write report.html beside its results (mlcl report does so too)
-  --trainer.logger WandbLogger  Weights & Biases, or TensorBoardLogger, beside the files in the run's folder
+  --trainer.logger WandbLogger  Weights & Biases beside the files in the run's folder; for TensorBoard
+                                --config configs/loggers/tensorboard.yaml
   --log_images 24               pictures of errors that it gets, at most
   --import MODULE               a module of yours whose classes the checkpoint may name
   --print_config                show the whole configuration and stop

@@ -4,10 +4,12 @@ import sys
 
 if "wandb" in sys.modules:
     import timm
+    import timm.loss
 else:
     sys.modules["wandb"] = None  # type: ignore[assignment]  # to timm as if it were not installed
     try:
         import timm
+        import timm.loss
     finally:
         del sys.modules["wandb"]
 

@@ -52,9 +52,9 @@ def make_optimizer(module: nn.Module, factory: OptimizerFactory, lr_mult: dict[s
 
 
 def _group_name(lr_mult: dict[str, float], factor: float, decays: bool) -> str:
-    """What the curve of its learning rate is called: ``backbone``, ``other``, ``backbone_no_decay``."""
-    parts = "+".join(part for part, own in lr_mult.items() if own == factor)
-    return f"{parts or 'other'}{'' if decays else '_no_decay'}"
+    """What the curve of its learning rate is called: ``backbone``, ``other_no_decay``, ``head+other``."""
+    parts = [*(part for part, own in lr_mult.items() if own == factor), *(["other"] if factor == 1 else [])]
+    return f"{'+'.join(parts)}{'' if decays else '_no_decay'}"
 
 
 def _fuse(optimizer: Optimizer) -> None:

@@ -25,8 +25,18 @@ _MODEL_KEYS = ("network", "threshold", "temperature", "interpolation", "cf1")
 _TRAINER_KEYS = ("precision",)
 _DATA_WITHOUT = ("cache", "cache_dir", "augment_on")  # how the training was made fast, on its machine
 _TRUSTED = ("mlcl.", "torch.")
-# Beside those, as their arguments alone make them: free keywords could send what is logged to another's server.
-_LOGGERS = tuple(f"lightning.pytorch.loggers.{name}" for name in ("CSVLogger", "TensorBoardLogger", "WandbLogger"))
+# Loggers that a continued run may name beside those, with these settings only: others name a server, an account or a
+# place outside the run's, to which the logger would send what is logged, and the user's key with it.
+_LOGGERS = {
+    "lightning.pytorch.loggers.WandbLogger": (
+        *("save_dir", "name", "version", "id", "offline", "project", "group", "tags", "notes", "job_type"),
+        *("log_model", "prefix", "checkpoint_name", "add_file_policy"),
+    ),
+    "lightning.pytorch.loggers.TensorBoardLogger": (
+        *("save_dir", "name", "version", "sub_dir", "prefix", "log_graph", "default_hp_metric"),
+        *("comment", "filename_suffix", "max_queue", "flush_secs", "purge_step"),
+    ),
+}
 # jsonargparse takes "module.Class" as plain text too, wherever a class may stand. These keys hold names and paths.
 _TEXT_KEYS = ("backbone", "weights", "root", "csv", "val_csv", "test_csv", "name", "classes", "init_from", "version")
 # VOC's name, COCO's name
@@ -125,15 +135,26 @@ def check_classes(config: Any, path: str | Path, trusted: tuple[str, ...] = ()) 
 def _possible_classes(config: Any, key: str) -> Iterator[tuple[str, str]]:
     """Every text that could be read as a class: under ``class_path``, or dotted where plain text is not expected."""
     if isinstance(config, dict):
-        plain_logger = key == "logger" and config.get("class_path") in _LOGGERS and not config.get("dict_kwargs")
         for name, value in config.items():
-            if not (plain_logger and name == "class_path"):
+            if not (name == "class_path" and key == "logger" and _is_plain_logger(config)):
                 yield from _possible_classes(value, str(name))
     elif isinstance(config, list):
         for value in config:
             yield from _possible_classes(value, key)
     elif isinstance(config, str) and (key == "class_path" or (key not in _TEXT_KEYS and _DOTTED.fullmatch(config))):
         yield key, config
+
+
+def _is_plain_logger(config: dict[str, Any]) -> bool:
+    """Whether it can do no more than log into this run's place."""
+    settings = config.get("init_args") or {}
+    allowed = _LOGGERS.get(str(config["class_path"]))
+    if allowed is None or set(config) - {"class_path", "init_args"} or not isinstance(settings, dict):
+        return False
+    given = {name: value for name, value in settings.items() if value is not None}
+    places = [Path(str(given[name])) for name in ("save_dir", "name", "version", "sub_dir") if name in given]
+    inside = not any(place.is_absolute() or ".." in place.parts for place in places)
+    return inside and given.keys() <= set(allowed)
 
 
 def load_network(network: nn.Module, path: str | Path, classes: list[str] | None = None) -> str:

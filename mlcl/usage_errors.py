@@ -39,6 +39,8 @@ def translate(message: str, arguments: list[str]) -> str:
         arguments: the command line, to find the option that was meant.
     """
     text = " ".join(message.split())
+    if re.search(r"arguments are required: save_dir\b", text):
+        return "--trainer.logger.save_dir is missing: where this logger writes, such as runs/tensorboard"
     if match := re.search(r"Option '([^']+)' is not accepted", text):
         return f"{_place(match[1], arguments)}: unknown option{_meant(match[1])}"
     if match := re.search(r"unrecognized arguments: (\S+)", text):

@@ -45,10 +45,10 @@ class LoggedResults(Callback):
         try:
             with torch.inference_mode(False):  # Lightning's, in which no network can be made that computes
                 found = findings.gather(self.folder, self.images, str(root) if root else None, self.imports)
-        except MlclError as error:
-            say(f"not shown in the logger: {error}")
-            return
-        for note in found.notes:
-            say(f"not shown in the logger: {note}")
-        for logger, show in able:
-            show(logger.experiment, found)  # type: ignore[attr-defined]
+            for logger, show in able:
+                show(logger.experiment, found)  # type: ignore[attr-defined]
+        except Exception as error:  # of several libraries; hours of training, whose results are written, do not fail
+            say(f"not shown in the logger: {error if isinstance(error, MlclError) else repr(error)}")
+        else:
+            for note in found.notes:
+                say(f"not shown in the logger: {note}")

@@ -1,6 +1,7 @@
 """Loggers where a run of ours wants them: in its folder, under its name, told what the numbers mean."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,7 @@ class WandbLog(WandbLogger):
         for key, variable, value in (
             ("project", "WANDB_PROJECT", "mlcl"),
             ("name", "WANDB_NAME", f"{name}/{version}"),
-            ("group", "WANDB_RUN_GROUP", name),
+            ("group", "WANDB_RUN_GROUP", re.sub(r"/version_\w+$", "", name)),  # of a later test, too
         ):
             if settings.get(key) is None:
                 settings[key] = os.environ.get(variable, value)
@@ -95,9 +96,11 @@ class WandbLog(WandbLogger):
         try:
             run = super().experiment
         except wandb.errors.Error as error:
-            reason = " ".join(str(error).split())
-            raise MlclError(f"W&B: {reason} Or log without an account: --trainer.logger.offline true") from error
-        if new and is_first():
+            reason = " ".join(str(error).split()).rstrip(".")
+            access = isinstance(error, wandb.errors.CommError) or "API key" in reason
+            instead = "; or log without an account: --trainer.logger.offline true" if access else ""
+            raise MlclError(f"W&B: {reason}{instead}") from error
+        if new and is_first() and not run.disabled:
             self.kept_id.parent.mkdir(parents=True, exist_ok=True)
             self.kept_id.write_text(f"{run.id}\n")
             for name in NAMES:
@@ -122,7 +125,8 @@ def _placed(logger: Logger, settings: Any, folder: Path) -> Logger:
     arguments = dict(settings.get("init_args") or {}) if isinstance(settings, dict) else {}
     if type(logger) is WandbLogger:
         return WandbLog(folder, **arguments, **settings.get("dict_kwargs", {}))
-    if type(logger) is TensorBoardLogger and arguments.get("name") == "lightning_logs" and not arguments.get("version"):
+    unnamed = arguments.get("name") == "lightning_logs" and arguments.get("version") is None
+    if type(logger) is TensorBoardLogger and unnamed:
         name, version = _names(folder)
         return TensorBoardLogger(**{**arguments, **settings.get("dict_kwargs", {}), "name": name, "version": version})
     return logger

@@ -81,9 +81,9 @@ def gather(folder: Path, images: int = 24, data_root: str | None = None, imports
     found.tables = {"metrics": _metrics(results), "per_class": _per_class(results, decisions)}
     found.curves = _curves(results, shown)
     attention = gathered.seen.attention  # not of all errors, where there are many classes
-    for kind, name in (("absent", "false_positives"), ("present", "false_negatives")):
-        chosen = [place for place in _worst(results, errors, kind) if place in attention or not attention]
-        chosen = chosen[: images // 2]
+    halves = ("absent", "false_positives", (images + 1) // 2), ("present", "false_negatives", images // 2)
+    for kind, name, most in halves:
+        chosen = [place for place in _worst(results, errors, kind) if place in attention or not attention][:most]
         if wrong := [shot for row, k in chosen if (shot := _shot(results, gathered, row, k)) is not None]:
             found.pictures[name] = wrong
     found.pictures |= {name: [picture] for name, picture in _figures(results, gathered)}

@@ -48,7 +48,8 @@ def _in_tensorboard(writer: Any, found: "Findings") -> None:
             writer.add_image(f"{found.split}/{name}", picture.pixels, number, dataformats="HWC")
         writer.add_text(f"{found.split}/{name}", "\n".join(f"{n}. {_cell(p.caption)}" for n, p in enumerate(pictures)))
     if len(found.owners):
-        writer.add_embedding(found.embeddings, found.owners, tag=f"{found.split}_embeddings")
+        names = [" ".join(owner.split()) for owner in found.owners]  # a line each
+        writer.add_embedding(found.embeddings, names, tag=f"{found.split}_embeddings")
     writer.flush()
 
 

@@ -106,11 +106,12 @@ def _name_groups(axes: Axes, centres: Mapping[int, tuple[float, float]], classes
     taken: list[tuple[float, float, float]] = []  # x, y and width, in points
     for k, centre in centres.items():
         x, y = axes.transData.transform(centre) * 72 / axes.figure.dpi
-        width = 6.5 * len(classes[k])
+        name = shortened(classes[k])
+        width = 6.5 * len(name)
         for shift in sorted(range(-60, 61, 3), key=abs):
             near = (abs(x - a) < (width + w) / 2 and abs(y + shift - b) < 12 for a, b, w in taken)
             if not any(near):
                 break
         taken.append((x, y + shift, width))
-        text = axes.annotate(classes[k], centre, (0, shift), textcoords="offset points", fontweight="bold")
+        text = axes.annotate(name, centre, (0, shift), textcoords="offset points", fontweight="bold")
         text.set(ha="center", va="center", gid=f"label-{k}")
