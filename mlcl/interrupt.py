@@ -116,6 +116,9 @@ def _received(signum: int, frame: FrameType | None) -> None:
         _in_a_fork(signum)
     elif _state.signum is None:
         _state.signum, _state.since = signum, time.monotonic()
+        if hasattr(signal, "SIGCHLD"):
+            # A loader's process that had the same signal: torch's handler would raise wherever we are by then.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for processes in _state.started:
             # Emptied, because Lightning's observer kills this process as soon as it sees one of them end.
             _state.ending += processes
