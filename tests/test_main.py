@@ -72,7 +72,7 @@ def test_version():
         (
             ["fti"],
             "unknown verb 'fti' (did you mean fit?); verbs: fit, validate, test, predict, calibrate, export, report, "
-            "compare",
+            "compare, check",
         ),
         (["fit", "--modle.network.head", "X"], "unknown option --modle.network.head (did you mean --model?)"),
         (["fit", "--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),

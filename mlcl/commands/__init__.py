@@ -6,6 +6,8 @@ A verb's file imports nothing heavy at its top, so that help and mistakes are an
     add_arguments(parser)
     check(options)              raises MlclError for what is wrong with the command line
     run(options) -> int         does it; returns the exit status
+    PASSED_ON                   options, or beginnings of them, that another parser reads; they come as
+                                options.passed_on, in their order
 """
 
 import argparse
@@ -18,7 +20,7 @@ from typing import Any, NoReturn
 
 from mlcl.errors import MlclError
 
-VERBS = ("predict", "calibrate", "export", "report", "compare")
+VERBS = ("predict", "calibrate", "export", "report", "compare", "check")
 
 
 class UsageError(MlclError):
@@ -56,12 +58,27 @@ def run(verb: str, arguments: list[str]) -> int:
         UsageError: for a wrong command line, before anything heavy is imported.
         MlclError: for what goes wrong later.
     """
-    options = _parser(verb).parse_args(arguments)
+    own, passed_on = _divided(arguments, getattr(_module(verb), "PASSED_ON", ()))
+    options = _parser(verb).parse_args(own)
+    options.passed_on = passed_on
     try:
         _module(verb).check(options)
     except MlclError as error:
         raise UsageError(str(error)) from None
     return int(_module(verb).run(options))
+
+
+def _divided(arguments: list[str], passed_on: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """A verb's own arguments, and those of another parser with their values."""
+    parts: tuple[list[str], list[str]] = [], []
+    values = 0  # that the option before still waits for
+    for argument in arguments:
+        flag = argument.split("=")[0]
+        others = flag in passed_on or any(flag.startswith(start) for start in passed_on if start.endswith("."))
+        is_value = bool(values) and not argument.startswith("--")
+        parts[others or is_value].append(argument)
+        values = int(others and "=" not in argument)
+    return parts
 
 
 @contextmanager
