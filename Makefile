@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mulcon-demo tour notebooks test test-slow test-gpu test-upstream lint bench bench-gpu clean
+.PHONY: help demo mulcon-demo tour notebooks test test-slow test-gpu test-minimum test-upstream lint bench bench-gpu clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,13 @@ test-slow: .venv/installed  ## minutes of training on real pictures, where they 
 
 test-gpu: .venv/installed  ## what needs CUDA
 	$(BIN)/python -m pytest -q -m gpu --timeout 3600
+
+# Old packages beside new ones warn of each other.
+test-minimum:  ## the suite on the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv-minimum
+	$(PYTHON) tests/minimum.py > .venv-minimum/constraints.txt
+	.venv-minimum/bin/python -m pip install --quiet --constraint .venv-minimum/constraints.txt --editable '.[dev]'
+	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -q -W default --disable-warnings --numprocesses 2 --dist loadfile
 
 test-upstream: .venv/installed  ## are the traps of our dependencies, which we work around, still there?
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m upstream

@@ -8,9 +8,8 @@ PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_t
 
 
 def lowest() -> list[str]:
-    """``name==version`` for every direct dependency that has a lower bound, extras included."""
-    extras = PROJECT["optional-dependencies"].values()
-    wanted = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    """``name==version`` for every direct dependency that a user's run may import, with its lower bound."""
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["export"]]
     found = [re.fullmatch(r"([\w.-]+)(?:\[\w+\])?>=([\w.]+)", line) for line in wanted]
     return [f"{match[1]}=={match[2]}" for match in found if match]
 
