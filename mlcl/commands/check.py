@@ -62,13 +62,13 @@ def run(options: argparse.Namespace) -> int:
         """The parser, the layers and the messages of fit; of all that it makes, the dataset alone."""
 
         def instantiate_classes(self) -> None:
-            from jsonargparse import ArgumentParser, Namespace
+            from jsonargparse import ArgumentParser
 
             from mlcl.data import MultiLabelDataModule
 
             parser = ArgumentParser(exit_on_error=False)
             parser.add_subclass_arguments(MultiLabelDataModule, "data", required=True)
-            self.datamodule: Any = parser.instantiate_classes(Namespace(data=self.config.data)).data
+            self.datamodule: Any = parser.instantiate_classes(parser.parse_object({"data": self.config.data})).data
 
     console.quieten()
     data = DataOnly("check", options.passed_on).datamodule

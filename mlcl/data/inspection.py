@@ -111,7 +111,8 @@ def _problems(report: Report, splits: dict[Any, Samples], found: dict[Path, Foun
     for path, one in found.items():
         if one.content is not None and one.size is not None:
             copies[one.content].append(path)
-    leaks, same = [], []
+    leaks: list[tuple[str, str, str]] = []
+    same: list[tuple[str, str, str]] = []
     for paths in copies.values():
         first, *others = sorted(paths, key=lambda path: (list(splits).index(places[path][0]), str(path)))
         if not others and len(set(places[first])) > 1:
