@@ -31,6 +31,7 @@ data
   --data.batch_size 32          per device
   --data.num_workers 4          loader processes per device
   --data.val_fraction 0.1       hold out training images to select the checkpoint
+  --data.on_bad_image skip      go on without pictures that cannot be read (mlcl check finds them)
   --data.help CLASS             all settings of a dataset
 """
 

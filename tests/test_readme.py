@@ -95,6 +95,9 @@ def test_it_runs(words, place: Path, mlcl, monkeypatch):
         return
     if words[0] in commands.VERBS:
         given = [str(place / "Demo" / "val2014") if word == "IMAGES" else word for word in words]
+        if "DIR" in given:
+            flags = data_for(words, place)
+            given[given.index("DIR")] = flags[flags.index("--data.root") + 1]
         outcome = mlcl(*given)
         assert outcome.status == 0, outcome.err
         return
