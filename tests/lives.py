@@ -98,7 +98,7 @@ def live(
     with open(folder / "out.txt", "w") as out, open(folder / "err.txt", "w") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlcl", *map(str, arguments)],
-            cwd=folder, stdout=out, stderr=err, start_new_session=True,
+            cwd=folder, stdout=out, stderr=err, start_new_session=True, preexec_fn=_as_from_a_terminal,
             env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
         )  # fmt: skip
         try:
@@ -120,6 +120,11 @@ def live(
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     return End(status, (folder / "err.txt").read_text(), _lines(notes))
+
+
+def _as_from_a_terminal() -> None:
+    """Tests that are themselves started in a shell's background would hand down that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _lines(file: Path) -> list[str]:

@@ -117,6 +117,7 @@ def test_stopped_by_a_signal_says_how_to_go_on(mlcl, demo, here):
     assert_finished_like_an_undisturbed_run(mlcl, flags, "version_1")
 
 
+@pytest.mark.slow
 def test_the_command_that_goes_on_is_short_without_classes_of_the_users_own(mlcl, demo, here):
     flags = sadcl(demo, here, 3)
     flags = flags[: flags.index("--trainer.callbacks+")]
