@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mulcon-demo tour notebooks test test-slow test-gpu test-minimum test-upstream lint bench bench-gpu clean
+.PHONY: help demo mulcon-demo tour notebooks test test-slow test-gpu test-minimum test-upstream fuzz soak lint bench bench-gpu clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ test-minimum:  ## the suite on the lowest versions that pyproject.toml allows
 	$(PYTHON) tests/minimum.py > .venv-minimum/constraints.txt
 	.venv-minimum/bin/python -m pip install --quiet --constraint .venv-minimum/constraints.txt --editable '.[dev]'
 	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -q -W default --disable-warnings --numprocesses 2 --dist loadfile
+
+fuzz: .venv/installed  ## broken pictures, annotations, tables and configs, for ten minutes
+	$(BIN)/python tests/fuzz.py --seconds 600
+
+soak: .venv/installed  ## two hours of training in two processes: does anything grow?
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --minutes 120 --output runs/soak.svg
 
 test-upstream: .venv/installed  ## are the traps of our dependencies, which we work around, still there?
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m upstream

@@ -65,6 +65,12 @@ class CoOccurrence:
         """(K, K) the difference times the square root of the number of images: neither rare nor common pairs win."""
         return np.where(np.isnan(self.difference), 0.0, self._excess(np.sqrt(self.images)))
 
+    def strongest(self, most: int) -> Ints:
+        """The classes with the largest deviations beside any other one, at most so many, in their own order."""
+        weight = np.abs(self.weight)
+        largest = np.maximum(weight.max(0), weight.max(1))
+        return np.sort(np.argsort(-largest, kind="stable")[:most])
+
     def _excess(self, divisor: NDArray[Any]) -> Floats:
         result: Floats = (self.predicted - self.present) / np.maximum(divisor, 1)
         return result

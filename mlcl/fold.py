@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mlcl.light_timm import timm
+
 # By their exact types: a subclass may do something else with its weights (standardise them, for one).
-_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+_CONVOLUTIONS = (nn.Conv2d, timm.layers.conv2d_same.Conv2dSame)
+_NORMS = (nn.BatchNorm2d, timm.layers.norm_act.BatchNormAct2d)
 _TOLERANCE = 1e-5
 
 
@@ -41,7 +41,7 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> tuple[nn.Module, in
             kind.double(), _double(convolution.bias), mean, variance, norm.eps, _double(norm.weight), _double(norm.bias)
         )
         convolution.weight, convolution.bias = nn.Parameter(weight.to(kind)), nn.Parameter(bias.to(kind))
-        rest = nn.Sequential(norm.drop, norm.act) if type(norm) is BatchNormAct2d else nn.Identity()
+        rest = nn.Sequential(norm.drop, norm.act) if type(norm) is timm.layers.norm_act.BatchNormAct2d else nn.Identity()
         for parent in [*folded.modules()]:
             for name, child in parent.named_children():
                 if child is norm:

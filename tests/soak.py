@@ -101,6 +101,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("soak.svg"))
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="more flags of mlcl fit")
     given = parser.parse_args()
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         command = [sys.executable, "-m", "mlcl", "fit", "--config", str(REPOSITORY / "configs" / "demo.yaml")]

@@ -127,9 +127,7 @@ def reliability(results: Results) -> tuple[Markup, float, float | None]:
 
 def heat_map(results: Results, counts: CoOccurrence) -> tuple[Markup, int]:
     """The heat map and how many classes are on it: all, or those with the largest deviations."""
-    weight = np.abs(counts.weight)
-    strongest = np.argsort(-np.maximum(weight.max(0), weight.max(1)), kind="stable")[:_MAP_CLASSES]
-    shown = np.sort(strongest)
+    shown = counts.strongest(_MAP_CLASSES)
     names = [pages.clean(results.classes[k]) for k in shown]
     alt = f"Heat map over {len(shown)} classes: how much more or less often than true each class is predicted beside "
     alt += "each other one. The table holds the pairs that stand out."

@@ -178,8 +178,7 @@ def _figures(results: Results, gathered: Evidence) -> Iterable[tuple[str, Pictur
     diagram = viz.reliability({f"temperature {results.temperature:.3g}": now})
     yield "reliability", Picture(_pixels(diagram), f"expected calibration error {now.error:.4f}")
     counts = analysis.co_occurrence(results.predicted, results.targets)
-    weight = np.abs(counts.weight)
-    mapped = np.sort(np.argsort(-np.maximum(weight.max(0), weight.max(1)), kind="stable")[:_MAP_CLASSES])
+    mapped = counts.strongest(_MAP_CLASSES)
     heat_map = viz.cooccurrence(counts.difference[np.ix_(mapped, mapped)], [results.classes[k] for k in mapped])
     yield "co_occurrence", Picture(_pixels(heat_map), "share predicted minus share present, in points")
     if (projected := project(gathered.seen.embeddings)) is not None:

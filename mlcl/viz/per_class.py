@@ -58,9 +58,11 @@ def bars(
     for number, axes in enumerate(panels):
         shown = order[number * rows :][:rows]
         axes.barh(range(len(shown)), heights[shown], height=0.72, color=BLUE)
+        # Behind the mark, where that is the longer of the two.
+        ends = np.nan_to_num(heights if references is None else np.fmax(heights, references))
         for place, k in enumerate(shown):
             text = "none" if np.isnan(heights[k]) else form.format(heights[k])
-            axes.annotate(text, (np.nan_to_num(heights[k]), place), (4, 0), textcoords="offset points", va="center")
+            axes.annotate(text, (ends[k], place), (4, 0), textcoords="offset points", va="center")
         if references is not None:
             places = np.arange(len(shown))
             axes.vlines(references[shown], places - 0.42, places + 0.42, color=ORANGE, label=marks_label)

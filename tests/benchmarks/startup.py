@@ -26,7 +26,7 @@ COMMANDS = (
 )  # fmt: skip
 QUICK = ("--help", "predict --ouput x")
 MODULES = ("mlcl", "mlcl.losses", "mlcl.metrics", "mlcl.module", "mlcl.cli", "mlcl.inference")
-WATCHED = ("wandb", "matplotlib", "sklearn", "scipy", "pandas", "onnx", "IPython", "pycocotools")
+WATCHED = ("wandb", "matplotlib", "sklearn", "scipy", "pandas", "onnx", "IPython")
 
 # A finder that finds nothing sees every import that is not yet in sys.modules. torch._dynamo only asks whether some
 # packages exist; what it does not load afterwards is none of ours to report.

@@ -34,8 +34,8 @@ def test_a_continued_run_may_log_as_it_did():
     [
         {**W, "init_args": {**PLAIN, "settings": {"base_url": "http://evil"}}},  # the user's key would go there
         {**W, "init_args": {**PLAIN, "entity": "evil"}},
-        {**W, "init_args": {**PLAIN, "dir": "/tmp/evil"}},
-        {**W, "init_args": {**PLAIN, "save_dir": "/tmp/evil"}},
+        {**W, "init_args": {**PLAIN, "dir": "/elsewhere"}},
+        {**W, "init_args": {**PLAIN, "save_dir": "/elsewhere"}},
         {**W, "init_args": PLAIN, "dict_kwargs": {"entity": "evil"}},
         {**W, "init_args": PLAIN, "settings": {"base_url": "http://evil"}},
         {**W, "init_args": ["entity"]},
