@@ -13,9 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 from mlcl.light_timm import timm
 
+_LAYERS: Any = timm.layers  # untyped
 # By their exact types: a subclass may do something else with its weights (standardise them, for one).
-_CONVOLUTIONS = (nn.Conv2d, timm.layers.conv2d_same.Conv2dSame)
-_NORMS = (nn.BatchNorm2d, timm.layers.norm_act.BatchNormAct2d)
+_CONVOLUTIONS = (nn.Conv2d, _LAYERS.Conv2dSame)
+_NORMS = (nn.BatchNorm2d, _LAYERS.BatchNormAct2d)
 _TOLERANCE = 1e-5
 
 
@@ -41,7 +42,7 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> tuple[nn.Module, in
             kind.double(), _double(convolution.bias), mean, variance, norm.eps, _double(norm.weight), _double(norm.bias)
         )
         convolution.weight, convolution.bias = nn.Parameter(weight.to(kind)), nn.Parameter(bias.to(kind))
-        rest = nn.Sequential(norm.drop, norm.act) if type(norm) is timm.layers.norm_act.BatchNormAct2d else nn.Identity()
+        rest = nn.Sequential(norm.drop, norm.act) if type(norm) is _LAYERS.BatchNormAct2d else nn.Identity()
         for parent in [*folded.modules()]:
             for name, child in parent.named_children():
                 if child is norm:
