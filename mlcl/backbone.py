@@ -31,6 +31,7 @@ def create_backbone(name: str, pretrained: bool, weights: str | None, options: d
         raise MlclError(f"timm has no model {name!r} (model.network.backbone){hint} timm.list_models() lists them all")
     if weights is not None:
         options = {**options, "pretrained_cfg_overlay": {"file": weights, **options.get("pretrained_cfg_overlay", {})}}
+    timm.models.set_pretrained_check_hash(True)  # files have it in their names; timm itself does not look (1.0.31)
     missing: list[str] = []
     try:
         with _timm_log(missing):

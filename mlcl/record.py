@@ -77,7 +77,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise MlclError(f"{path} is refused: only tensors and plain values are read ({reason})") from None
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
         reason = (str(error).strip().splitlines() or ["empty"])[0]
-        reason = "torch.save did not write it" if "mmap" in reason else reason
+        reason = "torch.save did not write it" if re.search("mmap|hasRecord", reason) else reason
         raise MlclError(f"{path} is no checkpoint, or damaged: {reason}") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict) or "state_dict" not in checkpoint:
         raise MlclError(f"{path} is not a checkpoint of mlcl (plain backbone weights go to model.network.weights)")

@@ -1,6 +1,15 @@
 """What others hand us (names, configs, checkpoints) runs no code and harms no reader."""
 
 import csv
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import tarfile
+import threading
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,8 +17,9 @@ import torch
 import yaml
 from conftest import REPOSITORY
 
+from mlcl.backbone import create_backbone
 from mlcl.callbacks.results import _per_class
-from mlcl.errors import cell
+from mlcl.errors import MlclError, cell
 from mlcl.metrics import MultiLabelMetrics
 from mlcl.writers import CSVWriter, Row
 
@@ -67,3 +77,95 @@ def test_a_config_runs_no_command(mlcl, attack, demo):
     assert len(result.err.strip().splitlines()) == 1, result.err
     assert result.err.startswith("mlcl: ")
     assert not Path("pwned").exists()
+
+
+class _Runs:
+    """A pickle that runs a command when it is loaded."""
+
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def archive(path: Path, kind: str) -> None:
+    """With a member that climbs out of the folder it is unpacked in."""
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("../pwned", "x")
+    elif kind == "tar":
+        with tarfile.open(path, "w") as file:
+            member = tarfile.TarInfo("../pwned")
+            member.size = 1
+            file.addfile(member, io.BytesIO(b"x"))
+    else:
+        path.write_bytes(pickle.dumps(_Runs()))
+
+
+DOORS = {
+    "a checkpoint to test": ["test", "--ckpt_path"],
+    "a checkpoint to predict with": ["predict", "--images", ".", "--output", "p.csv", "--ckpt_path"],
+    "weights of a backbone": ["fit", "--model.network.weights"],
+    "a network to start from": ["fit", "--model.init_from"],
+    "a folder of images": ["fit", "--data.root"],
+}
+
+
+@pytest.mark.parametrize("kind", ["pickle", "zip", "tar"])
+@pytest.mark.parametrize("door", DOORS)
+def test_a_file_of_another_kind_is_neither_run_nor_unpacked(mlcl, demo, door, kind, tmp_path):
+    (tmp_path / "inside").mkdir()
+    os.chdir(tmp_path / "inside")
+    archive(Path("given"), kind)
+    verb, *rest = DOORS[door]
+    result = mlcl(verb, *(demo if verb == "fit" else []), *rest, "given")
+    assert result.status == 1 and "Traceback" not in result.err
+    assert result.err.count("mlcl: ") == 1, result.err
+    last = result.err.splitlines()[-1]
+    assert last.startswith("mlcl: ") and "given" in last and len(last) < 300, result.err
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Two hosts, as far as one machine has them: the first sends everybody on to the second."""
+    weights = tmp_path / "served"
+    weights.mkdir()
+    second = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(http.server.SimpleHTTPRequestHandler, directory=str(weights))
+    )
+
+    class Redirect(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{second.server_port}{self.path}")
+            self.end_headers()
+
+    first = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
+    threads = [threading.Thread(target=each.serve_forever) for each in (first, second)]
+    for thread in threads:
+        thread.start()
+    yield weights, f"http://127.0.0.1:{first.server_port}", f"http://127.0.0.1:{second.server_port}"
+    for each, thread in zip((first, second), threads, strict=True):
+        each.shutdown()
+        each.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("way", ["right", "straight", "redirected"])
+def test_downloaded_weights_are_those_of_their_checksum(server, tmp_path, monkeypatch, way):
+    """timm's files carry the start of their SHA-256 in their names; whoever sends another file is found out."""
+    folder, first, second = server
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    state = create_backbone("resnet10t", False, None, {}).state_dict()
+    torch.save(state, folder / "made")
+    digest = hashlib.sha256((folder / "made").read_bytes()).hexdigest()[:8]
+    name = f"net-{digest if way == 'right' else '01234567'}.pth"
+    (folder / "made").rename(folder / name)
+    url = f"{first if way == 'redirected' else second}/{name}"
+    options = {"pretrained_cfg_overlay": {"url": url, "hf_hub_id": None, "num_classes": 0}}
+    if way == "right":
+        made = create_backbone("resnet10t", True, None, options).state_dict()
+        assert all(torch.equal(made[key], value) for key, value in state.items())
+        return
+    with pytest.raises(MlclError, match="resnet10t cannot be made with its pretrained weights: invalid hash value"):
+        create_backbone("resnet10t", True, None, options)
+    assert not list((tmp_path / "home").rglob("net-*"))
