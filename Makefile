@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mulcon-demo tour notebooks test test-slow test-gpu test-minimum test-upstream fuzz soak lint bench bench-gpu clean
+.PHONY: help demo mulcon-demo tour notebooks test test-slow test-gpu test-minimum test-upstream fuzz soak audit lint bench bench-gpu clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,11 @@ fuzz: .venv/installed  ## broken pictures, annotations, tables and configs, for 
 
 soak: .venv/installed  ## two hours of training in two processes: does anything grow?
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --minutes 120 --output runs/soak.svg
+
+audit: .venv/installed  ## known vulnerabilities of what is installed; asks PyPI
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --path $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
 test-upstream: .venv/installed  ## are the traps of our dependencies, which we work around, still there?
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m upstream

@@ -20,7 +20,7 @@ import mlcl.callbacks as callbacks
 import mlcl.data
 import mlcl.heads
 import mlcl.losses
-from mlcl import command_line, console, fast_step, interrupt, record, runs
+from mlcl import command_line, console, fast_step, group, interrupt, record, runs
 from mlcl.callbacks import loggers
 from mlcl.console import is_first, say
 from mlcl.errors import MlclError
@@ -176,7 +176,7 @@ class CLI(LightningCLI):
         if self.verb == "fit":
             config, arguments = self.model.config or {}, Parser.arguments
             interrupt.advise(partial(runs.how_to_continue, self.folder, config, self.imports, arguments))
-        with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config):
+        with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config), group.ending():
             self._execute()
 
     def _execute(self) -> None:
@@ -235,7 +235,7 @@ class CLI(LightningCLI):
             config["enable_progress_bar"] = False
         extra.append(callbacks.Results(self.folder, str(checkpoint) if checkpoint else None))
         extra.append(callbacks.LoggedResults(self.folder, self.config.log_images, self.imports))
-        extra.append(callbacks.Interruptible())
+        extra += [callbacks.Interruptible(), callbacks.OneRun()]
         config["enable_checkpointing"] = training and config["enable_checkpointing"] is not False
         if training:
             own = config["callbacks"] or []
@@ -255,7 +255,7 @@ class CLI(LightningCLI):
             config["strategy"] = "ddp" if self.trainer.world_size > 1 else "auto"
         config["default_root_dir"] = str(self.folder)
         config["enable_model_summary"] = config["enable_model_summary"] or False
-        return callbacks.prepared(Trainer(**{**config, "callbacks": extra}))
+        return callbacks.prepared(group.limited(Trainer(**{**config, "callbacks": extra})))
 
     def _run_folder(self) -> Path:
         if _RUN_FOLDER in os.environ:

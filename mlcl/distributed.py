@@ -1,10 +1,13 @@
 """The only file with collectives. Each function is the identity where no process group runs."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from mlcl.errors import MlclError
 
 
 def world_size() -> int:
@@ -66,6 +69,43 @@ def gather_objects(value: Any) -> list[Any]:
     if world_size() > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def require_equal(facts: dict[str, Any], start: str) -> None:
+    """Refuse to go on where ranks differ: they would hang in a collective, or train something that nobody asked for.
+
+    Args:
+        facts: plain values by name.
+        start: of the message.
+
+    Raises:
+        MlclError: on all ranks, the same: naming what differs, and for the first such rank how.
+    """
+    first, *others = gather_objects(facts)
+    for number, other in enumerate(others, 1):
+        named = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        if named:
+            more = f" (and {len(named) - 1} more: {', '.join(named[1:6])})" if named[1:] else ""
+            here, there = first.get(named[0]), other.get(named[0])
+            raise MlclError(f"{start}: {named[0]} is {here!r} on rank 0 and {there!r} on rank {number}{more}")
+
+
+def leave_note(text: str) -> None:
+    """Tell the other ranks why this one ends; they read it once they find it gone."""
+    if world_size() > 1:
+        with suppress(Exception):  # the first rank, which keeps the notes, may be gone itself
+            dist.distributed_c10d._get_default_store().set(f"mlcl/note/{rank()}", text)
+
+
+def notes() -> dict[int, str]:
+    """What the other ranks have left, by rank."""
+    found: dict[int, str] = {}
+    with suppress(Exception):
+        store = dist.distributed_c10d._get_default_store()
+        for number in range(world_size()):
+            if number != rank() and store.check([f"mlcl/note/{number}"]):
+                found[number] = store.get(f"mlcl/note/{number}").decode(errors="replace")
+    return found
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mlcl.data.sampler import EpochSampler
-from mlcl.distributed import broadcast_buffers, global_batch, rank, world_size
+from mlcl.distributed import broadcast_buffers, global_batch, rank, require_equal, world_size
+from mlcl.errors import MlclError
 from mlcl.heads import SemanticAttention
 from mlcl.losses import EMBEDDING_LOSSES
 from mlcl.metrics import MultiLabelMetrics
@@ -248,3 +249,21 @@ def test_fit_on_two_processes(tmp_path: Path, demo: list[str]):
     assert done.stderr.count("prototypes: ") == 1 and "Warning" not in done.stderr
     state = torch.load(tmp_path / "runs/second/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert state["embedding_loss.bank.written"].sum() > 0
+
+
+def _refused(rank: int, size: int, key: str | None):
+    facts = {"mlcl": "0.1.0", "model.lr_mult": [1, 2], **({key: rank} if key else {})}
+    try:
+        require_equal(facts, "not alike")
+    except MlclError as error:
+        return str(error)
+    return ""
+
+
+def _facts(rank: int, size: int):
+    return [_refused(rank, size, None), _refused(rank, size, "model.optimizer.lr")]
+
+
+def test_ranks_that_differ_are_refused_alike(tmp_path):
+    line = "not alike: model.optimizer.lr is 0 on rank 0 and 1 on rank 1"
+    assert run_group(3, _facts, tmp_path / "group") == [["", line]] * 3

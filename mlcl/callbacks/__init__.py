@@ -6,6 +6,7 @@ from mlcl.callbacks.ema import EMA
 from mlcl.callbacks.finite import Finite
 from mlcl.callbacks.gradients import GradientNorms
 from mlcl.callbacks.logged_results import LoggedResults
+from mlcl.callbacks.one_run import OneRun
 from mlcl.callbacks.progress import EpochLines, ImageProgressBar
 from mlcl.callbacks.results import Results
 from mlcl.callbacks.safe_checkpoints import Interruptible, SafeCheckpointIO, best_and_last, prepared
@@ -20,6 +21,7 @@ __all__ = [
     "ImageProgressBar",
     "Interruptible",
     "LoggedResults",
+    "OneRun",
     "Results",
     "SafeCheckpointIO",
     "best_and_last",

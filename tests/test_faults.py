@@ -1,0 +1,225 @@
+"""One of three processes is killed, hangs or fails: the others end, nobody is left, the run goes on from its epoch."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, run_process
+
+SLOW = """
+import os, pathlib, time
+import lightning
+from mlcl.data import Demo
+class Slow(lightning.Callback):
+    def on_train_start(self, trainer, module):
+        pathlib.Path(f"process_{trainer.global_rank}").write_text(str(os.getpid()))
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        time.sleep(0.1)
+class Short(Demo):
+    def dataset(self, split, augmented=True):
+        made = super().dataset(split, augmented)
+        calls, inner = [], made.pixels
+        def pixels(index):
+            calls.append(index)
+            if split == "train" and os.environ["LOCAL_RANK"] == "2" and len(calls) > 40:
+                raise OSError(f"the disk under picture {index} is gone")
+            return inner(index)
+        made.pixels = pixels
+        return made
+"""
+TIMEOUT = 120  # seconds, of the process group; also those within which all must have started
+LAUNCHERS = ("lightning", "by hand")
+
+
+@dataclass
+class Group:
+    """Three ranks in a session of their own."""
+
+    started: list[subprocess.Popen]
+    folder: Path
+
+    def ranks(self) -> list[int]:
+        return [int((self.folder / f"process_{rank}").read_text()) for rank in range(3)]
+
+    def left(self) -> list[int]:
+        """Every process of the sessions, loaders' included."""
+        found, sessions = [], {process.pid for process in self.started}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue
+                if int(fields[3]) in sessions and fields[0] != "Z":
+                    found.append(int(entry.name))
+        return found
+
+    def ended(self, seconds: float) -> float:
+        """Wait until nobody is left; the time it took."""
+        start = time.monotonic()
+        while time.monotonic() - start < seconds:
+            for process in self.started:
+                process.poll()
+            if not self.left():
+                for process in self.started:
+                    process.wait()
+                return time.monotonic() - start
+            time.sleep(0.1)
+        raise AssertionError(f"left after {seconds} s: {self.left()}\n{self.errors()}")
+
+    def errors(self) -> str:
+        return "\n".join((self.folder / f"stderr_{n}").read_text() for n in range(len(self.started)))
+
+
+def free_port() -> str:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return str(made.getsockname()[1])
+
+
+@pytest.fixture
+def launch(tmp_path):
+    groups = []
+
+    def start(launcher: str, arguments: list[str], odd: list[str] = (), **odd_environment: str) -> Group:
+        """``odd``: more flags, and an environment, for the last rank only."""
+        (tmp_path / "own_slow.py").write_text(SLOW)
+        port, ranks = free_port(), range(3) if launcher == "by hand" else [0]
+        group = Group([], tmp_path)
+        for rank in ranks:
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "3"}
+            own |= {"LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
+            own |= {"MASTER_PORT": port}
+            command = [sys.executable, "-m", "mlcl", *arguments, *(odd if rank == 2 else ())]
+            environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", **(own if launcher == "by hand" else {})}
+            environment |= odd_environment if rank == 2 else {}
+            with (tmp_path / f"stderr_{rank}").open("w") as errors:
+                group.started.append(
+                    subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=errors,
+                                     start_new_session=True))  # fmt: skip
+        groups.append(group)
+        return group
+
+    yield start
+    for group in groups:
+        for process in group.left():
+            os.kill(process, signal.SIGKILL)
+        for process in group.started:
+            process.wait()
+
+
+def flags(demo: list[str]) -> list[str]:
+    ddp = ["--trainer.strategy", "DDPStrategy", "--trainer.strategy.timeout", str(timedelta(seconds=TIMEOUT))]
+    slow = ["--trainer.callbacks+", "own_slow.Slow", "--trainer.max_epochs", "30", "--model.schedule", "Constant"]
+    size = ["--data.batch_size", "4", "--data.num_workers", "1", "--test_after_fit", "false"]
+    return ["fit", *demo, *ddp, "--trainer.devices", "3", *slow, *size]
+
+
+def wait_for(what, seconds: float, group: Group):
+    start = time.monotonic()
+    while not what():
+        assert time.monotonic() - start < seconds, group.errors()
+        assert group.left(), group.errors()
+        time.sleep(0.1)
+
+
+def usable(folder: Path, demo: list[str]) -> None:
+    """The last checkpoint loads, and a run goes on from it."""
+    last = folder / "runs/demo/version_0/checkpoints/last.ckpt"
+    epoch = torch.load(last, weights_only=True)["epoch"]
+    rest = [
+        *flags(demo),
+        "--trainer.max_epochs",
+        str(epoch + 2),
+        "--trainer.devices",
+        "1",
+        "--trainer.strategy",
+        "auto",
+    ]
+    done = run_process(*rest, "--ckpt_path", "last", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert torch.load(last, weights_only=True)["epoch"] == epoch + 1
+
+
+CASES = [("kill", 2), ("kill", 0), ("stop", 2), ("stop", 0)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(("how", "victim"), CASES)
+def test_a_rank_that_is_killed_or_hangs(launch, demo, tmp_path, how, victim, launcher):
+    group = launch(launcher, flags(demo))
+    last = tmp_path / "runs/demo/version_0/checkpoints/last.ckpt"
+    wait_for(last.is_file, 400, group)
+    process = group.ranks()[victim]
+    os.kill(process, signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+    took = group.ended(TIMEOUT + 60)
+    errors = group.errors()
+    print(f"TOOK {how} rank {victim}, {launcher}: {took:.1f} s; statuses {[p.returncode for p in group.started]}")
+    print(errors[-600:])
+    for rank, starter in enumerate(group.started):
+        assert starter.returncode == (-signal.SIGKILL if starter.pid == process else 1), (rank, starter.returncode)
+    what = "has ended" if how == "kill" else "is stopped"
+    lines = [line for line in errors.splitlines() if line.startswith("mlcl: ")]
+    assert len(lines) == 1 and f"rank {victim} (process {process}) {what}" in lines[0], errors
+    usable(tmp_path, demo)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_rank_without_data(launch, demo, tmp_path, launcher):
+    group = launch(launcher, [*flags(demo), "--data", "own_slow.Short"])
+    took = group.ended(400)
+    errors = group.errors()
+    print(f"TOOK data, {launcher}: {took:.1f} s from the start")
+    lines = [line for line in errors.splitlines() if line.startswith("mlcl: ")]
+    assert len(lines) == 1 and lines[0].startswith("mlcl: rank 2 has failed: "), errors
+    assert all(starter.returncode == 1 for starter in group.started)
+    usable(tmp_path, demo)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("config", "model.optimizer.lr is 0.003 on rank 0 and 0.5 on rank 2"),
+        ("code", "its code is '[0-9a-f]+' on rank 0 and '[0-9a-f]+' on rank 2"),
+        ("data", "train data is '68 images [^']+' on rank 0 and '68 images [^']+' on rank 2"),
+    ],
+)
+def test_a_rank_that_was_started_differently(launch, demo, demo_root, tmp_path, what, line):
+    odd, environment = [], {}
+    if what == "config":
+        odd = ["--model.optimizer.lr", "0.5"]
+    elif what == "code":
+        shutil.copytree(REPOSITORY / "mlcl", tmp_path / "other" / "mlcl")
+        with (tmp_path / "other/mlcl/losses/asymmetric.py").open("a") as file:
+            file.write("# another version\n")
+        environment = {"PYTHONPATH": str(tmp_path / "other")}
+    else:
+        shutil.copytree(demo_root, tmp_path / "other")
+        (table,) = (tmp_path / "other").rglob("instances_train2014.json")
+        content = json.loads(table.read_text())
+        content["annotations"].pop()
+        table.write_text(json.dumps(content))
+        odd = ["--data.root", "other"]
+    group = launch("by hand", flags(demo), odd, **environment)
+    print(f"TOOK refusal of {what}: {group.ended(400):.1f} s from the start")
+    lines = [text for text in group.errors().splitlines() if text.startswith("mlcl: ")]
+    assert len(lines) == 1 and re.search(line, lines[0]), group.errors()
+    assert all(starter.returncode == 1 for starter in group.started)
+    assert not list(tmp_path.rglob("*.ckpt"))
