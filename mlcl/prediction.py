@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mlcl import writers
-from mlcl.callbacks import ImageProgressBar
+from mlcl.callbacks import ImageProgressBar, Interruptible, prepared
 from mlcl.console import is_first, say
 from mlcl.data.folder import FolderDataset, find_images
 from mlcl.errors import MlclError
@@ -89,15 +89,17 @@ def make_trainer(accelerator: str, devices: str | int, precision: str, callbacks
         MlclError: for what Lightning does not know or this machine does not have.
     """
     try:
-        return Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            precision=precision,  # type: ignore[arg-type]
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=bool(callbacks),
-            enable_model_summary=False,
-            callbacks=callbacks,
+        return prepared(
+            Trainer(
+                accelerator=accelerator,
+                devices=devices,
+                precision=precision,  # type: ignore[arg-type]
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=bool(callbacks),
+                enable_model_summary=False,
+                callbacks=[*callbacks, Interruptible()],
+            )
         )
     except Exception as error:  # of several kinds
         raise MlclError(f"--accelerator, --devices or --precision: {' '.join(str(error).split())[:300]}") from error

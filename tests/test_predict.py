@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_process
+from lives import live, when_there_is
 from PIL import Image
 from trees import picture
 
@@ -204,6 +205,19 @@ def test_an_interrupted_one_leaves_what_it_has(mlcl, trained, tmp_path, monkeypa
     assert not Path("out.csv").exists()
     assert len(rows_of(Path("out.csv.partial"))) == 5
     assert "what was predicted so far is in out.csv.partial" in outcome.err
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_one_that_is_told_to_stop_leaves_what_it_has(trained, tmp_path, devices):
+    write_images(tmp_path / "images", 600)
+    output = "out.csv.partial" if devices == 1 else "out.csv.rank0.partial"
+    end = live(["predict", "--ckpt_path", trained, "--images", "images", "--output", "out.csv", "--batch_size", "1",
+                "--num_workers", "1", "--accelerator", "cpu", "--devices", str(devices)],
+               tmp_path, when_there_is(output), signal.SIGTERM, delay=0.3)  # fmt: skip
+    lines = [line for line in end.err.splitlines() if "istributed" not in line and line.strip("-")]
+    assert end.status == 143 and len(lines) == 2, end.err
+    assert f"what was predicted so far is in {output}" in lines[0] and lines[1] == "mlcl: stopped by SIGTERM"
+    assert (tmp_path / output).is_file() and not (tmp_path / "out.csv").exists()
 
 
 def test_which_files_are_images(tmp_path):

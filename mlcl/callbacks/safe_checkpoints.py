@@ -83,7 +83,7 @@ class Interruptible(Callback):
         """After Lightning has registered its handlers."""
         _signals_of(trainer)
 
-    on_test_start = on_validation_start = on_train_start
+    on_test_start = on_validation_start = on_predict_start = on_train_start
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Should the signal have been swallowed."""
@@ -94,6 +94,10 @@ class Interruptible(Callback):
         interrupt.check()
 
     def on_test_batch_end(self, *_: Any) -> None:
+        """The same."""
+        interrupt.check()
+
+    def on_predict_batch_end(self, *_: Any) -> None:
         """The same."""
         interrupt.check()
 
