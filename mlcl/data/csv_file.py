@@ -1,5 +1,6 @@
 """Your own images: a folder and a CSV file."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import numpy as np
 
 from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
-from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN
+from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets
 from mlcl.data.names import checked, short
 from mlcl.data.table import read_rows
 from mlcl.errors import MlclError
 
 _CODES = {"1": PRESENT, "0": ABSENT, "-1": UNKNOWN, "": UNKNOWN, "1.0": PRESENT, "0.0": ABSENT, "-1.0": UNKNOWN}
+_NO_LABEL = 9
 
 
 class CSVDataset(MultiLabelDataModule):
@@ -62,6 +64,9 @@ class CSVDataset(MultiLabelDataModule):
         self.files: dict[Split, str] = {"train": csv}
         self.files |= {"val": val_csv} if val_csv else {}
         self.files |= {"test": test_csv} if test_csv else {}
+        self._read: dict[Split, Samples] = {}  # of each table
+        if twice := [name for name, times in Counter(classes or ()).items() if times > 1]:
+            raise MlclError(f"data.classes names {short(twice[0])!r} more than once")
         self._tables = {split: self._read_table(self.root / name) for split, name in self.files.items()}
         self.classes = tuple(classes) if classes else self._find_classes()
         if not self.classes:
@@ -126,33 +131,48 @@ class CSVDataset(MultiLabelDataModule):
         return tuple(sorted({name for cell in cells for name in _names(cell)} - {"-1"}))
 
     def _samples(self, table: Split, chosen: Any) -> Samples:
-        header, rows = self._tables[table]
-        file = self.root / self.files[table]
-        paths = [self.root / row[header.index(self.image_column)].strip() for row in rows.values()]
-        targets = [self._target(header, row, f"{file}, row {number}") for number, row in rows.items()]
-        return Samples(paths, np.array(targets, dtype=np.int8).reshape(-1, self.num_classes)).take(chosen)
+        if table not in self._read:  # each split is asked for several times, and may be a part of one table
+            header, rows = self._tables[table]
+            file = self.root / self.files[table]
+            paths = [self.root / row[header.index(self.image_column)].strip() for row in rows.values()]
+            targets = self._named(header, rows, file) if self.labels_column else self._coded(header, rows, file)
+            self._read[table] = Samples(paths, targets)
+        return self._read[table].take(chosen)
 
-    def _target(self, header: list[str], row: list[str], place: str) -> list[int]:
-        if self.labels_column is not None:
-            names = _names(row[header.index(self.labels_column)])
+    def _named(self, header: list[str], rows: dict[int, list[str]], file: Path) -> Targets:
+        """(N, K) from a column of names."""
+        column, place = header.index(str(self.labels_column)), {name: k for k, name in enumerate(self.classes)}
+        targets = np.full((len(rows), self.num_classes), ABSENT, dtype=np.int8)
+        for target, (number, row) in zip(targets, rows.items(), strict=True):
+            names = _names(row[column])
             if names == {"-1"}:
-                return [UNKNOWN] * self.num_classes
-            if unknown := names - set(self.classes):
+                target[:] = UNKNOWN
+                continue
+            if unknown := names - place.keys():
                 known = short(", ".join(self.classes[:12]))
-                raise MlclError(f"{place}: unknown class {short(sorted(unknown)[0])!r}; known: {known}")
-            return [PRESENT if name in names else ABSENT for name in self.classes]
-        target = []
-        for name in self.classes:
-            if name not in header:
-                raise MlclError(f"{place.split(', row')[0]} has no column for the class {short(name)!r}")
-            value = row[header.index(name)].strip()
-            if value not in _CODES:
+                wrong = short(sorted(unknown)[0])
+                raise MlclError(f"{file}, row {number}: unknown class {wrong!r}; known: {known}")
+            target[[place[name] for name in names]] = PRESENT
+        return targets
+
+    def _coded(self, header: list[str], rows: dict[int, list[str]], file: Path) -> Targets:
+        """(N, K) from a column per class; each is looked up once, as there may be thousands."""
+        place = {name: column for column, name in enumerate(header)}
+        if missing := [name for name in self.classes if name not in place]:
+            raise MlclError(f"{file} has no column for the class {short(missing[0])!r}")
+        columns = [place[name] for name in self.classes]
+        targets = np.empty((len(rows), self.num_classes), dtype=np.int8)
+        for target, (number, row) in zip(targets, rows.items(), strict=True):
+            codes = [_CODES.get(row[column].strip(), _NO_LABEL) for column in columns]
+            if _NO_LABEL in codes:
+                wrong = codes.index(_NO_LABEL)
                 raise MlclError(
-                    f"{place}: {short(value)!r} in column {short(name)!r} is no label; use 1, 0, -1 or nothing "
-                    "(or, for a column of names, data.labels_column)"
+                    f"{file}, row {number}: {short(row[columns[wrong]].strip())!r} in column "
+                    f"{short(self.classes[wrong])!r} is no label; use 1, 0, -1 or nothing (or, for a column of names, "
+                    "data.labels_column)"
                 )
-            target.append(_CODES[value])
-        return target
+            target[:] = codes
+        return targets
 
 
 def _names(cell: str) -> set[str]:
