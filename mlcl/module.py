@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics import Metric
 
-from mlcl import fast_step, record, runs
+from mlcl import fast_step, record, runs, small_batch
 from mlcl.class_means import start_prototypes
 from mlcl.console import say
 from mlcl.distributed import broadcast_buffers, gather, global_batch, rank
@@ -111,7 +111,8 @@ class MultiLabelModule(LightningModule):
                 "the augmentation is not finished (data.augment_on device): give the trainer the datamodule, not its "
                 "loader, and call super() where you override transfer_batch_to_device"
             )
-        terms = self.losses(batch)
+        with small_batch.explained(self, batch["image"]):
+            terms = self.losses(batch)
         self.log_dict({f"train/{name}": term for name, term in terms.items()})
         return terms
 

@@ -55,7 +55,7 @@ def predict(
         0, or 1 if an image could not be read; the others are written all the same.
 
     Raises:
-        MlclError: if there is no image, or the output cannot be written.
+        MlclError: if there is no image, the output cannot be written, or a score is not a number.
     """
     devkit = writers.voc_test_images(Path(images[0])) if writer == "voc2012" and len(images) == 1 else None
     paths = devkit or find_images(images)
@@ -184,6 +184,9 @@ class _Rows(Callback):
             self.failures.append((self.paths[index], error))
             return
         scores = self.model.probabilities(torch.tensor(logits, dtype=torch.float64))
+        if scores.isnan().any():
+            raise MlclError(f"{self.paths[index]}: the network's scores are not numbers; try --precision 32-true, or "
+                            "give an earlier checkpoint")  # fmt: skip
         (labels,) = self.model.labels(scores[None])
         assert self.writer is not None
         self.writer.write(Row(self.paths[index], labels, scores.tolist()))

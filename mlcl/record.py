@@ -65,7 +65,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint without running any code from it.
 
     Raises:
-        MlclError: if there is no such file, it is no checkpoint, or not one of ours.
+        MlclError: if there is no such file, it is no checkpoint, not one of ours, or holds weights that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,6 +83,12 @@ def load(path: str | Path) -> dict[str, Any]:
         raise MlclError(f"{path} is not a checkpoint of mlcl (plain backbone weights go to model.network.weights)")
     if not isinstance(checkpoint[KEY].get("format"), int) or checkpoint[KEY]["format"] > FORMAT:
         raise MlclError(f"{path} was written by a newer mlcl; update this one")
+    for name, tensor in checkpoint["state_dict"].items():  # a training saves none such: see callbacks.Finite
+        if name.startswith("network.") and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise MlclError(
+                f"{path}: {name} is not finite (a diverged training?), so that nothing can be computed with it; give "
+                "an earlier checkpoint, or train again with a lower --model.optimizer.lr"
+            )
     return checkpoint
 
 

@@ -137,6 +137,37 @@ def test_nothing_is_saved_of_broken_statistics(mlcl, demo, how, says):
         assert kept["epoch"] == 0 and kept["state_dict"]["network.backbone.bn1.running_var"].isfinite().all()
 
 
+def spoilt(run: Path, name: str, value: float) -> list[str]:
+    """A checkpoint as the run's best, with one value of one tensor changed; the flag that names it."""
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["state_dict"][f"network.backbone.{name}"].view(-1)[0] = value
+    torch.save(content, "spoilt.ckpt")
+    return ["--ckpt_path", "spoilt.ckpt"]
+
+
+@pytest.mark.parametrize("verb", ["test", "validate", "predict", "calibrate", "export"])
+def test_weights_that_are_not_finite_are_refused_where_they_are_read(mlcl, trained, verb):
+    more = {"predict": ["--images", trained, "--output", "p.csv"], "calibrate": ["--output", "c.ckpt"],
+            "export": ["--format", "torch_export", "--output", "m.pt2"]}  # fmt: skip
+    outcome = mlcl(verb, *spoilt(trained, "bn1.weight", float("nan")), *more.get(verb, []))
+    assert outcome.status == 1 and outcome.err.count("\n") == 1, outcome.err
+    assert outcome.err.startswith("mlcl: spoilt.ckpt: network.backbone.bn1.weight is not finite"), outcome.err
+    assert "give an earlier checkpoint" in outcome.err
+
+
+def test_scores_that_are_not_finite_have_no_metrics(mlcl, trained, demo_root):
+    """All weights are numbers, but a variance below 0 has no root."""
+    flags = spoilt(trained, "bn1.running_var", -1.0)
+    for verb, images in (("test", "25 test"), ("validate", "20 validation")):
+        outcome = mlcl(verb, *flags)
+        last = outcome.err.strip().splitlines()[-1]
+        assert outcome.status == 1 and last.startswith(f"mlcl: the logits of {images} images are not finite"), last
+        assert last.endswith("give an earlier checkpoint") and not list(Path("runs").glob("**/metrics.json"))
+    outcome = mlcl("predict", *flags, "--images", demo_root / "val2014", "--output", "p.csv")
+    last = outcome.err.strip().splitlines()[-1]
+    assert outcome.status == 1 and "the network's scores are not numbers" in last and not Path("p.csv").exists()
+
+
 @pytest.fixture
 def data(demo_root):
     made = Demo(str(demo_root), train_images=80, test_images=25, scene_size=64, image_size=48, batch_size=12, views=2)

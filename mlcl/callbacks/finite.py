@@ -16,6 +16,7 @@ from mlcl import replay
 from mlcl.console import say
 from mlcl.distributed import gather, gather_objects, rank, world_size
 from mlcl.errors import MlclError
+from mlcl.metrics import MultiLabelMetrics
 from mlcl.seeding import global_seed
 
 GRADIENT = "gradient"
@@ -94,15 +95,9 @@ class Finite(Callback):
         metrics = getattr(pl_module, "val_metrics", None)
         if trainer.state.fn != "fit" or metrics is None:
             return
-        broken = [i for logits, index in zip(metrics.logits, metrics.index, strict=True)
-                  for i in index[~logits.isfinite().all(1)].tolist()]  # fmt: skip
-        everywhere = [index for part in gather_objects(broken) for index in part]
-        if everywhere:
-            paths = trainer.datamodule.splits["val"].paths if hasattr(trainer, "datamodule") else everywhere
-            raise MlclError(
-                f"after {trainer.global_step} steps (epoch {trainer.current_epoch}) the logits of {len(everywhere)} "
-                f"validation images are not finite, the first is {paths[everywhere[0]]}; {_remedy(self.folder)}"
-            )
+        if broken := broken_scores(trainer, "val", metrics):
+            where = f"after {trainer.global_step} steps (epoch {trainer.current_epoch})"
+            raise MlclError(f"{where} {broken}; {_remedy(self.folder)}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the epoch's checkpoint."""
@@ -185,6 +180,25 @@ class Finite(Callback):
         if lines[teller][1]:
             say(f'to look at it: python -c "import torch; print({lines[teller][1]})"')
         raise MlclError(lines[teller][0])
+
+
+def broken_scores(trainer: Trainer, split: str, metrics: MultiLabelMetrics) -> str | None:
+    """What of an evaluation is no number, in words, before metrics are computed of it; every rank calls this.
+
+    Args:
+        trainer: its datamodule, if it has one, names the images.
+        split: train, val or test.
+        metrics: with logits (B, K) and index (B,) of each batch.
+    """
+    broken = [i for logits, index in zip(metrics.logits, metrics.index, strict=True)
+              for i in index[~logits.isfinite().all(1)].tolist()]  # fmt: skip
+    everywhere = sorted({index for part in gather_objects(broken) for index in part})
+    if not everywhere:
+        return None
+    splits = getattr(getattr(trainer, "datamodule", None), "splits", {})
+    first = splits[split].paths[everywhere[0]] if split in splits else f"number {everywhere[0]}"
+    named = {"val": "validation"}.get(split, split)
+    return f"the logits of {len(everywhere)} {named} images are not finite, the first is {first}"
 
 
 def _what(step: replay.Step, terms: dict[str, float], values: dict[str, float], found: replay.Found | None) -> str:

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from mlcl.callbacks.finite import broken_scores
 from mlcl.console import say
-from mlcl.errors import cell
+from mlcl.errors import MlclError, cell
 from mlcl.f1_family import image_blocks
-from mlcl.metrics import Evaluation
+from mlcl.metrics import Evaluation, MultiLabelMetrics
 from mlcl.runs import write_text
 from mlcl.spread import EmbeddingSpread
 
@@ -35,6 +36,15 @@ class Results(Callback):
 
     def __init__(self, folder: Path, checkpoint: str | None = None) -> None:
         self.folder, self.checkpoint = folder, checkpoint
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the metrics, which have no meaning without numbers."""
+        _check(trainer, "test", pl_module.test_metrics)  # type: ignore[arg-type]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same; in a training, Finite does it."""
+        if trainer.state.fn == "validate":
+            _check(trainer, "val", pl_module.val_metrics)  # type: ignore[arg-type]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The test split."""
@@ -61,6 +71,12 @@ class Results(Callback):
             say(f"compressing {size:.1f} GB of logits into scores.npz: a minute or more per GB")
         write_scores(self.folder / "scores.npz", evaluation, classes, [_relative(p, root) for p in paths or ()])
         _print(summary, evaluation, classes, self.folder)
+
+
+def _check(trainer: Trainer, split: str, metrics: MultiLabelMetrics) -> None:
+    if broken := broken_scores(trainer, split, metrics):
+        half = "" if trainer.precision == "32-true" else "try --trainer.precision 32-true, or "
+        raise MlclError(f"{broken}; {half}give an earlier checkpoint")
 
 
 def write_scores(path: Path, evaluation: Evaluation, classes: list[str], images: list[str]) -> None:
