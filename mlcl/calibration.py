@@ -54,7 +54,7 @@ def calibrate(
     rebuilt = Rebuilt(checkpoint, imports)
     data = rebuilt.datamodule(root, **(changes or {}))
     check_held_out(data, checkpoint)
-    evaluation = _validate(rebuilt, data, accelerator)
+    evaluation = _validate(rebuilt, data, accelerator, output.parent)
     logits, targets = evaluation.logits, evaluation.targets
 
     def fitted(logits: Tensor, targets: Tensor) -> Calibration:
@@ -93,10 +93,10 @@ def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
             )
 
 
-def _validate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str) -> Evaluation:
+def _validate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, folder: Path) -> Evaluation:
     module = MultiLabelModule(rebuilt.network())
     precision: Any = rebuilt.config["trainer"].get("precision") or "32-true"
-    make_trainer(accelerator, 1, precision, []).validate(module, data, verbose=False)
+    make_trainer(accelerator, 1, precision, [], folder).validate(module, data, verbose=False)
     assert module.val_metrics.evaluation is not None
     return module.val_metrics.evaluation
 

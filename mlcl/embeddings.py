@@ -128,12 +128,14 @@ def collect(
         absent: whether the entries of absent classes are kept, too, as neighbours and ``distances.absent`` need.
 
     Raises:
-        MlclError: for other classes, a split that is not there, or a picture that cannot be read.
+        MlclError: for other classes, a split that is not there, or a picture that cannot be read (where the dataset
+            says ``on_bad_image`` skip: too many).
     """
     network, resize = _parts(model, data)
     if not data.splits:
         data.read_splits()
-    dataset = ImageDataset(data.dataset(split, augmented=False).samples, resize)
+    plain = data.dataset(split, augmented=False)
+    dataset = ImageDataset(plain.samples, resize, bad=plain.bad)  # nothing is known of a skipped one: it has no entry
     chosen = Subset(dataset, range(len(dataset)) if rows is None else [int(row) for row in rows])
     if not len(chosen):
         raise MlclError("no image was chosen")

@@ -3,7 +3,8 @@
 Targets are 1 present, 0 absent, -1 unknown; an unknown entry enters no number. All values lie in [0, 1].
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any, cast
 
@@ -46,6 +47,14 @@ class Evaluation:
     definitions: dict[str, Any]
     thresholds: Tensor  # (K,) float64, on sigmoid(logits / temperature)
     temperature: float
+
+    def without(self, index: Sequence[int]) -> "Evaluation":
+        """Without those of these images (positions) of which nothing is known; no number but counts of them changes."""
+        left = torch.isin(self.index, torch.tensor(index, dtype=torch.int64))
+        if not left.any():
+            return self
+        left[left.clone()] = (self.targets[left] < 0).all(1)
+        return replace(self, logits=self.logits[~left], targets=self.targets[~left], index=self.index[~left])
 
     @cached_property
     def positives(self) -> Tensor:

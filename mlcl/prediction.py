@@ -82,7 +82,9 @@ def predict(
     return rows.summary(time.perf_counter() - started) if is_first() else 0
 
 
-def make_trainer(accelerator: str, devices: str | int, precision: str, callbacks: list[Callback]) -> Trainer:
+def make_trainer(
+    accelerator: str, devices: str | int, precision: str, callbacks: list[Callback], folder: Path | None = None
+) -> Trainer:
     """A trainer that only evaluates, and leaves nothing behind.
 
     Raises:
@@ -99,6 +101,7 @@ def make_trainer(accelerator: str, devices: str | int, precision: str, callbacks
                 enable_progress_bar=bool(callbacks),
                 enable_model_summary=False,
                 callbacks=[*callbacks, Interruptible()],
+                default_root_dir=folder,
             )
         )
     except Exception as error:  # of several kinds

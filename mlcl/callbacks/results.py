@@ -63,7 +63,11 @@ class Results(Callback):
         paths = data.splits[split].paths if data is not None else None
         root = data.root if data is not None else Path()
         self.folder.mkdir(parents=True, exist_ok=True)
-        summary = {"split": split, "checkpoint": self.checkpoint, **_summary(evaluation, classes)}
+        scored = evaluation.without(data.skipped(split)) if data is not None else evaluation
+        summary = {"split": split, "checkpoint": self.checkpoint, **_summary(scored, classes)}
+        if skipped := len(evaluation.index) - len(scored.index):
+            summary["skipped_images"] = skipped
+        evaluation = scored
         summary["embedding_spread"] = _plain(float(spread.per_class[0].nanmean()))
         write_text(self.folder / "metrics.json", json.dumps(summary, indent=2))
         write_text(self.folder / "per_class.csv", _per_class(evaluation, classes, spread.per_class[0]))

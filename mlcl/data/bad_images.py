@@ -36,7 +36,7 @@ class BadImages:
         Raises:
             MlclError: if the split now has too many.
         """
-        image = cell(str(path))  # a list is opened by a double click
+        image = name_of(path)
         if image in self._own:  # in every epoch again
             return
         self._own.add(image)
@@ -44,7 +44,8 @@ class BadImages:
         if image not in others:
             self._append(image, reason)
             if len(others) < _SAID:
-                print(f"not read, so skipped: {visible(short(image))}: {visible(short(reason))}", file=sys.stderr)
+                line = f"not read, so skipped: {visible(short(image))}: {visible(short(reason))}\n"
+                sys.stderr.write(line)  # at once: print would write the end of the line after another process's
         found = len(others | self._own)
         if found > self.limit:
             where = f"; they are listed in {self.file}" if self.file else f", the last is {short(image)}"
@@ -63,11 +64,17 @@ class BadImages:
             writer.writerow(["split", "image", "reason"])
         writer.writerow([self.split, image, cell(reason)])
         try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             with os.fdopen(descriptor, "ab", buffering=0) as file:
-                file.write(text.getvalue().encode(errors="backslashreplace"))
+                file.write(text.getvalue().encode(errors="backslashreplace"))  # the reason may name the file
         except OSError as error:
             raise MlclError(f"{self.file}: bad images cannot be listed: {error.strerror}") from error
+
+
+def name_of(path: Path) -> str:
+    """A picture in the list, as it is read from it: no formula, since a list is opened by a double click, and UTF-8."""
+    return cell(str(path)).encode(errors="backslashreplace").decode()
 
 
 def limit(count: int) -> int:

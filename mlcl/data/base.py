@@ -3,6 +3,7 @@
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from mlcl.console import say
 from mlcl.data import augment as augmentations
-from mlcl.data.bad_images import LIST, BadImages, limit, listed
+from mlcl.data.bad_images import LIST, BadImages, limit, listed, name_of
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
 from mlcl.data.labels import PRESENT, describe
@@ -46,8 +47,8 @@ class MultiLabelDataModule(LightningDataModule):
         cache: keep decoded, resized pictures: none, disk (for all later runs) or ram (until this one ends).
         cache_dir: folder for them; by default in the user's cache folder, or in shared memory.
         on_bad_image: raise stops at a picture that cannot be read. skip makes it a grey one of which nothing is known,
-            so that it enters no loss and no metric, lists it in the run's bad_images.csv, and stops above 1 % of a
-            split (or 10 images, where that is more).
+            so that it enters no loss, no metric and no N, lists it in the run's bad_images.csv, and stops above 1 % of
+            a split (or 10 images, where that is more).
         augment_on: cpu (in the loader's processes) or device: whole batches, where the network is. Both draw the same.
     """
 
@@ -135,10 +136,12 @@ class MultiLabelDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits and say what is in them."""
-        if (
-            self.on_bad_image == "skip" and self.trainer is not None
-        ):  # one list for all ranks, in the first one's folder
-            self._bad_list = Path(self.trainer.strategy.broadcast(os.path.join(self.trainer.default_root_dir, LIST)))
+        if self.on_bad_image == "skip" and self.trainer is not None:
+            own = Path(self.trainer.default_root_dir, LIST)
+            if self._bad_list is None and self.trainer.is_global_zero:  # of the run that is continued: may be mended
+                with suppress(OSError):
+                    own.unlink()
+            self._bad_list = Path(self.trainer.strategy.broadcast(str(own)))  # one for all ranks
         if self.splits:
             return
         val_source = self.read_splits()
@@ -153,6 +156,15 @@ class MultiLabelDataModule(LightningDataModule):
         """Say how many pictures were skipped."""
         if bad := listed(self._bad_list):
             say(f"{len(bad):,} images could not be read and count for nothing; they are listed in {self._bad_list}")
+
+    def skipped(self, split: Split) -> list[int]:
+        """Positions of a split's images that could not be read so far, by any process (``on_bad_image`` skip)."""
+        bad = listed(self._bad_list, self._own_name(split))
+        return [row for row, path in enumerate(self.splits[split].paths) if name_of(path) in bad] if bad else []
+
+    def _own_name(self, split: Split) -> Split:
+        """Of images that stand for two splits one name, so that they are listed and counted once: as check does."""
+        return next(name for name in reversed(self.splits) if self.splits[name] is self.splits[split])
 
     def read_splits(self) -> str:
         """Fill ``splits``; returns where the validation images come from, in words.
@@ -201,7 +213,7 @@ class MultiLabelDataModule(LightningDataModule):
         if self.cache != "none" and (augmented or split != "train"):  # not for a single look at the plain images
             folder = Path(self.cache_dir) if self.cache_dir else None
             pixels = open_cache(samples.paths, augmentation, self.cache, folder, self.workers, skip)
-        bad = BadImages(split, len(samples.paths), self._bad_list) if skip else None
+        bad = BadImages(self._own_name(split), len(samples.paths), self._bad_list) if skip else None
         if not training:
             return ImageDataset(samples, augmentation, pixels=pixels, bad=bad)
         return ImageDataset(samples, augmentation, self.views, global_seed(), pixels, self.augment_on == "device", bad)

@@ -9,12 +9,16 @@ import pytest
 import torch
 from conftest import run_process
 from gloo import run_group
+from test_resume import STOPPER
 from trees import picture, write_table
 
 from mlcl.data.bad_images import BadImages, limit, listed
 from mlcl.data.csv_file import CSVDataset
 from mlcl.data.images import ImageError
+from mlcl.embeddings import collect
 from mlcl.errors import MlclError
+from mlcl.heads import SemanticAttention
+from mlcl.network import Network
 
 # What PyTorch says of two workers where there is one core, and of a fork beside other threads.
 workers = pytest.mark.filterwarnings("ignore:.*DataLoader will create", "ignore:.*use of fork")
@@ -47,23 +51,30 @@ def data(root, **settings):
     return made
 
 
-def samples(loader):
+def samples(loader, finish=lambda image, drawn: image):
     found = {}
     for batch in loader:
+        batch["image"] = finish(batch["image"], batch.get("drawn"))
         for image, target, index in zip(batch["image"], batch["target"], batch["index"], strict=True):
             found[int(index)] = (image, target)
     return found
 
 
 @workers
-@pytest.mark.parametrize("cache", ["none", "disk"])
+@pytest.mark.parametrize(("cache", "on"), [("none", "cpu"), ("disk", "cpu"), ("ram", "device"), ("none", "device")])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_it_is_grey_and_unknown_and_nothing_else_changes(root, tmp_path, num_workers, cache):
+def test_it_is_grey_and_unknown_and_nothing_else_changes(root, tmp_path, num_workers, cache, on):
     settings = {"num_workers": num_workers, "cache": cache, "cache_dir": str(tmp_path / "cache"), "views": 2}
-    found = samples(data(root, **settings).train_dataloader())
+    settings |= {"augment_on": on}
+
+    def augmented(made):
+        loader = made.train_dataloader()
+        return samples(loader, made._training.finish) if on == "device" else samples(loader)
+
+    found = augmented(data(root, **settings))
     for name in ("3.jpg", "7.jpg"):  # as they were, of the same seed
         picture(40, 30, int(name[0])).save(root / name)
-    whole = samples(data(root, on_bad_image="raise", **settings).train_dataloader())
+    whole = augmented(data(root, on_bad_image="raise", **settings))
     assert found.keys() == whole.keys() == set(range(TRAIN))
     for index, (image, target) in found.items():
         if index in (3, 7):
@@ -173,14 +184,15 @@ def fit_flags(root, csv):
     ]
 
 
-def test_a_run_goes_on_says_so_and_measures_what_can_be_read(mlcl, root, tmp_path):
-    skip = ["--data.on_bad_image", "skip"]
+@pytest.mark.parametrize("fast", [[], ["--data.cache", "ram", "--data.augment_on", "device"]], ids=["plain", "cached"])
+def test_a_run_goes_on_says_so_and_measures_what_can_be_read(mlcl, root, tmp_path, fast):
+    skip = ["--data.on_bad_image", "skip", *fast]
     outcome = mlcl("fit", *fit_flags(root, "labels.csv"), *skip, "--name", "with")
     assert outcome.status == 0, outcome.err
     run = tmp_path / "runs" / "with" / "version_0"
     assert listed(run / "bad_images.csv", "train") == {str(root / "3.jpg"), str(root / "7.jpg")}
     assert listed(run / "bad_images.csv", "test") == {str(root / "t2.jpg")}
-    assert "not read, so skipped: " in outcome.err
+    assert outcome.err.count("not read, so skipped: ") == len(lines(run)) == 3  # though t2 validates and tests
     assert "3 images could not be read and count for nothing; they are listed in" in outcome.err
     table_without(root, BAD)
     best = ["--ckpt_path", str(run)]
@@ -189,9 +201,58 @@ def test_a_run_goes_on_says_so_and_measures_what_can_be_read(mlcl, root, tmp_pat
     assert outcome.status == 0, outcome.err
     tested.append(json.loads((run / "test_0" / "metrics.json").read_text()))
     assert tested[0]["metrics"] == pytest.approx(tested[1]["metrics"], nan_ok=True, abs=1e-6)
-    assert (tested[0]["N"], tested[1]["N"]) == (TEST, TEST - 1)
+    assert tested[0].pop("skipped_images") == 1
+    for key in ("N", "unknown_entries", "images_without_label", "embedding_spread"):
+        assert tested[0][key] == pytest.approx(tested[1][key], nan_ok=True), key
+    assert tested[0]["N"] == TEST - 1
     with np.load(run / "scores.npz") as scores:
-        assert (scores["targets"][scores["images"].tolist().index("t2.jpg")] == -1).all()
+        assert "t2.jpg" not in scores["images"] and len(scores["images"]) == len(scores["logits"]) == TEST - 1
+        assert scores["index"].tolist() == [0, 1, 3, 4, 5, 6, 7]
+
+
+def lines(run):
+    with (run / "bad_images.csv").open(newline="") as rows:
+        return [row[1] for row in csv.reader(rows)][1:]
+
+
+def test_a_continued_run_counts_what_is_bad_now(mlcl, root, tmp_path):
+    """Pictures that were mended since count neither in the list nor towards the limit."""
+    Path("own_stop.py").write_text(STOPPER)
+    for i in range(10):
+        (root / f"{i}.jpg").write_bytes(b"no picture")
+    skip = [*fit_flags(root, "labels.csv"), "--data.on_bad_image", "skip", "--name", "on", "--test_after_fit", "false"]
+    half = mlcl("fit", *skip, "--trainer.callbacks+", "own_stop.StopAfter", "--trainer.callbacks.epochs", "1")
+    run = tmp_path / "runs" / "on" / "version_0"
+    assert half.status == 0 and len(lines(run)) == 11, half.err
+    for i in range(10):
+        picture(40, 30, i).save(root / f"{i}.jpg")
+    (root / "20.jpg").write_bytes(b"")
+    rest = mlcl("fit", *skip, "--ckpt_path", "last", "--import", "own_stop")
+    assert rest.status == 0, rest.err
+    assert sorted(lines(run)) == [str(root / "20.jpg"), str(root / "t2.jpg")]
+    assert "2 images could not be read" in rest.err
+
+
+def test_calibration_lists_them_beside_what_it_writes(mlcl, root, tmp_path):
+    held_out = np.random.default_rng(0).permutation(TRAIN)[: TRAIN // 4]
+    (root / f"{held_out[0]}.jpg").write_bytes(b"no picture")
+    skip = ["--data.on_bad_image", "skip", "--data.val_fraction", "0.25", "--name", "c", "--test_after_fit", "false"]
+    assert mlcl("fit", *fit_flags(root, "labels.csv"), *skip).status == 0
+    outcome = mlcl("calibrate", "--ckpt_path", "runs/c/version_0", "--output", "new/c.ckpt")
+    assert outcome.status == 0, outcome.err
+    assert str(root / f"{held_out[0]}.jpg") in lines(tmp_path / "new") and not Path("bad_images.csv").exists()
+
+
+def test_embeddings_are_collected_of_what_can_be_read(root):
+    network = Network("test_resnet", SemanticAttention(4), 2)
+    found = collect(network, data(root), "test", absent=True)
+    assert sorted(set(found.rows.tolist())) == [0, 1, 3, 4, 5, 6, 7]
+    with pytest.raises(ImageError, match=r"t2\.jpg"):
+        collect(network, data(root, on_bad_image="raise"), "test")
+    for i in range(5):
+        (root / f"t{i}.jpg").write_bytes(b"")
+    with pytest.raises(MlclError, match=r"5 of 8 test images cannot be read, more than data\.on_bad_image skip allows"):
+        collect(network, data(root), "test")
 
 
 def test_a_run_stops_at_a_bad_picture_unless_told_otherwise(mlcl, root):
@@ -203,8 +264,22 @@ def test_a_run_stops_at_a_bad_picture_unless_told_otherwise(mlcl, root):
 def test_two_processes_share_the_list(root, tmp_path):
     flags = fit_flags(root, "labels.csv")
     flags += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.on_bad_image", "skip", "--name", "ddp"]
+    flags += ["--data.cache", "ram", "--data.augment_on", "device"]
     done = run_process("fit", *flags, cwd=tmp_path, GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 0, done.stderr
-    (file,) = tmp_path.glob("runs/ddp/version_0/bad_images.csv")
-    assert len(listed(file)) == len(BAD)
+    run = tmp_path / "runs" / "ddp" / "version_0"
+    assert sorted(lines(run)) == sorted(str(root / name) for name in BAD)
     assert "3 images could not be read" in done.stderr
+    written = json.loads((run / "metrics.json").read_text())
+    assert (written["N"], written["skipped_images"]) == (TEST - 1, 1)
+
+
+@pytest.mark.slow
+def test_too_many_for_two_processes_end_both_in_one_line(root, tmp_path):
+    for i in range(14):
+        (root / f"{i}.jpg").write_bytes(b"no picture")
+    flags = fit_flags(root, "labels.csv")
+    flags += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.on_bad_image", "skip", "--name", "ddp"]
+    done = run_process("fit", *flags, cwd=tmp_path, GLOO_SOCKET_IFNAME="lo")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "of 24 train images cannot be read, more than" in done.stderr.strip().splitlines()[-1]
