@@ -83,6 +83,10 @@ def load(path: str | Path) -> dict[str, Any]:
         raise MlclError(f"{path} is not a checkpoint of mlcl (plain backbone weights go to model.network.weights)")
     if not isinstance(checkpoint[KEY].get("format"), int) or checkpoint[KEY]["format"] > FORMAT:
         raise MlclError(f"{path} was written by a newer mlcl; update this one")
+    if not isinstance(checkpoint["state_dict"], dict) or not all(
+        map(torch.is_tensor, checkpoint["state_dict"].values())
+    ):
+        raise MlclError(f"{path} is damaged: its state_dict holds no tensors")
     for name, tensor in checkpoint["state_dict"].items():  # a training saves none such: see callbacks.Finite
         if name.startswith("network.") and tensor.is_floating_point() and not tensor.isfinite().all():
             raise MlclError(

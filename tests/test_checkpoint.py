@@ -163,6 +163,8 @@ def test_a_class_of_a_stranger_is_not_imported(run: Path, mlcl):
         (b"", "is no checkpoint, or damaged"),
         (b"not a checkpoint", "is no checkpoint, or damaged: torch.save did not write it"),
         ({"state_dict": {}}, "is not a checkpoint of mlcl"),
+        ({"state_dict": [1], "mlcl": {"format": 1}}, "is damaged: its state_dict holds no tensors"),
+        ({"state_dict": {"network.x": "y"}, "mlcl": {"format": 1}}, "is damaged: its state_dict holds no tensors"),
         ({"state_dict": {}, "mlcl": {"format": 99}}, "was written by a newer mlcl"),
         ({"state_dict": {}, "mlcl": {"format": 1, "classes": []}}, "was built in Python"),
         ({"state_dict": {}, "mlcl": {"format": 1}, "optimizer": torch.optim.AdamW}, "is refused"),
