@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlcl import __version__, commands, help, interrupt
-from mlcl.errors import MlclError, visible
+from mlcl.errors import MlclError, line
 
 _KEYS = (
     *(
@@ -128,12 +128,12 @@ def _mistake(verb: str, arguments: list[str]) -> str | None:
                 return f"unknown option {flag}{_meant('--' + key, tuple('--' + known for known in _KEYS))}"
             if key in ("config", "ckpt_path", "import") and not value:
                 return f"{flag} needs a value"
-            if key == "config" and not value.lstrip().startswith("{") and not Path(value).is_file():
+            if key == "config" and not value.lstrip().startswith("{") and not os.path.isfile(value):
                 return f"--config {value}: no such file"
             if key == "ckpt_path" and value not in ("last", "null"):
-                if verb == "fit" and Path(value).is_dir():
+                if verb == "fit" and os.path.isdir(value):
                     return f"--ckpt_path {value} is a folder; give the checkpoint to continue from, or last"
-                if not Path(value).exists():
+                if not os.path.exists(value):
                     return f"--ckpt_path {value}: no such file; give a checkpoint, or last"
     if verb == "fit" and not arguments:
         return "mlcl fit needs --config FILE (or --data CLASS and more); mlcl fit --help shows the options"
@@ -153,7 +153,7 @@ def _fail(message: str, status: int) -> int:
     if os.environ.get("MLCL_DEBUG") == "1" and sys.exc_info()[0] is not None:
         traceback.print_exc()
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"mlcl: {visible(message)}", file=sys.stderr)
+        print(f"mlcl: {line(message)}", file=sys.stderr)
     return status
 
 

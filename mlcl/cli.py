@@ -23,7 +23,7 @@ import mlcl.losses
 from mlcl import command_line, console, fast_step, group, interrupt, record, runs
 from mlcl.callbacks import loggers
 from mlcl.console import is_first, say
-from mlcl.errors import MlclError
+from mlcl.errors import MlclError, line
 from mlcl.module import MultiLabelModule
 from mlcl.usage_errors import misplaced_null, translate
 
@@ -40,7 +40,7 @@ class Parser(LightningArgumentParser):
         if os.environ.get("MLCL_DEBUG") == "1" and ex is not None:
             traceback.print_exception(ex)
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"mlcl: {translate(message, self.arguments)}", file=sys.stderr)
+            print(f"mlcl: {line(translate(message, self.arguments))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -104,6 +104,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """The checkpoint's own record is the lowest layer: whatever the command line says wins over it."""
         args = command_line.nulls(args)
+        command_line.check_values(args)
         Parser.arguments, self.imports = args, command_line.values(args, "--import")
         self.repeated = [Path(f).parent for flag in ("--config", "-c") for f in command_line.values(args, flag)]
         self.name, self.runs_root, ckpt_path = command_line.early(args, {})

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +44,22 @@ def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str |
 
     From the flags, else the config files, else (the name) the checkpoint's record or the names of the config files.
     """
-    import yaml  # not above: help need not wait for it
+    from mlcl import config_text  # not above: help need not wait for YAML
 
     files = [Path(value) for flag in ("--config", "-c") for value in values(arguments, flag)]
     merged: dict[str, Any] = {key: layer[key] for key in ("name",) if key in layer}
     for file in files:
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            content = (
+                config_text.read(file.read_text(encoding="utf-8"), f"--config {file}") if os.path.isfile(file) else {}
+            )
+        except (OSError, ValueError) as error:
             raise MlclError(f"--config {file} is not YAML: {' '.join(str(error).split())[:200]}") from error
         if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
             raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
         merged |= content
     # recipes/x goes over methods/x: its run is told apart, without saying x twice. A logger makes no other run.
-    named = [file for file in files if file.is_file() and file.parent.name != "loggers"]
+    named = [file for file in files if os.path.isfile(file) and file.parent.name != "loggers"]
     stems = "_".join("recipe" if file.parent.name == "recipes" else file.stem for file in named)
     given = _value(arguments, "--name")
     name = str((given if given != "null" else None) or merged.get("name") or stems or "run")
@@ -64,6 +67,22 @@ def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str |
         raise MlclError(f"--name {name}: it must stay inside the folder runs")
     root = _value(arguments, "--trainer.default_root_dir") or (merged.get("trainer") or {}).get("default_root_dir")
     return name, Path(root or ".").absolute() / "runs", _value(arguments, "--ckpt_path") or merged.get("ckpt_path")
+
+
+def check_values(arguments: list[str]) -> None:
+    """Look at every value before jsonargparse does.
+
+    Raises:
+        MlclError: for one that YAML reads and nobody can use; see :func:`mlcl.config_text.check_value`.
+    """
+    from mlcl import config_text  # not above: help need not wait for YAML
+
+    flag = ""
+    for argument in arguments:
+        name, given, value = argument.partition("=") if argument.startswith("--") else (flag, "=", argument)
+        flag = name
+        if given:
+            config_text.check_value(value, name)
 
 
 def checkpoint_of(value: str | None, folder: Path) -> Path | None:

@@ -14,6 +14,12 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def line(text: str, most: int = 2000) -> str:
+    """A message as one line that harms no terminal; of a very long one, its beginning and its end."""
+    text = visible(" ".join(text.split("\n")))
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 3 :]}"
+
+
 def cell(text: str) -> str:
     r"""A text for a CSV file, behind an apostrophe where a spreadsheet would take it for a formula and run it.
 

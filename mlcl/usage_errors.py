@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import re
 import sys
 from pathlib import Path
@@ -118,10 +119,10 @@ def _place(key: str, arguments: list[str]) -> str:
         if flag.startswith("--") and flag.split(".")[-1].lstrip("-") == name:
             return flag
     for argument in (value for a in arguments for value in (a.partition("=")[2], a) if value):
-        if Path(argument).suffix in (".yaml", ".yml") and Path(argument).is_file():
+        if Path(argument).suffix in (".yaml", ".yml") and os.path.isfile(argument):
             try:
                 path = _find(yaml.safe_load(Path(argument).read_text()), name)
-            except yaml.YAMLError:
+            except (yaml.YAMLError, ValueError, RecursionError):
                 continue
             if path:
                 return f"{argument}: {path}"

@@ -36,7 +36,7 @@ def check(options: argparse.Namespace) -> None:
         argument.partition("=")[2] or after for argument, after in pairs if argument.split("=")[0] in PASSED_ON[:2]
     ]
     for file in files:
-        if not file.lstrip().startswith("{") and not Path(file).is_file():
+        if not file.lstrip().startswith("{") and not os.path.isfile(file):
             raise MlclError(f"--config {file}: no such file")
     if options.output is not None:
         output = Path(options.output)
