@@ -10,8 +10,10 @@ PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_t
 def lowest() -> list[str]:
     """``name==version`` for every direct dependency that a user's run may import, with its lower bound."""
     wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["export"]]
-    found = [re.fullmatch(r"([\w.-]+)(?:\[\w+\])?>=([\w.]+)", line) for line in wanted]
-    return [f"{match[1]}=={match[2]}" for match in found if match]
+    found = {line: re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)", line) for line in wanted}
+    if other := [line for line, match in found.items() if not match]:
+        raise SystemExit(f"not NAME>=VERSION, so no lowest version: {other}")
+    return [f"{match[1]}=={match[2]}" for match in found.values() if match]
 
 
 if __name__ == "__main__":
