@@ -5,6 +5,7 @@ import hashlib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,9 @@ def _read_all(paths: Iterable[Path], workers: int) -> dict[Path, Found]:
     loader = DataLoader(files, batch_size=_AT_ONCE, num_workers=workers, collate_fn=list)
     columns = TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     found: dict[Path, Found] = {}
-    with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
+    watched = sys.stderr.isatty()
+    progress = Progress(*columns, console=Console(file=sys.stderr), disable=not watched)
+    with progress if watched else nullcontext():  # rich before 15 ends a disabled bar, too, with an empty line
         task = progress.add_task("reading", total=len(files))
         for batch in loader:
             found |= {files.paths[index]: one for index, one in batch}
