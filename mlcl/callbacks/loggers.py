@@ -97,7 +97,7 @@ class WandbLog(WandbLogger):
             run = super().experiment
         except wandb.errors.Error as error:
             reason = " ".join(str(error).split()).rstrip(".")
-            access = isinstance(error, wandb.errors.CommError) or "API key" in reason
+            access = isinstance(error, wandb.errors.CommError) or re.search("API.key", reason, re.I)
             instead = "; or log without an account: --trainer.logger.offline true" if access else ""
             raise MlclError(f"W&B: {reason}{instead}") from error
         if new and is_first() and not run.disabled:
