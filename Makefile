@@ -56,12 +56,12 @@ test-slow: .venv/installed  ## minutes of training on real pictures, where they 
 test-gpu: .venv/installed  ## what needs CUDA
 	$(BIN)/python -m pytest -q -m gpu --timeout 3600
 
-# Old packages beside new ones warn of each other.
+# Old packages beside new ones warn of each other; matplotlib 3.8 logs those of pyparsing, below pytest's summary.
 test-minimum:  ## the suite on the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-minimum
 	$(PYTHON) tests/minimum.py > .venv-minimum/constraints.txt
 	.venv-minimum/bin/python -m pip install --quiet --constraint .venv-minimum/constraints.txt --editable '.[dev]'
-	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -q -W default --disable-warnings --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -q -W default -W ignore::DeprecationWarning --disable-warnings --numprocesses 2 --dist loadfile
 
 fuzz: .venv/installed  ## broken pictures, annotations, tables and configs, for ten minutes
 	$(BIN)/python tests/fuzz.py --seconds 600
@@ -98,5 +98,5 @@ bench-gpu: .venv/installed  ## training steps on CUDA: throughput, memory, share
 	$(call benchmark,gpu)
 
 clean:  ## remove the environment and all caches; runs/ and data/ stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-minimum build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
