@@ -98,5 +98,5 @@ bench-gpu: .venv/installed  ## training steps on CUDA: throughput, memory, share
 	$(call benchmark,gpu)
 
 clean:  ## remove the environment and all caches; runs/ and data/ stay
-	rm -rf .venv .venv-minimum build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-audit .venv-minimum build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
