@@ -1,5 +1,6 @@
 """The only file with collectives. Each function is the identity where no process group runs."""
 
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -100,12 +101,18 @@ def leave_note(text: str) -> None:
 def notes() -> dict[int, str]:
     """What the other ranks have left, by rank."""
     found: dict[int, str] = {}
-    with suppress(Exception):
-        store = dist.distributed_c10d._get_default_store()
-        for number in range(world_size()):
-            if number != rank() and store.check([f"mlcl/note/{number}"]):
-                found[number] = store.get(f"mlcl/note/{number}").decode(errors="replace")
-    return found
+
+    def ask() -> None:
+        with suppress(Exception):
+            store = dist.distributed_c10d._get_default_store()
+            for number in range(world_size()):
+                if number != rank() and store.check([f"mlcl/note/{number}"]):
+                    found[number] = store.get(f"mlcl/note/{number}").decode(errors="replace")
+
+    asking = threading.Thread(target=ask, daemon=True)  # a store whose process is frozen never answers
+    asking.start()
+    asking.join(10.0)
+    return dict(found)
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:

@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 from torch.distributed.constants import default_pg_timeout
 
 from mlcl import interrupt
-from mlcl.distributed import gather_objects, leave_note, notes, rank
+from mlcl.distributed import gather_objects, leave_note, notes, rank, world_size
 from mlcl.errors import MlclError, visible
 
-WAIT = timedelta(minutes=10)  # longer than a rank takes alone: compiling, writing a large split's results
+WAIT = timedelta(minutes=20)  # longer than a rank takes alone: compiling, a large split's files and results
 _GRACE = 10.0  # seconds for the processes that we started to meet the error by themselves
-_LOST = re.compile(r"(?i)gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|socket|TCPStore")
+_LOST = re.compile(
+    r"(?i)^(?!DataLoader).*(gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|socket|TCPStore)", re.S
+)
 
 
 class _Peer(NamedTuple):
@@ -71,7 +73,7 @@ def ending() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if len(_peers) < 2:
+        if world_size() < 2:
             raise
         found = _lost(error)
         if found is None:
@@ -83,6 +85,8 @@ def ending() -> Iterator[None]:
         if speaker == rank() and os.environ.get("LOCAL_RANK", "0") != "0":
             print(f"mlcl: {visible(line)}", file=sys.stderr, flush=True)  # the first process cannot say it
         raise MlclError(line) from error
+    finally:
+        _children.clear()
 
 
 def _lost(error: BaseException) -> tuple[str, int] | None:
@@ -90,7 +94,8 @@ def _lost(error: BaseException) -> tuple[str, int] | None:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MlclError):
         cause = cause.__cause__ or cause.__context__
-    if cause is not None or not isinstance(error, (RuntimeError, OSError)) or not _LOST.search(str(error)):
+    own = str(error).startswith("DataLoader") or not isinstance(error, RuntimeError)  # an OSError is the disk's
+    if cause is not None or own or not _LOST.search(str(error)):
         return None
     others = [peer for peer in _peers if peer.rank != rank()]
     stopped = {peer for peer in others if _state(peer) == "T"}  # before one of us ends it
@@ -105,7 +110,12 @@ def _lost(error: BaseException) -> tuple[str, int] | None:
     reason = " ".join(str(error).split())[:200]
     told = "; ".join(found) or f"another process of this run is gone or hangs ({reason})"
     alive = [rank(), *(peer.rank for peer, state in states.items() if state == "S")]
-    return f"{told}; continue with --ckpt_path last", min(alive)
+    return f"{told}{_advice()}", min(alive) if _peers else 0
+
+
+def _advice() -> str:
+    """How to go on, where there is something to go on from."""
+    return text if (text := interrupt.advice()).startswith(";") else ""
 
 
 def _end_others() -> None:
@@ -129,11 +139,11 @@ def _observe() -> None:
             return
         time.sleep(0.5)
     time.sleep(2 * _GRACE)  # by then we have met the error, and this thread has ended with us
-    if interrupt.outcome() is not None:
-        return  # a signal has ended them, and us once a file is saved
+    if interrupt.outcome() is not None or not _children:
+        return  # a signal has ended them, and us once a file is saved; or who called us goes on without the command
     failed = [(n, child.returncode) for n, child in enumerate(_children, 1) if child.returncode]
     line = "; ".join(f"rank {number} has ended with status {status}" for number, status in failed)
-    print(f"mlcl: {line}; continue with --ckpt_path last", file=sys.stderr, flush=True)
+    print(f"mlcl: {line}{_advice()}", file=sys.stderr, flush=True)
     for child in _children:
         child.kill()
     os._exit(1)

@@ -5,7 +5,10 @@ Standard library only: it is there before torch is imported.
 
 import os
 import signal
+import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +19,9 @@ from typing import Any, NoReturn
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE = 1.0  # seconds in which further signals count as the first one: agents and terminals send several
 _GRACE = 2.0  # seconds for the processes that we started
+_DEAF = 5.0  # seconds after which Python, which has not run the handler, will not run it soon
+if hasattr(os, "register_at_fork"):  # a loader's process inherits the handler; its signals are none of ours
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 class Stopped(BaseException):
@@ -32,7 +38,7 @@ class _State:
     held: int = 0
     left_to_lightning: bool = False
     advice: Callable[[], str] = str
-    started: list[list[subprocess.Popen[Any]]] = field(default_factory=list)
+    launchers: list[Any] = field(default_factory=list)
     ending: list[subprocess.Popen[Any]] = field(default_factory=list)
 
 
@@ -45,16 +51,24 @@ def watching() -> Iterator[None]:
     global _state
     _state = _State(os.getpid())
     before: dict[signal.Signals, Any] = {}
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    threading.Thread(target=_listen, args=(ear,), daemon=True).start()
+    other = -1
     with suppress(ValueError):  # only the main thread may
         for signum in _SIGNALS:
             if signal.getsignal(signum) != signal.SIG_IGN:
                 before[signum] = signal.signal(signum, _received)
+        other = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
         _end_others()
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        with suppress(ValueError):
+            signal.set_wakeup_fd(other)
+        mouth.close()  # ends the thread
 
 
 def take_back() -> None:
@@ -77,10 +91,9 @@ def advise(advice: Callable[[], str]) -> None:
     _state.advice = advice
 
 
-def ends_with_us(processes: list[subprocess.Popen[Any]]) -> None:
-    """Processes to be ended with this one; the list may still be filled."""
-    if not any(processes is known for known in _state.started):
-        _state.started.append(processes)
+def ends_with_us(launcher: Any) -> None:
+    """Its ``procs`` are to be ended with this one; Lightning makes a new list when it starts them (2.6.6)."""
+    _state.launchers.append(launcher)
 
 
 def outcome() -> tuple[str, int] | None:
@@ -88,10 +101,15 @@ def outcome() -> tuple[str, int] | None:
     if _state.signum is None:
         return None
     what = "interrupted" if _state.signum == signal.SIGINT else f"stopped by {signal.Signals(_state.signum).name}"
+    return f"{what}{advice()}", 128 + _state.signum
+
+
+def advice() -> str:
+    """How the command is continued, as the end of a line; empty where that cannot be said."""
     try:
-        return f"{what}{_state.advice()}", 128 + _state.signum
+        return _state.advice()
     except Exception:  # a good advice is not worth a traceback
-        return what, 128 + _state.signum
+        return ""
 
 
 def check() -> None:
@@ -119,10 +137,7 @@ def _received(signum: int, frame: FrameType | None) -> None:
         if hasattr(signal, "SIGCHLD"):
             # A loader's process that had the same signal: torch's handler would raise wherever we are by then.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for processes in _state.started:
-            # Emptied, because Lightning's observer kills this process as soon as it sees one of them end.
-            _state.ending += processes
-            processes.clear()
+        _collect_others()
         for process in _state.ending:
             with suppress(OSError):
                 process.send_signal(signal.SIGTERM)
@@ -137,6 +152,29 @@ def _in_a_fork(signum: int) -> NoReturn:
     if signum == signal.SIGINT:
         raise KeyboardInterrupt
     os._exit(128 + signum)
+
+
+def _listen(ear: socket.socket) -> None:
+    """The system hears a signal where Python cannot: in a collective that waits for a process that hangs."""
+    with ear:
+        while heard := ear.recv(1):
+            if heard[0] not in _SIGNALS:
+                continue
+            time.sleep(_DEAF)
+            if _state.signum is None and not _state.held and signal.getsignal(heard[0]) is _received:
+                _state.signum = heard[0]
+                _collect_others()
+                _end_others(grace=0.0)
+                line, status = outcome() or ("", 1)
+                print(f"mlcl: {line}", file=sys.stderr, flush=True)
+                os._exit(status)
+
+
+def _collect_others() -> None:
+    for launcher in _state.launchers:
+        # Emptied, because Lightning's observer kills this process as soon as it sees one of them end.
+        _state.ending += launcher.procs
+        launcher.procs.clear()
 
 
 def _end_others(grace: float = _GRACE) -> None:

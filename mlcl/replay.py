@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcl.data.sampler import EpochSampler
+from mlcl.distributed import gather_objects
 
 
 class Step(NamedTuple):
@@ -74,7 +75,8 @@ def run_again(step: Step, batch: dict[str, Tensor], trainer: Any, module: Any) -
     with _hooks(module, look), _random(step.random), _eager(), trainer.precision_plugin.forward_context():
         with torch.enable_grad():
             loss = module.losses(batch)["loss"]
-        if loss.isfinite():  # grad and not backward: hooks of DDP hang on the parameters
+        if all(gather_objects(bool(loss.isfinite()))):  # by all or none: a synchronised BatchNorm waits for the others
+            # grad and not backward: hooks of DDP hang on the parameters
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             broken = [
                 name for name, g in zip(parameters, found, strict=True) if g is not None and not g.isfinite().all()

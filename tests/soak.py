@@ -101,6 +101,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("soak.svg"))
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="more flags of mlcl fit")
     given = parser.parse_args()
+    if 60 * given.minutes / given.every < 30:
+        parser.error("fewer than 30 samples tell nothing: more --minutes, or less --every")
     given.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

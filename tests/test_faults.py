@@ -17,15 +17,25 @@ import pytest
 import torch
 from conftest import REPOSITORY, run_process
 
+from mlcl.group import _lost
+
 SLOW = """
 import os, pathlib, time
 import lightning
 from mlcl.data import Demo
+from mlcl.errors import MlclError
 class Slow(lightning.Callback):
     def on_train_start(self, trainer, module):
         pathlib.Path(f"process_{trainer.global_rank}").write_text(str(os.getpid()))
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         time.sleep(0.1)
+        if trainer.global_rank == 2 and pathlib.Path("busy").exists():
+            time.sleep(600)
+class Early(Demo):
+    def read_split(self, split):
+        if os.environ.get("LOCAL_RANK") == "2":
+            raise MlclError("the disk of this rank is gone")
+        return super().read_split(split)
 class Short(Demo):
     def dataset(self, split, augmented=True):
         made = super().dataset(split, augmented)
@@ -198,6 +208,7 @@ def test_a_rank_without_data(launch, demo, tmp_path, launcher):
     [
         ("config", "model.optimizer.lr is 0.003 on rank 0 and 0.5 on rank 2"),
         ("code", "its code is '[0-9a-f]+' on rank 0 and '[0-9a-f]+' on rank 2"),
+        ("another way with bad images", "data.on_bad_image is 'raise' on rank 0 and 'skip' on rank 2"),
         ("data", "train data is '68 images [^']+' on rank 0 and '68 images [^']+' on rank 2"),
     ],
 )
@@ -210,6 +221,8 @@ def test_a_rank_that_was_started_differently(launch, demo, demo_root, tmp_path, 
         with (tmp_path / "other/mlcl/losses/asymmetric.py").open("a") as file:
             file.write("# another version\n")
         environment = {"PYTHONPATH": str(tmp_path / "other")}
+    elif what == "another way with bad images":
+        odd = ["--data.on_bad_image", "skip"]
     else:
         shutil.copytree(demo_root, tmp_path / "other")
         (table,) = (tmp_path / "other").rglob("instances_train2014.json")
@@ -224,3 +237,45 @@ def test_a_rank_that_was_started_differently(launch, demo, demo_root, tmp_path, 
     assert len(lines) == 1 and re.search(line, lines[0]), group.errors()
     assert all(starter.returncode == 1 for starter in group.started)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_rank_that_fails_before_the_others_know_it(launch, demo, tmp_path):
+    group = launch("by hand", [*flags(demo), "--data", "own_slow.Early"])
+    print(f"TOOK early failure: {group.ended(400):.1f} s from the start")
+    lines = [text for text in group.errors().splitlines() if text.startswith("mlcl: ")]
+    assert lines == ["mlcl: rank 2 has failed: the disk of this rank is gone"], group.errors()
+    assert all(starter.returncode == 1 for starter in group.started)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", ["busy", "stopped"])
+def test_a_signal_counts_while_another_rank_hangs(launch, demo, tmp_path, how):
+    """The first process waits in a collective, where Python hears nothing."""
+    group = launch("lightning", flags(demo))
+    wait_for((tmp_path / "runs/demo/version_0/checkpoints/last.ckpt").is_file, 400, group)
+    if how == "busy":
+        (tmp_path / "busy").touch()
+    else:
+        os.kill(group.ranks()[2], signal.SIGSTOP)
+    time.sleep(5)
+    group.started[0].send_signal(signal.SIGTERM)
+    took = group.ended(60)
+    print(f"TOOK SIGTERM with a rank that is {how}: {took:.1f} s")
+    lines = [text for text in group.errors().splitlines() if text.startswith("mlcl: ")]
+    assert group.started[0].returncode == 143 and len(lines) == 1, group.errors()
+    assert lines[0].startswith("mlcl: stopped by SIGTERM") and took < 30
+    usable(tmp_path, demo)
+
+
+def test_what_is_not_a_lost_connection():
+    for error in (
+        OSError(110, "Connection timed out", "/nfs/run/metrics.csv"),
+        BrokenPipeError(32, "Broken pipe"),
+        RuntimeError("DataLoader timed out after 60 seconds"),
+        ValueError("socket"),
+        RuntimeError("CUDA out of memory"),
+    ):
+        assert _lost(error) is None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_process
 from lightning.pytorch.plugins import MixedPrecision
 from test_fast_step import Watch, demo_module, fit
 
@@ -75,6 +76,26 @@ def test_a_broken_activation_is_named_with_its_step_and_its_batch(mlcl, demo, ev
     last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert last["epoch"] == 0 and all(t.isfinite().all() for t in last["state_dict"].values())
     assert f"--ckpt_path {run}/checkpoints/last.ckpt" in message
+
+
+LIMIT = """
+import resource
+from lightning import Callback
+class Full(Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+"""
+
+
+def test_without_room_for_its_batch_it_is_told_all_the_same(demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own_limit.py").write_text(LIMIT)
+    full = ["--trainer.callbacks+", "own_limit.Full", "--trainer.max_epochs", "3", "--name", "numbers"]
+    done = run_process("fit", *demo, *breaking(6), *full, cwd=tmp_path)
+    message = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and message.startswith("mlcl: step 6 (epoch 1): classification is nan; "), done.stderr
+    assert "its batch could not be saved" in message and "Traceback" not in done.stderr
 
 
 def test_a_broken_gradient_is_named_by_its_parameter(mlcl, demo):

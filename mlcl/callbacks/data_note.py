@@ -26,10 +26,11 @@ class DataNote(Callback):
         data = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or data is None:
             return
-        now = {
-            split: provenance.fingerprint(samples.paths, samples.targets, data.root)
-            for split, samples in data.splits.items()
-        }
+        made: dict[int, str] = {}  # where there is no other split to validate on, it is the test split
+        for samples in data.splits.values():
+            if id(samples) not in made:
+                made[id(samples)] = provenance.fingerprint(samples.paths, samples.targets, data.root)
+        now = {split: made[id(samples)] for split, samples in data.splits.items()}
         for run in self.repeated:
             if splits := provenance.differing(provenance.recorded_data(run), now):
                 say(

@@ -173,8 +173,8 @@ class Finite(Callback):
                 replay.save(path, step, batch, found, files, seed=global_seed(), rank=rank())
                 kept = f"{os.path.relpath(path)} keeps the batch"
                 look = f"torch.load({os.path.relpath(path)!r}, weights_only=True)"
-            except OSError as error:
-                kept, look = f"its batch could not be saved ({error.strerror})", ""
+            except (OSError, RuntimeError) as error:  # torch's writer makes the latter of a disk that is full
+                kept, look = f"its batch could not be saved ({getattr(error, 'strerror', None) or 'no room?'})", ""
             line = f"{_what(step, terms, values, found)}; {kept}{_named(files)}; {_remedy(folder)}"
         lines = gather_objects((line, look if line else ""))
         if lines[teller][1]:

@@ -1,5 +1,6 @@
 """Ranks that were started from other code, another configuration or other data do not train together."""
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from mlcl import __version__, group
 from mlcl.distributed import require_equal, world_size
 
 # What may differ between machines without another result.
-_OF_THE_MACHINE = ("data.root", "data.num_workers", "data.cache", "data.cache_dir", "trainer.default_root_dir")
-_NOT_COMPARED = (*_OF_THE_MACHINE, "trainer.logger", "trainer.strategy", "name", "log_images", "report")
+_FILES = ("data.root", "data.csv", "data.val_csv", "data.test_csv", "data.cache_dir", "model.network.weights")
+_NOT_COMPARED = (
+    *(*_FILES, "data.num_workers", "data.cache", "trainer.default_root_dir"),
+    *("trainer.logger", "trainer.strategy", "name", "log_images", "report"),
+)
 
 
 class OneRun(Callback):
@@ -36,6 +40,7 @@ class OneRun(Callback):
         group.introduce(list(getattr(trainer.strategy.launcher, "procs", [])))
 
 
+@functools.cache  # files may change while we train; the code that runs does not
 def _code() -> str:
     """Of the package as it lies on the disk."""
     folder, digest = Path(__file__).parent.parent, hashlib.blake2b(digest_size=6)
@@ -49,7 +54,7 @@ def _compared(config: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
         place = prefix if key in ("init_args", "class_path") else f"{prefix}.{key}".lstrip(".")
-        if not place.startswith(_NOT_COMPARED):
+        if not any(place == other or place.startswith(f"{other}.") for other in _NOT_COMPARED):
             flat |= _compared(value, place) if isinstance(value, dict) else {place: value}
     return flat
 

@@ -121,8 +121,8 @@ def prepared(trainer: Trainer) -> Trainer:
     strategy = trainer.strategy
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = SafeCheckpointIO()
-    if (processes := getattr(strategy.launcher, "procs", None)) is not None:
-        interrupt.ends_with_us(processes)
+    if hasattr(strategy.launcher, "procs"):
+        interrupt.ends_with_us(strategy.launcher)
     return trainer
 
 
