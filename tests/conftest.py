@@ -15,6 +15,7 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # lightning 2.6.6 calls
 
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 
 from mlcl.__main__ import main
 from mlcl.data.scenes import write_scenes
@@ -29,7 +30,11 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     """Caches go to a temporary folder; what one test leaves behind (a seed, imported files) does not reach the next."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     path, base = list(sys.path), str(tmp_path_factory.getbasetemp())
+    loaders = {kind: dict(vars(kind)) for kind in (DataLoader, BatchSampler)}
     yield
+    for kind, before in loaders.items():  # where a dataset raises, Lightning (2.6.6) leaves its own constructor there
+        for name in [name for name, value in vars(kind).items() if before.get(name) is not value]:
+            setattr(kind, name, before[name]) if name in before else delattr(kind, name)
     for name, module in sys.modules.copy().items():  # the user's own files, of which the next test has others
         if str(getattr(module, "__file__", None)).startswith(base):
             del sys.modules[name]

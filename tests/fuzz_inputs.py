@@ -171,7 +171,7 @@ def mutated(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
     if data[:1] == b"{" and rng.random() < 0.6:
         try:
             return json.dumps(_changed(json.loads(data), rng)).encode()
-        except ValueError:  # broken by an earlier change
+        except (ValueError, RecursionError):  # broken by an earlier change, or nested by it
             pass
     result = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 3, 6))):

@@ -97,6 +97,71 @@ def test_configs_in_layers_and_flags_as_for_fit(mlcl, demo_root, tmp_path):
     assert outcome.out.endswith("all 105 images can be read\n")
 
 
+TRAIN, BOTH = ["image,a", "0.jpg,1"], ["image,a,split", "0.jpg,1,train", "1.jpg,1,train", "t.jpg,1,test"]
+SKIP = ["--data.on_bad_image", "skip"]
+# What is done to the pictures, the table, settings; what check says in a line of its own, and fit in its last one.
+EDGES = {
+    "all bad": (
+        "bad",
+        BOTH,
+        [],
+        "3 of 3 images cannot be read",
+        "; mlcl check finds all of these, --data.on_bad_image",
+    ),
+    "all skipped": ("bad", BOTH, SKIP, "3 of 3 images cannot be read", "1 of 1 test images cannot be read, more than"),
+    "all gone": ("gone", BOTH, SKIP, "3 of 3 images cannot be read", "2 of 2 train images are missing, the first is "),
+    "no test": ("", TRAIN, [], "no val, no test images: mlcl fit would stop", "has no val images: hold some out"),
+    "no training": (
+        "",
+        [BOTH[0], BOTH[3]],
+        [],
+        "no train images: mlcl fit would stop",
+        "no train images: check its spli",
+    ),
+    "none labelled": (
+        *("", [BOTH[0], "0.jpg,0,train", "t.jpg,0,test"], ["--data.empty_images", "drop"]),
+        *(
+            "no train, no val, no test images: mlcl fit would stop",
+            "no train images: check its splits and data.val_fraction",
+        ),
+    ),
+    "none held out": ("", BOTH, ["--data.val_fraction", "0.1"], "no val images: mlcl fit would stop", "no val images"),
+}
+NETWORK = [
+    "--model.network.backbone",
+    "test_resnet",
+    "--model.network.pretrained",
+    "false",
+    "--trainer.max_epochs",
+    "1",
+]
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_where_there_is_nothing_to_train_on_both_say_so(mlcl, tmp_path, edge):
+    harm, rows, given, said, last = EDGES[edge]
+    root = write_table(tmp_path / "data", rows)
+    for picture in root.glob("*.jpg") if harm else ():
+        picture.write_bytes(b"no picture") if harm == "bad" else picture.unlink()
+    settings = [*FLAGS, root, "--data.image_size", "32", *given]
+    outcome = mlcl("check", *settings)
+    assert outcome.status == 1 and said in outcome.out.splitlines() and outcome.err == "", outcome.out
+    outcome = mlcl("fit", *settings, *NETWORK)
+    assert outcome.status == 1 and "Traceback" not in outcome.err
+    told = outcome.err.splitlines()[-1]
+    assert told.startswith("mlcl: ") and last in told, outcome.err
+
+
+def test_one_class_is_a_dataset(mlcl, tmp_path):
+    root = write_table(
+        tmp_path / "data", ["image,a,split", *(f"{i}.jpg,{i % 2},train" for i in range(4)), "t.jpg,1,test"]
+    )
+    outcome = mlcl("check", *FLAGS, root)
+    assert outcome.status == 0 and "train 4 images, 0.50 labels per image, 2 without a label" in outcome.out
+    outcome = mlcl("fit", *FLAGS, root, "--data.image_size", "32", "--data.batch_size", "2", *NETWORK)
+    assert outcome.status == 0 and "1 classes" in outcome.out and "Warning" not in outcome.err, outcome.err
+
+
 def test_a_dataset_of_ones_own(mlcl, root, tmp_path):
     (tmp_path / "mine.py").write_text("from mlcl.data import CSVDataset\nclass Mine(CSVDataset):\n    pass\n")
     outcome = mlcl("check", "--import", "mine", "--data", "mine.Mine", "--data.root", root, "--data.num_workers", "0")

@@ -201,7 +201,7 @@ class MultiLabelDataModule(LightningDataModule):
             MlclError: if the dataset has no such split, or it is empty.
         """
         if split not in self.splits or not len(self.splits[split].paths):
-            remedy = {"train": "call setup() first" if not self.splits else "check its splits"}
+            remedy = {"train": "check its splits and data.val_fraction" if self.splits else "call setup() first"}
             hint = remedy.get(split, "hold some out with --data.val_fraction 0.1, or give them a split")
             raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images: {hint}")
         mode = INTERPOLATIONS[self.interpolation or "bilinear"]

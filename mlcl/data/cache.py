@@ -125,9 +125,9 @@ class _Squares(Dataset[tuple[Tensor, Tensor]]):
         """(side, side, 3) uint8, and height and width of the original, int32."""
         try:
             picture = read_image(self.paths[index])
-        except ImageError:
+        except ImageError as error:
             if not self.skip:
-                raise
+                raise error.with_remedy() from error
             return torch.zeros(self.augmentation.side, self.augmentation.side, 3, dtype=torch.uint8), _NO_SIZE
         square = self.augmentation.resized(picture)
         return square.permute(1, 2, 0).contiguous(), torch.tensor(picture.shape[-2:], dtype=torch.int32)

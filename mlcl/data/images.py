@@ -28,6 +28,10 @@ _SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 class ImageError(MlclError):
     """A picture that cannot be read; the message names the file and the reason."""
 
+    def with_remedy(self) -> "ImageError":
+        """The same, for a picture of a dataset."""
+        return ImageError(f"{self}; mlcl check finds all of these, --data.on_bad_image skip does without them")
+
 
 def read_image(path: str | Path) -> Tensor:
     """Decode a picture.

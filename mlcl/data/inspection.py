@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.data import DataLoader, Dataset
 
 from mlcl.console import say
-from mlcl.data.base import MissingImages, MultiLabelDataModule
+from mlcl.data.base import MissingImages, MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
 from mlcl.data.images import ImageError, read_image
 from mlcl.data.labels import PRESENT, describe
@@ -68,7 +68,7 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
         output: CSV file with a row per problem.
 
     Returns:
-        1 if an image cannot be read, else 0.
+        1 if an image cannot be read or a split has none, else 0.
 
     Raises:
         MlclError: for what is wrong with the annotations, or if the list cannot be written.
@@ -87,6 +87,8 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
         if named[id(samples)] == split:
             report.lines += [f"      {line}" for line in (_labels(samples), _sizes(samples, found)) if line]
     own = {split: samples for split, samples in data.splits.items() if named[id(samples)] == split}
+    lacking = [split for split in get_args(Split) if split not in data.splits or not data.splits[split].paths]
+    report.lines += [f"no {', no '.join(lacking)} images: mlcl fit would stop"] if lacking else []
     bad = _problems(report, own, found, data.classes)
     for line in report.lines:
         print(visible(line))
@@ -94,7 +96,7 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
         _write(output, report.problems)
         say(f"{output}: {len(report.problems):,} problems")
     print(f"{bad:,} of {len(found):,} images cannot be read" if bad else f"all {len(found):,} images can be read")
-    return 1 if bad else 0
+    return 1 if bad or lacking else 0
 
 
 def _problems(report: Report, splits: dict[Any, Samples], found: dict[Path, Found], classes: Sequence[str]) -> int:
@@ -169,6 +171,8 @@ def _read_all(paths: Iterable[Path], workers: int) -> dict[Path, Found]:
 
 
 def _labels(samples: Samples) -> str:
+    if not len(samples.paths):
+        return ""
     counts = Counter((samples.targets == PRESENT).sum(1).tolist())
     return "images by number of labels: " + ", ".join(f"{k}: {counts[k]:,}" for k in sorted(counts)[:12])
 
