@@ -1,10 +1,14 @@
 """Config files and command lines for ``fuzz.py``: the real ones, changed where a parser looks."""
 
 import random
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from mlcl import config_text
+from mlcl.errors import MlclError
 
 CONFIGS = sorted(
     path for path in (Path(__file__).parents[1] / "configs").glob("**/*.yaml") if "sweeps" not in path.parts
@@ -38,8 +42,8 @@ LAUGHS = 12  # levels of nine each
 def changed_config(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
     """A config with some of its keys and values changed, then perhaps its text."""
     try:
-        tree = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        tree = config_text.read(data, "")
+    except MlclError:  # also of aliases without end, which would fill the memory here
         tree = None
     if not isinstance(tree, dict):
         tree = yaml.safe_load(rng.choice(CONFIGS).read_bytes())
@@ -132,14 +136,14 @@ def _change(tree: Any, rng: random.Random) -> None:
     elif kind == 2:
         node[key] = yaml.safe_load(yaml.safe_dump(rng.choice(places)[1]))
     elif kind == 3:
-        node[key] = {"class_path": rng.choice(CLASSES), "init_args": rng.choice(VALUES)}
+        node[key] = {"class_path": rng.choice(CLASSES), "init_args": deepcopy(rng.choice(VALUES))}
     elif kind == 4:
         for _ in range(rng.choice((1, 3, 200))):
             node[key] = [node[key]] if rng.random() < 0.5 else {"init_args": node[key]}
     elif kind == 5:
         node[key] = rng.choice(CLASSES)
     else:
-        node[key] = rng.choice(VALUES)
+        node[key] = deepcopy(rng.choice(VALUES))  # or a later change would be made in the list above
 
 
 def _is_utf8(text: bytes) -> bool:
