@@ -79,16 +79,14 @@ def load(path: str | Path) -> dict[str, Any]:
         reason = (str(error).strip().splitlines() or ["empty"])[0]
         reason = "torch.save did not write it" if re.search("mmap|hasRecord", reason) else reason
         raise MlclError(f"{path} is no checkpoint, or damaged: {reason}") from None
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict) or "state_dict" not in checkpoint:
+    parts = (KEY, "state_dict")
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), dict) for part in parts):
         raise MlclError(f"{path} is not a checkpoint of mlcl (plain backbone weights go to model.network.weights)")
     if not isinstance(checkpoint[KEY].get("format"), int) or checkpoint[KEY]["format"] > FORMAT:
         raise MlclError(f"{path} was written by a newer mlcl; update this one")
-    if not isinstance(checkpoint["state_dict"], dict) or not all(
-        map(torch.is_tensor, checkpoint["state_dict"].values())
-    ):
-        raise MlclError(f"{path} is damaged: its state_dict holds no tensors")
     for name, tensor in checkpoint["state_dict"].items():  # a training saves none such: see callbacks.Finite
-        if name.startswith("network.") and tensor.is_floating_point() and not tensor.isfinite().all():
+        numbers = isinstance(tensor, Tensor) and tensor.is_floating_point()
+        if str(name).startswith("network.") and numbers and not tensor.isfinite().all():
             raise MlclError(
                 f"{path}: {name} is not finite (a diverged training?), so that nothing can be computed with it; give "
                 "an earlier checkpoint, or train again with a lower --model.optimizer.lr"

@@ -59,7 +59,7 @@ class CSVDataset(MultiLabelDataModule):
         csv = Path(csv).name if root is None else csv
         if not 0 <= test_fraction < 1:
             raise MlclError(f"data.test_fraction is {test_fraction}, it must lie in [0, 1)")
-        self.image_column, self.labels_column, self.split_column = image_column, labels_column, split_column
+        self.image_column, self.labels_column, self.split_column = image_column, labels_column or None, split_column
         self.test_fraction = test_fraction
         self.files: dict[Split, str] = {"train": csv}
         self.files |= {"val": val_csv} if val_csv else {}
