@@ -103,8 +103,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """The checkpoint's own record is the lowest layer: whatever the command line says wins over it."""
-        args = command_line.nulls(args)
-        command_line.check_values(args)
+        args = command_line.checked(command_line.nulls(args))
         Parser.arguments, self.imports = args, command_line.values(args, "--import")
         self.repeated = [Path(f).parent for flag in ("--config", "-c") for f in command_line.values(args, flag)]
         self.name, self.runs_root, ckpt_path = command_line.early(args, {})

@@ -69,8 +69,8 @@ def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str |
     return name, Path(root or ".").absolute() / "runs", _value(arguments, "--ckpt_path") or merged.get("ckpt_path")
 
 
-def check_values(arguments: list[str]) -> None:
-    """Look at every value before jsonargparse does.
+def checked(arguments: list[str]) -> list[str]:
+    """The command line itself, after a look at every value before jsonargparse has one.
 
     Raises:
         MlclError: for one that YAML reads and nobody can use; see :func:`mlcl.config_text.check_value`.
@@ -83,6 +83,7 @@ def check_values(arguments: list[str]) -> None:
         flag = name
         if given:
             config_text.check_value(value, name)
+    return arguments
 
 
 def checkpoint_of(value: str | None, folder: Path) -> Path | None:
