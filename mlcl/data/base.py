@@ -137,13 +137,12 @@ class MultiLabelDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the splits and say what is in them."""
         if self.trainer is not None:
-            own = Path(self.trainer.default_root_dir, LIST)
-            skip = self.on_bad_image == "skip"
+            own, skip = Path(self.trainer.default_root_dir, LIST), self.on_bad_image == "skip"
             if skip and self._bad_list is None and self.trainer.is_global_zero:  # of the run that is continued
-                with suppress(OSError):
-                    own.unlink()  # what was bad may be mended
-            own = Path(self.trainer.strategy.broadcast(str(own)))  # by all ranks, also where one was told otherwise
-            self._bad_list = own if skip else None
+                with suppress(OSError):  # what was bad may be mended
+                    own.unlink()
+            place = self.trainer.strategy.broadcast(str(own))  # by all ranks, also where one was told otherwise
+            self._bad_list = Path(place) if skip else None
         if self.splits:
             return
         val_source = self.read_splits()
