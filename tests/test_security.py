@@ -16,9 +16,12 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
+from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from mlcl.backbone import create_backbone
 from mlcl.callbacks.results import _per_class
+from mlcl.data import COCO2014, VOC2007, coco
+from mlcl.data.download import fetch
 from mlcl.errors import MlclError, cell
 from mlcl.metrics import MultiLabelMetrics
 from mlcl.writers import CSVWriter, Row
@@ -169,3 +172,42 @@ def test_downloaded_weights_are_those_of_their_checksum(server, tmp_path, monkey
     with pytest.raises(MlclError, match="resnet10t cannot be made with its pretrained weights: invalid hash value"):
         create_backbone("resnet10t", True, None, options)
     assert not list((tmp_path / "home").rglob("net-*"))
+
+
+ARCHIVES = {
+    VOC2007: ("VOCtrainval_06-Nov-2007.tar", "tar"),
+    COCO2014: ("annotations_trainval2014.zip", "zip"),
+}
+
+
+@pytest.mark.parametrize("dataset", ARCHIVES)
+@pytest.mark.parametrize("way", ["straight", "redirected"])
+def test_an_archive_of_another_checksum_is_not_unpacked(server, tmp_path, monkeypatch, dataset, way):
+    folder, first, second = server
+    name, kind = ARCHIVES[dataset]
+    archive(folder / name, kind)
+    url = f"{first if way == 'redirected' else second}/{name}"
+    if dataset is VOC2007:
+        monkeypatch.setitem(DATASET_YEAR_DICT, "2007", {**DATASET_YEAR_DICT["2007"], "url": url})
+    else:
+        monkeypatch.setattr(coco, "_ARCHIVES", ((url, *coco._ARCHIVES[0][1:]),))
+    root = tmp_path / "here" / "root"
+    with pytest.raises(MlclError, match=f"{name} could not be downloaded .* not the file with the MD5 checksum"):
+        dataset(str(root), download=True).prepare_data()
+    assert not list(tmp_path.rglob("pwned")) and not list(root.iterdir())
+
+
+def test_an_archive_of_its_checksum_is_unpacked_from_wherever_it_came(server, tmp_path):
+    folder, first, _ = server
+    with zipfile.ZipFile(folder / "a.zip", "w") as file:
+        file.writestr("annotations/x.json", "{}")
+        file.writestr("../../pwned", "x")
+    fetch(f"{first}/a.zip", tmp_path / "here" / "root", hashlib.md5((folder / "a.zip").read_bytes()).hexdigest())
+    assert (tmp_path / "here/root/annotations/x.json").read_text() == "{}"
+    assert [path.parent.name for path in tmp_path.rglob("pwned")] == ["root"]  # zipfile's own rule
+
+
+def test_a_download_without_a_network_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(coco, "_ARCHIVES", (("http://127.0.0.1:9/a.zip", "0" * 32, "annotations"),))
+    with pytest.raises(MlclError, match=r"a.zip could not be downloaded to .*refused.*; try again, or unpack it there"):
+        COCO2014(str(tmp_path / "root"), download=True).prepare_data()

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torchvision.datasets.utils import download_and_extract_archive
 
 from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
+from mlcl.data.download import fetch
 from mlcl.data.labels import encode
 from mlcl.data.names import below, checked, short
 from mlcl.errors import MlclError
@@ -58,7 +58,7 @@ class COCO2014(MultiLabelDataModule):
         if self.download:
             for url, md5, folder in _ARCHIVES:
                 if not (self.root / folder).is_dir():
-                    download_and_extract_archive(url, str(self.root), md5=md5)
+                    fetch(url, self.root, md5)
         super().prepare_data()
 
     def read_split(self, split: Split) -> Samples | None:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torchvision.datasets import VOCDetection
+from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
+from mlcl.data.download import fetch
 from mlcl.data.labels import from_voc
 from mlcl.data.names import below, checked, short
 from mlcl.errors import MlclError
@@ -46,10 +47,11 @@ class _VOC(MultiLabelDataModule):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Download where asked to (torchvision's helper, checksums verified); check that the tree is whole."""
+        """Download where asked to; check that the tree is whole."""
         if self.download and not self._devkit().is_dir():
-            for image_set in self.downloads:
-                VOCDetection(str(self.root), year=self.year, image_set=image_set, download=True)
+            for name in self.downloads:
+                archive = DATASET_YEAR_DICT[name]
+                fetch(archive["url"], self.root, archive["md5"])
         super().prepare_data()
 
     def read_split(self, split: Split) -> Samples | None:
@@ -84,7 +86,7 @@ class VOC2007(_VOC):
     """
 
     year = "2007"
-    downloads = ("trainval", "test")
+    downloads = ("2007", "2007-test")  # names of torchvision's
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class VOC2012(_VOC):
     """
 
     year = "2012"
-    downloads = ("trainval",)
+    downloads = ("2012",)
 
     def __init__(
         self,
