@@ -26,9 +26,7 @@ from mlcl.errors import MlclError, visible
 
 WAIT = timedelta(minutes=20)  # longer than a rank takes alone: compiling, a large split's files and results
 _GRACE = 10.0  # seconds for the processes that we started to meet the error by themselves
-_LOST = re.compile(
-    r"(?i)^(?!DataLoader).*(gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|socket|TCPStore)", re.S
-)
+_LOST = re.compile(r"(?i)gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|socket|TCPStore")
 
 
 class _Peer(NamedTuple):

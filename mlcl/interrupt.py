@@ -13,15 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE = 1.0  # seconds in which further signals count as the first one: agents and terminals send several
 _GRACE = 2.0  # seconds for the processes that we started
 _DEAF = 5.0  # seconds after which Python, which has not run the handler, will not run it soon
-if hasattr(os, "register_at_fork"):  # a loader's process inherits the handler; its signals are none of ours
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 class Stopped(BaseException):
@@ -154,6 +152,23 @@ def _in_a_fork(signum: int) -> NoReturn:
     os._exit(128 + signum)
 
 
+def _begin_fork() -> None:
+    """A loader's process inherits all of this; its signals are none of ours."""
+    if _state.process:
+        signal.set_wakeup_fd(-1)
+        sys.excepthook = _unless_hung_up
+
+
+def _unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Stopped in the middle of taking a batch over, we hang up on the loader's thread that hands it over."""
+    if not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_fork)
+
+
 def _listen(ear: socket.socket) -> None:
     """The system hears a signal where Python cannot: in a collective that waits for a process that hangs."""
     with ear:
@@ -166,7 +181,8 @@ def _listen(ear: socket.socket) -> None:
                 _collect_others()
                 _end_others(grace=0.0)
                 line, status = outcome() or ("", 1)
-                print(f"mlcl: {line}", file=sys.stderr, flush=True)
+                if os.environ.get("LOCAL_RANK", "0") == "0":
+                    print(f"mlcl: {line}", file=sys.stderr, flush=True)
                 os._exit(status)
 
 

@@ -7,6 +7,8 @@ import resource
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -188,3 +190,26 @@ def test_a_full_disk_keeps_the_checkpoint_before(mlcl, demo, here):
     assert {file.name for file in Path("runs/victim/version_0/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert record.load("runs/victim/version_0/checkpoints/last.ckpt")["epoch"] == 0
     assert_finished_like_an_undisturbed_run(mlcl, flags, "version_0")
+
+
+FORK = """
+import os, sys
+from mlcl import interrupt
+with interrupt.watching():
+    if not os.fork():
+        for error in (ConnectionResetError("hung up"), EOFError("hung up"), ValueError("a mistake")):
+            try:
+                raise error
+            except Exception:
+                sys.excepthook(*sys.exc_info())
+        os._exit(0)
+    os.wait()
+    raise ConnectionResetError("of the first process")
+"""
+
+
+def test_a_loaders_process_says_nothing_of_our_hanging_up_on_it():
+    """As multiprocessing's resource_sharer does, by the hook, from a thread of the loader's process."""
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False)
+    assert "hung up" not in done.stderr and "ValueError: a mistake" in done.stderr
+    assert done.stderr.endswith("ConnectionResetError: of the first process\n")

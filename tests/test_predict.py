@@ -214,8 +214,7 @@ def test_one_that_is_told_to_stop_leaves_what_it_has(trained, tmp_path, devices)
     end = live(["predict", "--ckpt_path", trained, "--images", "images", "--output", "out.csv", "--batch_size", "1",
                 "--num_workers", "1", "--accelerator", "cpu", "--devices", str(devices)],
                tmp_path, when_there_is(output), signal.SIGTERM, delay=0.3)  # fmt: skip
-    # A loader's process that is cut off in the middle of handing over a batch may leave a traceback of Python's own.
-    lines = [line for line in end.err.splitlines() if line.startswith(("mlcl: ", "what was"))]
+    lines = [line for line in end.err.splitlines() if "istributed" not in line and line.strip("-")]
     assert end.status == 143 and len(lines) == 2, end.err
     assert f"what was predicted so far is in {output}" in lines[0] and lines[1] == "mlcl: stopped by SIGTERM"
     assert (tmp_path / output).is_file() and not (tmp_path / "out.csv").exists()
