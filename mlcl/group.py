@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch.distributed import DistError
 from torch.distributed.constants import default_pg_timeout
 
 from mlcl import interrupt
@@ -72,6 +73,8 @@ def ending() -> Iterator[None]:
         yield
     except Exception as error:
         if world_size() < 2:
+            if isinstance(error, DistError):
+                raise _not_met(error) from error
             raise
         found = _lost(error)
         if found is None:
@@ -80,11 +83,30 @@ def ending() -> Iterator[None]:
         if found is None:
             raise
         line, speaker = found
-        if speaker == rank() and os.environ.get("LOCAL_RANK", "0") != "0":
-            print(f"mlcl: {visible(line)}", file=sys.stderr, flush=True)  # the first process cannot say it
+        if speaker == rank():
+            _say(line)
         raise MlclError(line) from error
     finally:
         _children.clear()
+
+
+def _say(line: str) -> None:
+    """From a process that is not the first on its machine, which says what it ends with by itself."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        print(f"mlcl: {visible(line)}", file=sys.stderr, flush=True)
+
+
+def _not_met(error: DistError) -> MlclError:
+    """There never was a group: each process that waited says so, as none knows which others are there."""
+    known = os.environ.get
+    where = f"{known('MASTER_ADDR', '?')}:{known('MASTER_PORT', '?')}"
+    which = f"rank {known('RANK', known('LOCAL_RANK', '0'))} of {known('WORLD_SIZE', '?')}"
+    reason = " ".join(str(error).split())[:200]
+    line = (
+        f"{which} did not meet the others at {where} ({reason}); was every rank started, and can it reach that address?"
+    )
+    _say(line)
+    return MlclError(line)
 
 
 def _lost(error: BaseException) -> tuple[str, int] | None:

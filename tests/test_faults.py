@@ -89,7 +89,7 @@ class Group:
         raise AssertionError(f"left after {seconds} s: {self.left()}\n{self.errors()}")
 
     def errors(self) -> str:
-        return "\n".join((self.folder / f"stderr_{n}").read_text() for n in range(len(self.started)))
+        return "\n".join(file.read_text() for file in sorted(self.folder.glob("stderr_*")))
 
 
 def free_port() -> str:
@@ -102,21 +102,22 @@ def free_port() -> str:
 def launch(tmp_path):
     groups = []
 
-    def start(launcher: str, arguments: list[str], odd: list[str] = (), **odd_environment: str) -> Group:
-        """``odd``: more flags, and an environment, for the last rank only."""
+    def start(
+        launcher: str, arguments: list[str], odd: list[str] = (), ranks: tuple[int, ...] = (0, 1, 2), **environment: str
+    ) -> Group:
+        """``odd``, ``environment``: more flags, and variables, for the last rank only; ``ranks``: those that come."""
         (tmp_path / "own_slow.py").write_text(SLOW)
-        port, ranks = free_port(), range(3) if launcher == "by hand" else [0]
-        group = Group([], tmp_path)
-        for rank in ranks:
+        port, group = free_port(), Group([], tmp_path)
+        for rank in ranks if launcher == "by hand" else [0]:
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "3"}
             own |= {"LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
             own |= {"MASTER_PORT": port}
             command = [sys.executable, "-m", "mlcl", *arguments, *(odd if rank == 2 else ())]
-            environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", **(own if launcher == "by hand" else {})}
-            environment |= odd_environment if rank == 2 else {}
+            variables = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", **(own if launcher == "by hand" else {})}
+            variables |= environment if rank == 2 else {}
             with (tmp_path / f"stderr_{rank}").open("w") as errors:
                 group.started.append(
-                    subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=errors,
+                    subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL, stderr=errors,
                                      start_new_session=True))  # fmt: skip
         groups.append(group)
         return group
@@ -148,16 +149,8 @@ def usable(folder: Path, demo: list[str]) -> None:
     """The last checkpoint loads, and a run goes on from it."""
     last = folder / "runs/demo/version_0/checkpoints/last.ckpt"
     epoch = torch.load(last, weights_only=True)["epoch"]
-    rest = [
-        *flags(demo),
-        "--trainer.max_epochs",
-        str(epoch + 2),
-        "--trainer.devices",
-        "1",
-        "--trainer.strategy",
-        "auto",
-    ]
-    done = run_process(*rest, "--ckpt_path", "last", cwd=folder)
+    alone = ["--trainer.devices", "1", "--trainer.strategy", "auto", "--trainer.max_epochs", str(epoch + 2)]
+    done = run_process(*flags(demo), *alone, "--ckpt_path", "last", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert torch.load(last, weights_only=True)["epoch"] == epoch + 1
 
@@ -268,6 +261,35 @@ def test_a_signal_counts_while_another_rank_hangs(launch, demo, tmp_path, how):
     assert group.started[0].returncode == 143 and len(lines) == 1, group.errors()
     assert lines[0].startswith("mlcl: stopped by SIGTERM") and took < 30
     usable(tmp_path, demo)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_counts_while_the_first_rank_does_not_come(launch, demo, signum):
+    """They wait in the system for a port that nobody opens, where Python hears nothing."""
+    group = launch("by hand", flags(demo), ranks=(1, 2))
+    wait_for(lambda: group.errors().count("Initializing distributed") == 2, 100, group)
+    time.sleep(2)
+    for process in group.started:
+        process.send_signal(signum)
+    print(f"TOOK {signum!r} before there is a group: {group.ended(15):.1f} s")
+    assert [process.returncode for process in group.started] == [128 + signum] * 2, group.errors()
+    assert "Traceback" not in group.errors()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("ranks", [(1, 2), (0, 1)])
+def test_ranks_that_do_not_meet(launch, demo, ranks):
+    group = launch("by hand", [*flags(demo), "--trainer.strategy.timeout", "0:00:20"], ranks=ranks)
+    print(f"TOOK to give up on the rank that is not in {ranks}: {group.ended(200):.1f} s from the start")
+    errors = group.errors()
+    lines = [text for text in errors.splitlines() if text.startswith("mlcl: ")]
+    assert len(lines) == 2 and "Traceback" not in errors, errors
+    for rank, line in zip(ranks, lines, strict=True):
+        assert line.startswith(f"mlcl: rank {rank} of 3 did not meet the others at 127.0.0.1:"), errors
+    assert [process.returncode for process in group.started] == [1, 1]
 
 
 def test_what_is_not_a_lost_connection():
