@@ -6,6 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mlcl import __version__, commands, help, interrupt
@@ -27,11 +28,16 @@ _KEYS = (
     ),
     *("import", "print_config", "help", "help_all"),
 )
+_FILES = 65_536
+_NO_SHARED_MEMORY = "; shared memory is full: give /dev/shm more (docker run --shm-size), or --data.num_workers 0"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0, 1 for a failure, 2 for a wrong one, 128 + n for signal n."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever has started us
+            setattr(sys, name, open(os.devnull, "w"))
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help.general(), end="")
         return 0
@@ -47,8 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if mistake := _mistake(verb, rest):
         return _fail(mistake, 2)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # at the end: a timm.py that lies here must not win
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        return _fail("the folder that you are in was removed; cd to one that exists", 1)
+    if here not in sys.path:
+        sys.path.append(here)  # at the end: a timm.py that lies here must not win
+    _allow_files()
     # Threads that wait by spinning take the core that another one needs: beside other jobs, five times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with interrupt.watching():
@@ -88,7 +99,13 @@ def _one_line(error: BaseException) -> str:
         if text.startswith("Caught "):  # in a loader's worker: its whole traceback follows
             text = text.splitlines()[-1].partition("Error: ")[2]
         return " ".join(text.split())
-    text = " ".join(str(error).split()) or "no message"
+    text = str(error).strip()
+    if text.startswith("Caught "):
+        text = text.splitlines()[-1]
+        if re.search("No space left on device|unable to (open|write|mmap)", text):
+            text += _NO_SHARED_MEMORY
+        return f"in a loader's process, {text} (MLCL_DEBUG=1 shows where)"
+    text = " ".join(text.split()) or "no message"
     if match := re.search(r"Errors: - (.*?) - Expected .*?class_path='(?:[\w]+\.)*(\w+)'", text):
         return f"{match[2]}: {match[1]}"  # a constructor of ours, wrapped by jsonargparse
     if isinstance(error, ValueError) and (part := _part(error)):
@@ -143,6 +160,17 @@ def _mistake(verb: str, arguments: list[str]) -> str | None:
     return None
 
 
+def _allow_files() -> None:
+    """As many open files as we may have: loaders pass every batch through one, and wait for ever where they cannot."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def _meant(word: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
@@ -153,7 +181,8 @@ def _fail(message: str, status: int) -> int:
     if os.environ.get("MLCL_DEBUG") == "1" and sys.exc_info()[0] is not None:
         traceback.print_exc()
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"mlcl: {line(message)}", file=sys.stderr)
+        with suppress(OSError):  # of a terminal that is gone
+            print(f"mlcl: {line(message)}", file=sys.stderr, flush=True)
     return status
 
 

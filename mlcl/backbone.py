@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -31,7 +32,7 @@ def create_backbone(name: str, pretrained: bool, weights: str | None, options: d
         raise MlclError(f"timm has no model {name!r} (model.network.backbone){hint} timm.list_models() lists them all")
     if weights is not None:
         options = {**options, "pretrained_cfg_overlay": {"file": weights, **options.get("pretrained_cfg_overlay", {})}}
-    timm.models.set_pretrained_check_hash(True)  # files have it in their names; timm itself does not look (1.0.31)
+    timm.models.set_pretrained_check_hash(_names_its_hash(name, options))  # timm itself does not look (1.0.31)
     missing: list[str] = []
     try:
         with _timm_log(missing):
@@ -47,6 +48,17 @@ def create_backbone(name: str, pretrained: bool, weights: str | None, options: d
         raise MlclError(f"{weights or 'the download'} does not hold the weights of {name}: {missing[0][:160]}")
     _freeze_unused(model)
     return model
+
+
+def _names_its_hash(name: str, options: dict[str, Any]) -> bool:
+    """Whether the file of the weights is called ...-<start of its SHA256>.pth, and not -300e.pth.
+
+    torch.hub takes the first run of hexadecimal digits between a hyphen and a dot for the hash, however short.
+    """
+    known = timm.get_pretrained_cfg(name)
+    url = options.get("pretrained_cfg_overlay", {}).get("url") or (known.url if known else None) or ""
+    found = re.search(r"-([a-f0-9]*)\.", str(url).rpartition("/")[2])
+    return found is not None and len(found[1]) >= 8
 
 
 def freeze(backbone: Backbone, stages: int, batch_norms: bool) -> list[str]:

@@ -167,8 +167,7 @@ class CLI(LightningCLI):
         self.loggers = loggers.make(chosen, config["trainer"]["logger"], self.folder, training)
         with self._in_run_folder():
             if training and is_first():
-                runs.write_text(self.folder / "config.yaml", yaml.safe_dump(self.model.config, sort_keys=False))
-                runs.write_environment(self.folder)
+                runs.describe(self.folder, self.model.config)
             return self._trainer(training, self.checkpoint)
 
     def execute(self) -> None:
@@ -235,7 +234,7 @@ class CLI(LightningCLI):
             config["enable_progress_bar"] = False
         extra.append(callbacks.Results(self.folder, str(checkpoint) if checkpoint else None))
         extra.append(callbacks.LoggedResults(self.folder, self.config.log_images, self.imports))
-        extra += [callbacks.Interruptible(), callbacks.OneRun()]
+        extra += [callbacks.Interruptible(), callbacks.OneRun(checkpoint)]
         config["enable_checkpointing"] = training and config["enable_checkpointing"] is not False
         if training:
             own = config["callbacks"] or []

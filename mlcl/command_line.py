@@ -49,12 +49,7 @@ def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str |
     files = [Path(value) for flag in ("--config", "-c") for value in values(arguments, flag)]
     merged: dict[str, Any] = {key: layer[key] for key in ("name",) if key in layer}
     for file in files:
-        try:
-            content = (
-                config_text.read(file.read_text(encoding="utf-8"), f"--config {file}") if os.path.isfile(file) else {}
-            )
-        except (OSError, ValueError) as error:
-            raise MlclError(f"--config {file} is not YAML: {' '.join(str(error).split())[:200]}") from error
+        content = config_text.read_file(file, "--config") if os.path.isfile(file) else {}
         if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
             raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
         merged |= content
@@ -83,6 +78,8 @@ def checked(arguments: list[str]) -> list[str]:
         flag = name
         if given:
             config_text.check_value(value, name)
+            if name not in ("", "--config") and value.endswith((".yaml", ".yml")) and os.path.isfile(value):
+                config_text.read_file(Path(value), name)  # any value may be a file: --data data.yaml
     return arguments
 
 

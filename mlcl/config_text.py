@@ -1,6 +1,7 @@
 """YAML that people write, read with care: what is wrong in it is a line, before a parser or a copy chokes on it."""
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,7 +16,17 @@ _CHOKED = (ValueError, IndexError, AttributeError, KeyError, TypeError, Recursio
 
 
 class _Loader(yaml.SafeLoader):
-    """As safe_load, but a key that stands twice in a mapping is an error: YAML forbids it, PyYAML drops the first."""
+    """As safe_load, but 2026-11-22 is text: so jsonargparse takes it, and a name like 2026-22-11 is no date."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+class _FileLoader(_Loader):
+    """A key that stands twice in a mapping is an error: YAML forbids it, PyYAML drops the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -37,12 +48,25 @@ def read(text: str | bytes, place: str) -> Any:
         MlclError: if it is not YAML, names a key twice, or holds what nothing could be done with: see :func:`check`.
     """
     try:
-        content = yaml.load(text, _Loader)
+        content = yaml.load(text, _FileLoader)
     except (yaml.YAMLError, *_CHOKED) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise MlclError(f"{place} is not YAML: {reason[:200]}") from error
     check(content, place)
     return content
+
+
+def read_file(file: Path, flag: str) -> Any:
+    """The content of a file that stands behind a flag.
+
+    Raises:
+        MlclError: as :func:`read`; or if it is no UTF-8 text, or cannot be read.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise MlclError(f"{flag} {file} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    return read(text, f"{flag} {file}")
 
 
 def check_value(text: str, place: str) -> None:
@@ -56,7 +80,7 @@ def check_value(text: str, place: str) -> None:
         MlclError: where reading it would fail in another way: see :func:`check`.
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
     except yaml.YAMLError:
         return
     except _CHOKED as error:

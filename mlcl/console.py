@@ -36,6 +36,7 @@ _HARMLESS = (
     r".*does not have many workers",  # our own default, chosen by the user
     r".*number of training batches .* smaller than the logging interval",  # tiny datasets are fine
     r".*Checkpoint directory .* exists and is not empty",  # a continued run
+    r"The dirpath has changed from",  # a run that goes on in a new folder
     r".*It is recommended to use `self.log",  # our metrics are the same on every rank already
     r".*it is recommended to use `Trainer\(devices=1",  # our metrics drop what a distributed sampler repeats
     r"Grad strides do not match",  # a 1x1 convolution's weight has two layouts at once under channels_last

@@ -84,13 +84,13 @@ def ending() -> Iterator[None]:
             raise
         line, speaker = found
         if speaker == rank():
-            _say(line)
+            _say_if_not_first_here(line)
         raise MlclError(line) from error
     finally:
         _children.clear()
 
 
-def _say(line: str) -> None:
+def _say_if_not_first_here(line: str) -> None:
     """From a process that is not the first on its machine, which says what it ends with by itself."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         print(f"mlcl: {visible(line)}", file=sys.stderr, flush=True)
@@ -105,7 +105,7 @@ def _not_met(error: DistError) -> MlclError:
     line = (
         f"{which} did not meet the others at {where} ({reason}); was every rank started, and can it reach that address?"
     )
-    _say(line)
+    _say_if_not_first_here(line)
     return MlclError(line)
 
 
@@ -166,7 +166,7 @@ def _observe() -> None:
     print(f"mlcl: {line}{_advice()}", file=sys.stderr, flush=True)
     for child in _children:
         child.kill()
-    os._exit(1)
+    interrupt.cut_off(1)
 
 
 def _state(peer: _Peer) -> str:

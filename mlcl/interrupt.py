@@ -1,8 +1,9 @@
-"""SIGINT and SIGTERM end a command at once, in one line and with the usual status; a file being saved is finished.
+"""SIGINT, SIGTERM and SIGHUP end a command at once, in one line, with the usual status; a file being saved is finished.
 
 Standard library only: it is there before torch is imported.
 """
 
+import atexit
 import os
 import signal
 import socket
@@ -16,7 +17,9 @@ from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # the terminal was closed
+    _SIGNALS.append(signal.SIGHUP)
 _PATIENCE = 1.0  # seconds in which further signals count as the first one: agents and terminals send several
 _GRACE = 2.0  # seconds for the processes that we started
 _DEAF = 5.0  # seconds after which Python, which has not run the handler, will not run it soon
@@ -41,6 +44,7 @@ class _State:
 
 
 _state = _State()
+_undo: list[Callable[[], None]] = []
 
 
 @contextmanager
@@ -94,6 +98,20 @@ def ends_with_us(launcher: Any) -> None:
     _state.launchers.append(launcher)
 
 
+def when_ending(undo: Callable[[], None]) -> None:
+    """At the end of this process, also where it is cut off because a thread of it cannot end."""
+    atexit.register(undo)
+    _undo.append(undo)
+
+
+def cut_off(status: int) -> NoReturn:
+    """End this process without waiting for what its threads do."""
+    for undo in _undo:
+        with suppress(Exception):
+            undo()
+    os._exit(status)
+
+
 def outcome() -> tuple[str, int] | None:
     """The line and the exit status of a command that a signal has ended; None where there was no signal."""
     if _state.signum is None:
@@ -142,7 +160,7 @@ def _received(signum: int, frame: FrameType | None) -> None:
         check()
     elif time.monotonic() - _state.since > _PATIENCE:
         _end_others(grace=0.0)
-        os._exit(128 + signum)
+        cut_off(128 + signum)
 
 
 def _in_a_fork(signum: int) -> NoReturn:
@@ -183,7 +201,7 @@ def _listen(ear: socket.socket) -> None:
                 line, status = outcome() or ("", 1)
                 if os.environ.get("LOCAL_RANK", "0") == "0":
                     print(f"mlcl: {line}", file=sys.stderr, flush=True)
-                os._exit(status)
+                cut_off(status)
 
 
 def _collect_others() -> None:

@@ -85,7 +85,7 @@ def predict(
 def make_trainer(
     accelerator: str, devices: str | int, precision: str, callbacks: list[Callback], folder: Path | None = None
 ) -> Trainer:
-    """A trainer that only evaluates, and leaves nothing behind.
+    """A trainer that only evaluates, without logger or checkpoints.
 
     Raises:
         MlclError: for what Lightning does not know or this machine does not have.

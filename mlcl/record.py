@@ -69,7 +69,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise MlclError(f"{path}: no such checkpoint")
+        raise MlclError(f"{path} is a folder, no checkpoint" if path.is_dir() else f"{path}: no such checkpoint")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -77,8 +77,10 @@ def load(path: str | Path) -> dict[str, Any]:
         raise MlclError(f"{path} is refused: only tensors and plain values are read ({reason})") from None
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
         reason = (str(error).strip().splitlines() or ["empty"])[0]
-        reason = "torch.save did not write it" if re.search("mmap|hasRecord", reason) else reason
-        raise MlclError(f"{path} is no checkpoint, or damaged: {reason}") from None
+        reason = "torch.save did not write it" if re.search("mmap|hasRecord", reason) else reason.split(". ")[0]
+        best = path.with_name("best.ckpt")
+        other = f"; {best} lies beside it" if best.is_file() and best != path else ""
+        raise MlclError(f"{path} is no checkpoint, or damaged: {reason}{other}") from None
     parts = (KEY, "state_dict")
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), dict) for part in parts):
         raise MlclError(f"{path} is not a checkpoint of mlcl (plain backbone weights go to model.network.weights)")
@@ -231,7 +233,7 @@ def _rows_by_name(
 
 def differences(stored: dict[str, Any], final: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Key, value of the checkpoint, value now, where both are given and differ; paths are compared as places."""
-    before, after = _flat(stored), _flat(final)
+    before, after = flat(stored), flat(final)
     skipped = (
         "name",
         "ckpt_path",
@@ -255,13 +257,13 @@ def differences(stored: dict[str, Any], final: dict[str, Any]) -> list[tuple[str
     return found
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings as flat flags: without init_args, the class path under the name of its place."""
-    flat: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
     for key, value in config.items():
         place = prefix if key in ("init_args", "class_path") else f"{prefix}.{key}".lstrip(".")
-        flat |= _flat(value, place) if isinstance(value, dict) else {place: value}
-    return flat
+        flags |= flat(value, place) if isinstance(value, dict) else {place: value}
+    return flags
 
 
 def _portable(data: dict[str, Any], datamodule: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlcl.errors import MlclError
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
 _PACKAGES = ("mlcl", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy", "pillow")
 
 
@@ -39,7 +39,7 @@ def new_folder(parent: Path, prefix: str = "version_") -> Path:
 
 def discard_if_untouched(folder: Path) -> None:
     """Remove a run's folder in which nothing was trained or tested yet: a run that failed at its start."""
-    notes = {folder / "config.yaml", folder / "environment.json"}
+    notes = {folder / CONFIG, folder / "environment.json"}
     if folder.is_dir() and set(folder.iterdir()) <= notes:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -55,7 +55,7 @@ def last_checkpoint(runs: Path) -> Path:
         raise MlclError(
             f"--ckpt_path last: no run under {runs} has a {CHECKPOINTS}/last.ckpt; give a file, or --name of the run"
         )
-    started = [run for run in runs.glob("version_*") if (run / "config.yaml").is_file()]
+    started = [run for run in runs.glob("version_*") if (run / CONFIG).is_file()]
     run = max(started, key=_number, default=found[-1].parent.parent)
     if _number(run) > _number(found[-1].parent.parent) and not (run / CHECKPOINTS / "last.ckpt").is_file():
         from mlcl.console import say  # not above: it brings lightning
@@ -116,18 +116,32 @@ def best_checkpoint(path: str | Path) -> Path:
 def run_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, or None for a checkpoint that was moved elsewhere."""
     run = checkpoint.resolve().parent.parent
-    return run if checkpoint.resolve().parent.name == CHECKPOINTS and (run / "config.yaml").is_file() else None
+    return run if checkpoint.resolve().parent.name == CHECKPOINTS and (run / CONFIG).is_file() else None
 
 
 def write_text(path: Path, text: str, newline: str | None = None) -> None:
-    """Write a file all at once: a reader, or a crash, never sees half of it."""
+    """Write a file all at once: a reader, or a crash, never sees half of it.
+
+    Raises:
+        MlclError: if nothing can be written there.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8", newline=newline)
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8", newline=newline)
+        partial.replace(path)
+    except OSError as error:
+        raise MlclError(f"{os.path.relpath(path)} cannot be written: {error.strerror or error}") from error
 
 
-def write_environment(folder: Path) -> None:
-    """``environment.json``: when, with which command, versions and machine; one entry for every start of the run."""
+def describe(folder: Path, config: dict[str, Any]) -> None:
+    """What a run is made from: ``config.yaml``, and when, with which command, versions and machine it was started.
+
+    ``environment.json`` has an entry for every start of the run.
+    """
+    import yaml  # not above: help need not wait for it
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
     path = folder / "environment.json"
     try:
         starts: list[dict[str, Any]] = json.loads(path.read_text())

@@ -57,6 +57,20 @@ def test_a_flag_that_nobody_means_is_one_line(mlcl, name):
     assert len(outcome.err) < 2100 and "MLCL_DEBUG" not in outcome.err
 
 
+def test_a_file_of_one_part_is_read_with_the_same_care(mlcl):
+    Path("data.yaml").write_text("class_path: Demo\ninit_args: {root: a}\ninit_args: {root: b}\n")
+    outcome = mlcl("fit", *DEMO, "--data", "data.yaml", "--print_config")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1, outcome.err[:500]
+    assert outcome.err.startswith("mlcl: --data data.yaml is not YAML: the key 'init_args' twice in"), outcome.err
+
+
+def test_a_date_is_a_name_like_any_other(mlcl):
+    Path("mine.yaml").write_text("name: 2026-22-11\n")
+    for arguments in (["--name", "2026-22-11"], ["--config", "mine.yaml"]):
+        outcome = mlcl("fit", *DEMO, *arguments, "--print_config")
+        assert outcome.status == 0 and "2026-22-11" in outcome.out, outcome.err
+
+
 def test_aliases_and_merges_that_people_write_are_read():
     text = "a: &a {x: 1, y: [1, 2]}\nb: {<<: *a, x: 2}\nc: [*a, *a]\n"
     assert config_text.read(text, "f") == yaml.safe_load(text)

@@ -201,6 +201,7 @@ def test_a_rank_without_data(launch, demo, tmp_path, launcher):
     [
         ("config", "model.optimizer.lr is 0.003 on rank 0 and 0.5 on rank 2"),
         ("code", "its code is '[0-9a-f]+' on rank 0 and '[0-9a-f]+' on rank 2"),
+        ("checkpoint", "its checkpoint is 'none' on rank 0 and '[0-9a-f]+' on rank 2"),
         ("another way with bad images", "data.on_bad_image is 'raise' on rank 0 and 'skip' on rank 2"),
         ("data", "train data is '68 images [^']+' on rank 0 and '68 images [^']+' on rank 2"),
     ],
@@ -214,6 +215,11 @@ def test_a_rank_that_was_started_differently(launch, demo, demo_root, tmp_path, 
         with (tmp_path / "other/mlcl/losses/asymmetric.py").open("a") as file:
             file.write("# another version\n")
         environment = {"PYTHONPATH": str(tmp_path / "other")}
+    elif what == "checkpoint":
+        alone = ["--trainer.devices", "1", "--trainer.strategy", "auto", "--trainer.max_epochs", "1", "--name", "other"]
+        done = run_process(*flags(demo), *alone, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        odd = ["--ckpt_path", "runs/other/version_0/checkpoints/last.ckpt"]
     elif what == "another way with bad images":
         odd = ["--data.on_bad_image", "skip"]
     else:
@@ -229,7 +235,7 @@ def test_a_rank_that_was_started_differently(launch, demo, demo_root, tmp_path, 
     lines = [text for text in group.errors().splitlines() if text.startswith("mlcl: ")]
     assert len(lines) == 1 and re.search(line, lines[0]), group.errors()
     assert all(starter.returncode == 1 for starter in group.started)
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.glob("runs/demo/**/*.ckpt"))
 
 
 @pytest.mark.slow
@@ -247,7 +253,8 @@ def test_a_rank_that_fails_before_the_others_know_it(launch, demo, tmp_path):
 @pytest.mark.parametrize("how", ["busy", "stopped"])
 def test_a_signal_counts_while_another_rank_hangs(launch, demo, tmp_path, how):
     """The first process waits in a collective, where Python hears nothing."""
-    group = launch("lightning", flags(demo))
+    shared = set(Path("/dev/shm").rglob("*.npy"))
+    group = launch("lightning", [*flags(demo), "--data.cache", "ram"])
     wait_for((tmp_path / "runs/demo/version_0/checkpoints/last.ckpt").is_file, 400, group)
     if how == "busy":
         (tmp_path / "busy").touch()
@@ -260,6 +267,7 @@ def test_a_signal_counts_while_another_rank_hangs(launch, demo, tmp_path, how):
     lines = [text for text in group.errors().splitlines() if text.startswith("mlcl: ")]
     assert group.started[0].returncode == 143 and len(lines) == 1, group.errors()
     assert lines[0].startswith("mlcl: stopped by SIGTERM") and took < 30
+    assert set(Path("/dev/shm").rglob("*.npy")) <= shared
     usable(tmp_path, demo)
 
 

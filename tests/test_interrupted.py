@@ -1,5 +1,6 @@
 """Killed, told to stop, out of disk: what is on the disk is whole, and a run that goes on equals one never stopped."""
 
+import json
 import os
 import random
 import re
@@ -98,6 +99,15 @@ def test_killed_twenty_times(mlcl, demo, here):
     run = sorted(path.parent.parent.name for path in here.glob("runs/victim/*/checkpoints/last.ckpt"))
     assert len(run) == 1
     assert_finished_like_an_undisturbed_run(mlcl, flags, run[0])
+
+
+def test_a_closed_terminal_is_a_signal_like_the_others(demo, here):
+    """Its line has nowhere to go then; what counts is that the end is in order, and shared memory given back."""
+    shared = set(Path("/dev/shm").rglob("*.npy"))
+    end = live(["fit", *sadcl(demo, here, 40), "--data.cache", "ram"], here, at("train.1", 1), signal.SIGHUP)
+    assert end.status == 129 and "mlcl: stopped by SIGHUP; epoch 1 is saved, continue with: mlcl fit" in end.err
+    assert set(Path("/dev/shm").rglob("*.npy")) <= shared
+    assert_whole(here)
 
 
 def test_stopped_by_a_signal_says_how_to_go_on(mlcl, demo, here):
@@ -208,8 +218,44 @@ with interrupt.watching():
 """
 
 
+CUT_OFF = """
+from mlcl import interrupt
+interrupt.when_ending(lambda: 1 / 0)
+interrupt.when_ending(lambda: print("given back", flush=True))
+interrupt.cut_off(7)
+"""
+
+
+def test_who_is_cut_off_gives_back_what_is_not_its_own():
+    """As the pictures that are cached in shared memory."""
+    done = subprocess.run([sys.executable, "-c", CUT_OFF], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "given back\n", "")
+
+
 def test_a_loaders_process_says_nothing_of_our_hanging_up_on_it():
     """As multiprocessing's resource_sharer does, by the hook, from a thread of the loader's process."""
     done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False)
     assert "hung up" not in done.stderr and "ValueError: a mistake" in done.stderr
     assert done.stderr.endswith("ConnectionResetError: of the first process\n")
+
+
+REMOVER = """
+import shutil
+from lightning import Callback
+class Remover(Callback):
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            shutil.rmtree(trainer.default_root_dir)
+"""
+
+
+def test_a_run_whose_folder_was_removed_is_a_run_again(mlcl, demo, tmp_path):
+    Path("own_remover.py").write_text(REMOVER)
+    flags = [*demo, "--name", "gone", "--model.schedule", "Constant", "--trainer.callbacks+", "own_remover.Remover"]
+    done = mlcl("fit", *flags, "--trainer.max_epochs", "2")
+    assert done.status == 0 and "runs/gone/version_0 was removed while it is written to; it is made again" in done.err
+    run = Path("runs/gone/version_0")
+    noted = json.loads((run / "environment.json").read_text())
+    assert noted[-1]["data"].keys() == {"train", "val", "test"} and (run / "metrics.json").is_file()
+    rest = mlcl("fit", *flags, "--trainer.max_epochs", "3", "--ckpt_path", "last", "--import", "own_remover")
+    assert rest.status == 0 and not Path("runs/gone/version_1").exists(), rest.err

@@ -11,6 +11,7 @@ import pytest
 from conftest import REPOSITORY
 
 from mlcl import __version__
+from mlcl.__main__ import _one_line
 
 DEMO = str(REPOSITORY / "configs" / "demo.yaml")
 
@@ -205,3 +206,40 @@ def test_waiting_threads_leave_their_core_to_others_unless_told_otherwise(mlcl, 
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert mlcl("validate", "--ckpt_path", "last").status == 1
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("mkdir gone; cd gone; rmdir ../gone; {mlcl} report .", "mlcl: the folder that you are in was removed; cd to"),
+        ("{mlcl} test --ckpt_path there.ckpt 2>&-; echo $? >&2", "1"),
+        (
+            "{mlcl} test --ckpt_path there.ckpt 2>&1 >&- | tail -1 >&2",
+            "mlcl: there.ckpt is no checkpoint, or damaged: ",
+        ),
+        ("ulimit -Sn 64; {python} -c '{limit}' >&2", "more than 64: True"),
+    ],
+    ids=["no folder", "no stderr", "no stdout", "few files"],
+)
+def test_whatever_started_us(tmp_path: Path, script, words):
+    (tmp_path / "there.ckpt").write_text("")
+    limit = (
+        'import resource; from mlcl.__main__ import main; main(["report", "."]); '
+        'print("more than 64:", resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64)'
+    )
+    filled = script.replace("{limit}", limit).replace("{mlcl}", f"{sys.executable} -m mlcl")
+    filled = filled.replace("{python}", sys.executable)
+    done = subprocess.run(["bash", "-c", filled], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_full_shared_memory_is_named():
+    """As torch's loader hands the error on; whether any worker's other error ends in its last line."""
+    text = (
+        'Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\n'
+    )
+    full = RuntimeError(f"{text}RuntimeError: unable to write to file </torch_1_2_3>: No space left on device (28)\n")
+    assert "No space left on device (28); shared memory is full: give /dev/shm more" in _one_line(full)
+    said = _one_line(RuntimeError(f"{text}RuntimeError: another\n"))
+    assert said == "in a loader's process, RuntimeError: another (MLCL_DEBUG=1 shows where)"

@@ -60,8 +60,9 @@ def test_only_an_untouched_folder_is_discarded(tmp_path: Path):
 
 
 def test_every_start_is_noted(tmp_path: Path):
-    runs.write_environment(tmp_path)
-    runs.write_environment(tmp_path)
+    runs.describe(tmp_path, {"name": "a"})
+    runs.describe(tmp_path, {"name": "b"})
+    assert (tmp_path / "config.yaml").read_text() == "name: b\n"
     starts = json.loads((tmp_path / "environment.json").read_text())
     assert len(starts) == 2 and {"started", "command", "versions", "python", "git"} <= set(starts[0])
     runs.note_environment(tmp_path, data={"train": "a"})
@@ -69,7 +70,7 @@ def test_every_start_is_noted(tmp_path: Path):
         None,
         {"train": "a"},
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {"environment.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "environment.json"}
 
 
 def test_a_note_is_no_reason_to_stop(tmp_path: Path):

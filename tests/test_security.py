@@ -6,6 +6,7 @@ import http.server
 import io
 import os
 import pickle
+import resource
 import tarfile
 import threading
 import zipfile
@@ -17,6 +18,7 @@ import torch
 import yaml
 from conftest import REPOSITORY
 from torchvision.datasets.voc import DATASET_YEAR_DICT
+from trees import write_voc
 
 from mlcl.backbone import create_backbone
 from mlcl.callbacks.results import _per_class
@@ -174,6 +176,17 @@ def test_downloaded_weights_are_those_of_their_checksum(server, tmp_path, monkey
     assert not list((tmp_path / "home").rglob("net-*"))
 
 
+def test_weights_whose_name_tells_no_checksum_are_taken(server, tmp_path, monkeypatch):
+    """torch.hub would take the 300e of timm's I-JEPA files for the start of one."""
+    folder, _, second = server
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    state = create_backbone("resnet10t", False, None, {}).state_dict()
+    torch.save(state, folder / "IN1K-net.14-300e.pth.tar")
+    options = {"pretrained_cfg_overlay": {"url": f"{second}/IN1K-net.14-300e.pth.tar", "hf_hub_id": None}}
+    made = create_backbone("resnet10t", True, None, options).state_dict()
+    assert all(torch.equal(made[key], value) for key, value in state.items())
+
+
 ARCHIVES = {
     VOC2007: ("VOCtrainval_06-Nov-2007.tar", "tar"),
     COCO2014: ("annotations_trainval2014.zip", "zip"),
@@ -202,9 +215,69 @@ def test_an_archive_of_its_checksum_is_unpacked_from_wherever_it_came(server, tm
     with zipfile.ZipFile(folder / "a.zip", "w") as file:
         file.writestr("annotations/x.json", "{}")
         file.writestr("../../pwned", "x")
-    fetch(f"{first}/a.zip", tmp_path / "here" / "root", hashlib.md5((folder / "a.zip").read_bytes()).hexdigest())
+    root = tmp_path / "here" / "root"
+    fetch(f"{first}/a.zip", root, md5_of(folder / "a.zip"), root / "annotations")
     assert (tmp_path / "here/root/annotations/x.json").read_text() == "{}"
     assert [path.parent.name for path in tmp_path.rglob("pwned")] == ["root"]  # zipfile's own rule
+
+
+def md5_of(file):
+    return hashlib.md5(file.read_bytes()).hexdigest()
+
+
+def test_an_unpacking_that_broke_off_is_done_again(server, tmp_path):
+    folder, _, second = server
+    with zipfile.ZipFile(folder / "a.zip", "w") as file:
+        file.writestr("train2014/1.jpg", "1")
+        file.writestr("train2014/2.jpg", "2")
+    root = tmp_path / "root"
+    (root / "train2014" / "2.jpg").mkdir(parents=True)  # where a file is to be written
+    arguments = (f"{second}/a.zip", root, md5_of(folder / "a.zip"), root / "train2014")
+    fetch(*arguments)  # somebody's own folder is left alone
+    assert not (root / "a.zip").exists()
+    (root / ".a.zip.unfinished").touch()
+    with pytest.raises(MlclError, match=r"a.zip could not be downloaded to .*2\.jpg"):
+        fetch(*arguments)
+    assert (root / "train2014/1.jpg").is_file() and (root / ".a.zip.unfinished").exists()
+    (root / "train2014/2.jpg").rmdir()
+    (folder / "a.zip").unlink()  # it need not come again
+    fetch(*arguments)
+    assert (root / "train2014/2.jpg").read_text() == "2" and not (root / ".a.zip.unfinished").exists()
+    (root / "train2014/2.jpg").unlink()
+    fetch(*arguments)
+    assert not (root / "train2014/2.jpg").exists()  # nor be unpacked again
+
+
+def test_a_full_disk_is_not_taken_for_another_file(server, tmp_path):
+    folder, _, second = server
+    (folder / "a.zip").write_bytes(bytes(100_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(MlclError, match=r"a.zip could not be downloaded to .*File too large"):
+            fetch(f"{second}/a.zip", tmp_path / "root", md5_of(folder / "a.zip"), tmp_path / "root" / "train2014")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "root").iterdir())
+
+
+def test_only_the_archive_that_is_missing_is_fetched(server, tmp_path, monkeypatch):
+    """VOC 2007 comes in two; the first may be there without the second."""
+    folder, _, second = server
+    lists = {"trainval": {"000005": {"cat": 1}}, "test": {"000001": {"dog": 1}}}
+    write_voc(tmp_path / "made", lists)
+    with tarfile.open(folder / "test.tar", "w") as file:
+        file.add(tmp_path / "made" / "VOCdevkit", "VOCdevkit")
+    for name, there in (("2007", "gone.tar"), ("2007-test", "test.tar")):
+        entry = {"url": f"{second}/{there}", "md5": md5_of(folder / "test.tar")}
+        monkeypatch.setitem(DATASET_YEAR_DICT, name, {**DATASET_YEAR_DICT[name], **entry})
+    write_voc(tmp_path / "root", {"trainval": lists["trainval"]})
+    data = VOC2007(str(tmp_path / "root"), download=True)
+    data.prepare_data()
+    data.setup()
+    assert set(data.splits) == {"train", "val", "test"}
+    with pytest.raises(MlclError, match=r"gone\.tar could not be downloaded"):
+        VOC2007(str(tmp_path / "nothing"), download=True).prepare_data()
 
 
 def test_a_download_without_a_network_is_one_line(tmp_path, monkeypatch):

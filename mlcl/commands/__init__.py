@@ -13,6 +13,7 @@ A verb's file imports nothing heavy at its top, so that help and mistakes are an
 import argparse
 import difflib
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -84,6 +85,7 @@ def _divided(arguments: list[str], passed_on: tuple[str, ...]) -> tuple[list[str
 @contextmanager
 def importing() -> Iterator[None]:
     """Around the imports of torch and the like, whose objects stay: searching them for garbage takes a quarter."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # two lines where it cannot write to the home folder
     on = gc.isenabled()
     gc.disable()
     try:

@@ -34,7 +34,8 @@ def check(options: argparse.Namespace) -> None:
     if output.is_dir():
         raise MlclError(f"--output {output} is a folder; give a file")
     if output.parent.exists() and not os.access(output.parent, os.W_OK):
-        raise MlclError(f"--output {output}: nothing can be written there")
+        given = f"--output {output}" if options.output else f"{output.parent} (give --output FILE)"
+        raise MlclError(f"{given}: nothing can be written there")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,12 +4,12 @@ import csv
 import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from mlcl.data.names import short
 from mlcl.errors import MlclError, cell, visible
 
-LIST = "bad_images.csv"
 _SAID = 10  # a line each; the others are in the list alone
 
 
@@ -70,6 +70,18 @@ class BadImages:
                 file.write(text.getvalue().encode(errors="backslashreplace"))  # the reason may name the file
         except OSError as error:
             raise MlclError(f"{self.file}: bad images cannot be listed: {error.strerror}") from error
+
+
+def new_list(folder: Path) -> Path:
+    """Where to list them; no file of somebody else is touched."""
+    file, number = folder / "bad_images.csv", 1
+    if (folder / "checkpoints").is_dir():  # of the run that is continued: what was bad may be mended by now
+        with suppress(OSError):
+            file.unlink()
+    while file.exists():
+        number += 1
+        file = folder / f"bad_images_{number}.csv"
+    return file
 
 
 def name_of(path: Path) -> str:

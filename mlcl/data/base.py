@@ -3,7 +3,6 @@
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from mlcl.console import say
 from mlcl.data import augment as augmentations
-from mlcl.data.bad_images import LIST, BadImages, limit, listed, name_of
+from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
 from mlcl.data.labels import PRESENT, describe
@@ -48,7 +47,7 @@ class MultiLabelDataModule(LightningDataModule):
         cache_dir: folder for them; by default in the user's cache folder, or in shared memory.
         on_bad_image: raise stops at a picture that cannot be read. skip makes it a grey one of which nothing is known,
             so that it enters no loss, no metric and no N, lists it in the run's bad_images.csv, and stops above 1 % of
-            a split (or 10 images, where that is more).
+            a split (or 10 images, where that is more, but never above half of it).
         augment_on: cpu (in the loader's processes) or device: whole batches, where the network is. Both draw the same.
     """
 
@@ -137,10 +136,9 @@ class MultiLabelDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the splits and say what is in them."""
         if self.trainer is not None:
-            own, skip = Path(self.trainer.default_root_dir, LIST), self.on_bad_image == "skip"
-            if skip and self._bad_list is None and self.trainer.is_global_zero:  # of the run that is continued
-                with suppress(OSError):  # what was bad may be mended
-                    own.unlink()
+            own, skip = self._bad_list, self.on_bad_image == "skip"
+            if skip and own is None and self.trainer.is_global_zero:
+                own = new_list(Path(self.trainer.default_root_dir))
             place = self.trainer.strategy.broadcast(str(own))  # by all ranks, also where one was told otherwise
             self._bad_list = Path(place) if skip else None
         if self.splits:

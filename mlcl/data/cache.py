@@ -3,7 +3,7 @@
 A row of it is mapped memory; decoding and resizing the JPEG takes dozens of times longer than copying that.
 """
 
-import atexit
+import functools
 import hashlib
 import os
 import shutil
@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mlcl import interrupt
 from mlcl.data.augment import Augmentation
 from mlcl.data.images import ImageError, read_image
 from mlcl.errors import MlclError, visible
@@ -110,7 +111,7 @@ def open_cache(
             "folder, or --data.cache none"
         ) from error
     if kind == "ram":  # who has it open keeps it; without this it would stay until the machine restarts
-        atexit.register(_remove, path, os.getpid())
+        interrupt.when_ending(functools.partial(_remove, path, os.getpid()))
     return cache
 
 
@@ -127,7 +128,7 @@ class _Squares(Dataset[tuple[Tensor, Tensor]]):
             picture = read_image(self.paths[index])
         except ImageError as error:
             if not self.skip:
-                raise error.with_remedy() from error
+                raise error.with_remedy(self.paths[index]) from error
             return torch.zeros(self.augmentation.side, self.augmentation.side, 3, dtype=torch.uint8), _NO_SIZE
         square = self.augmentation.resized(picture)
         return square.permute(1, 2, 0).contiguous(), torch.tensor(picture.shape[-2:], dtype=torch.int32)

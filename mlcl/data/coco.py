@@ -57,8 +57,7 @@ class COCO2014(MultiLabelDataModule):
         """Download where asked to; check that the tree is whole."""
         if self.download:
             for url, md5, folder in _ARCHIVES:
-                if not (self.root / folder).is_dir():
-                    fetch(url, self.root, md5)
+                fetch(url, self.root, md5, self.root / folder)
         super().prepare_data()
 
     def read_split(self, split: Split) -> Samples | None:

@@ -90,7 +90,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
                 picture, size = self._read_again(index)
         except ImageError as error:
             if self.bad is None:
-                raise error.with_remedy() from error
+                raise error.with_remedy(self.samples.paths[index]) from error
             path, side = self.samples.paths[index], self.augmentation.side
             self.bad.add(path, str(error).removeprefix(f"{path}: "))
             picture, size = torch.full((3, side, side), _GREY, dtype=torch.uint8), (side, side)

@@ -28,8 +28,10 @@ _SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 class ImageError(MlclError):
     """A picture that cannot be read; the message names the file and the reason."""
 
-    def with_remedy(self) -> "ImageError":
+    def with_remedy(self, path: Path) -> "ImageError":
         """The same, for a picture of a dataset."""
+        if not path.parent.is_dir():
+            return ImageError(f"{self}; its folder is gone, too: is the disk still there?")
         return ImageError(f"{self}; mlcl check finds all of these, --data.on_bad_image skip does without them")
 
 

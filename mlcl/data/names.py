@@ -1,6 +1,7 @@
 """File names from annotation files, which others wrote: what no file can be called, what leads out of the dataset."""
 
 import os
+import sys
 from pathlib import Path
 
 from mlcl.errors import MlclError
@@ -22,8 +23,10 @@ def checked(name: object, place: str) -> str:
         raise MlclError(f"{place}: {short(repr(name))} is no file name")
     if len(name) > _LONGEST:
         raise MlclError(f"{place}: a file name of {len(name):,} characters, {short(name)}")
-    if "\0" in name or not _encodes(name):
+    if "\0" in name or not _encodes(name, "utf-8"):
         raise MlclError(f"{place}: no file can be called {short(ascii(name))}")
+    if not _encodes(name, encoding := sys.getfilesystemencoding()):
+        raise MlclError(f"{place}: {short(ascii(name))} is no name in {encoding}; set PYTHONUTF8=1 in the environment")
     return name
 
 
@@ -54,9 +57,9 @@ def short(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:90]}...{text[-90:]}"
 
 
-def _encodes(name: str) -> bool:
+def _encodes(name: str, encoding: str) -> bool:
     try:
-        os.fsencode(name)
+        name.encode(encoding, sys.getfilesystemencodeerrors())
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write
         return False
     return True

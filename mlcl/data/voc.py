@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torchvision.datasets.voc import DATASET_YEAR_DICT
@@ -26,7 +26,7 @@ class _VOC(MultiLabelDataModule):
 
     classes = VOC_CLASSES
     year: str
-    downloads: tuple[str, ...]
+    downloads: ClassVar[dict[str, str]]  # torchvision's names of the archives, and an image set that each brings
 
     def __init__(
         self,
@@ -48,10 +48,11 @@ class _VOC(MultiLabelDataModule):
 
     def prepare_data(self) -> None:
         """Download where asked to; check that the tree is whole."""
-        if self.download and not self._devkit().is_dir():
-            for name in self.downloads:
-                archive = DATASET_YEAR_DICT[name]
-                fetch(archive["url"], self.root, archive["md5"])
+        devkit = self.root / "VOCdevkit" / f"VOC{self.year}"  # what the archives hold
+        if self.download and self._devkit() == devkit:
+            for name, image_set in self.downloads.items():
+                archive, listed = DATASET_YEAR_DICT[name], f"{VOC_CLASSES[0]}_{image_set}.txt"
+                fetch(archive["url"], self.root, archive["md5"], devkit / "ImageSets" / "Main" / listed)
         super().prepare_data()
 
     def read_split(self, split: Split) -> Samples | None:
@@ -86,7 +87,7 @@ class VOC2007(_VOC):
     """
 
     year = "2007"
-    downloads = ("2007", "2007-test")  # names of torchvision's
+    downloads: ClassVar = {"2007": "trainval", "2007-test": "test"}
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class VOC2012(_VOC):
     """
 
     year = "2012"
-    downloads = ("2012",)
+    downloads: ClassVar = {"2012": "trainval"}
 
     def __init__(
         self,

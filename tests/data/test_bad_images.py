@@ -238,9 +238,13 @@ def test_calibration_lists_them_beside_what_it_writes(mlcl, root, tmp_path):
     (root / f"{held_out[0]}.jpg").write_bytes(b"no picture")
     skip = ["--data.on_bad_image", "skip", "--data.val_fraction", "0.25", "--name", "c", "--test_after_fit", "false"]
     assert mlcl("fit", *fit_flags(root, "labels.csv"), *skip).status == 0
+    for file in (Path("bad_images.csv"), Path("new/bad_images.csv")):  # of somebody else
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
     outcome = mlcl("calibrate", "--ckpt_path", "runs/c/version_0", "--output", "new/c.ckpt")
     assert outcome.status == 0, outcome.err
-    assert str(root / f"{held_out[0]}.jpg") in lines(tmp_path / "new") and not Path("bad_images.csv").exists()
+    assert str(root / f"{held_out[0]}.jpg") in Path("new/bad_images_2.csv").read_text()
+    assert Path("bad_images.csv").read_text() == Path("new/bad_images.csv").read_text() == "mine"
 
 
 def test_embeddings_are_collected_of_what_can_be_read(root):
