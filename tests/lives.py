@@ -123,8 +123,9 @@ def live(
 
 
 def _as_from_a_terminal() -> None:
-    """Tests that are themselves started in a shell's background would hand down that SIGINT is ignored."""
+    """Tests that are started in a shell's background, or by nohup, would hand down that these are ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _lines(file: Path) -> list[str]:
