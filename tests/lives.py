@@ -98,7 +98,7 @@ def live(
     with open(folder / "out.txt", "w") as out, open(folder / "err.txt", "w") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlcl", *map(str, arguments)],
-            cwd=folder, stdout=out, stderr=err, start_new_session=True, preexec_fn=_as_from_a_terminal,
+            cwd=folder, stdout=out, stderr=err, start_new_session=True, preexec_fn=as_from_a_terminal,
             env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
         )  # fmt: skip
         try:
@@ -122,7 +122,7 @@ def live(
     return End(status, (folder / "err.txt").read_text(), _lines(notes))
 
 
-def _as_from_a_terminal() -> None:
+def as_from_a_terminal() -> None:
     """Tests that are started in a shell's background, or by nohup, would hand down that these are ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY, run_process
+from lives import as_from_a_terminal
 
 from mlcl.group import _lost
 
@@ -101,12 +102,12 @@ def free_port() -> str:
 @pytest.fixture
 def launch(tmp_path):
     groups = []
+    (tmp_path / "own_slow.py").write_text(SLOW)
 
     def start(
         launcher: str, arguments: list[str], odd: list[str] = (), ranks: tuple[int, ...] = (0, 1, 2), **environment: str
     ) -> Group:
         """``odd``, ``environment``: more flags, and variables, for the last rank only; ``ranks``: those that come."""
-        (tmp_path / "own_slow.py").write_text(SLOW)
         port, group = free_port(), Group([], tmp_path)
         for rank in ranks if launcher == "by hand" else [0]:
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "3"}
@@ -118,7 +119,7 @@ def launch(tmp_path):
             with (tmp_path / f"stderr_{rank}").open("w") as errors:
                 group.started.append(
                     subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL, stderr=errors,
-                                     start_new_session=True))  # fmt: skip
+                                     start_new_session=True, preexec_fn=as_from_a_terminal))  # fmt: skip
         groups.append(group)
         return group
 
