@@ -48,7 +48,7 @@ notebooks: .venv/installed  ## execute all notebooks, each in a fresh kernel, an
 	$(BIN)/python tests/run_notebooks.py notebooks/*.ipynb
 
 test: .venv/installed  ## every test that needs neither GPU nor minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/installed  ## minutes of training on real pictures, where they are there
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow --timeout 3600
@@ -61,7 +61,7 @@ test-minimum:  ## the suite on the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-minimum
 	$(PYTHON) tests/minimum.py > .venv-minimum/constraints.txt
 	.venv-minimum/bin/python -m pip install --quiet --constraint .venv-minimum/constraints.txt --editable '.[dev]'
-	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -q -W default -W ignore::DeprecationWarning --disable-warnings --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -q -W default -W ignore::DeprecationWarning --disable-warnings --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: .venv/installed  ## broken pictures, annotations, tables and configs, for ten minutes
 	$(BIN)/python tests/fuzz.py --seconds 600

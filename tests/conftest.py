@@ -24,6 +24,16 @@ pytest_plugins = ("report_run",)  # the fixtures of the report's tests
 torch.set_num_threads(1)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Files that take half a minute or more come first, so that two workers end together.
+_LONG = (
+    *("test_distributed", "test_interrupted", "test_wandb", "test_notebooks", "test_bad_images", "test_cache"),
+    *("test_export", "test_predict", "test_configs", "test_sweeps"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
