@@ -2,12 +2,15 @@
 
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from mlcl import runs
+from mlcl import record, runs
+from mlcl.data.images import ImageError
 from mlcl.errors import MlclError
 
 
@@ -106,3 +109,34 @@ def test_a_newer_run_without_a_checkpoint_is_named(tmp_path: Path, monkeypatch, 
     assert runs.last_checkpoint(tmp_path) == last
     said = "version_1 has no checkpoints/last.ckpt: it ended before its first epoch did; going on with version_0\n"
     assert capsys.readouterr().err == said
+
+
+def test_a_place_that_takes_no_file_is_one_line(tmp_path: Path):
+    with pytest.raises(MlclError, match=r"config\.yaml cannot be written: No such file or directory"):
+        runs.write_text(tmp_path / "gone" / "config.yaml", "")
+
+
+def test_a_damaged_checkpoint_names_the_one_beside_it(tmp_path: Path):
+    (tmp_path / "last.ckpt").write_text("")
+    with pytest.raises(MlclError, match=r"last\.ckpt is no checkpoint, or damaged: [^;]*$"):
+        record.load(tmp_path / "last.ckpt")
+    (tmp_path / "best.ckpt").write_text("")
+    with pytest.raises(MlclError, match=r"damaged: [^;]*; .*best\.ckpt lies beside it$"):
+        record.load(tmp_path / "last.ckpt")
+    with pytest.raises(MlclError, match="is a folder, no checkpoint"):
+        record.load(tmp_path)
+
+
+def test_a_disk_that_went_away_is_told_from_a_bad_picture(tmp_path: Path):
+    error = ImageError("a.jpg: no such image")
+    assert "mlcl check" in str(error.with_remedy(tmp_path / "a.jpg"))
+    assert str(error.with_remedy(tmp_path / "gone" / "a.jpg")).endswith(
+        "its folder is gone, too: is the disk still there?"
+    )
+
+
+def test_a_name_that_the_locale_cannot_write_says_what_to_set():
+    script = "from mlcl.data.names import checked; checked('\\xe9.jpg', 'table.csv')"
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", script], env=plain, capture_output=True, text=True, check=False)
+    assert "is no name in ascii; set PYTHONUTF8=1 in the environment" in done.stderr, done.stderr

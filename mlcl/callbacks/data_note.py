@@ -13,6 +13,8 @@ from mlcl.console import say
 class DataNote(Callback):
     """Writes the fingerprint of every split; says where it is not that of a run which this one repeats.
 
+    Should the folder be removed while the run goes on, its notes are written again with the next checkpoint.
+
     Args:
         folder: of the run.
         repeated: folders of the runs that this one repeats or continues.

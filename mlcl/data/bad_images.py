@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlcl.data.names import short
 from mlcl.errors import MlclError, cell, visible
+from mlcl.runs import CHECKPOINTS
 
 _SAID = 10  # a line each; the others are in the list alone
 
@@ -75,7 +76,7 @@ class BadImages:
 def new_list(folder: Path) -> Path:
     """Where to list them; no file of somebody else is touched."""
     file, number = folder / "bad_images.csv", 1
-    if (folder / "checkpoints").is_dir():  # of the run that is continued: what was bad may be mended by now
+    if (folder / CHECKPOINTS).is_dir():  # of the run that is continued: what was bad may be mended by now
         with suppress(OSError):
             file.unlink()
     while file.exists():

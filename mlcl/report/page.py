@@ -42,9 +42,9 @@ def write(
     page = pages.render("report.html", **_values(results, data_root, max_images, imports))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_text(output, page)
     except OSError as error:
         raise MlclError(f"{output} cannot be written: {error.strerror}") from None
+    runs.write_text(output, page)
     say(f"report: {output} ({pages.size(output.stat().st_size)})")
     return output
 
