@@ -45,7 +45,7 @@ tour: .venv/installed  ## every verb once, two methods compared: ten minutes on 
 
 # Warns of a notebook that takes more than 120 s; fails at a cell that takes 240 s, which a busy machine does not reach.
 notebooks: .venv/installed  ## execute all notebooks, each in a fresh kernel, and say how long each takes
-	$(BIN)/python tests/run_notebooks.py notebooks/*.ipynb
+	$(BIN)/python tests/support/run_notebooks.py notebooks/*.ipynb
 
 test: .venv/installed  ## every test that needs neither GPU nor minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -59,15 +59,15 @@ test-gpu: .venv/installed  ## what needs CUDA
 # Old packages beside new ones warn of each other; matplotlib 3.8 logs those of pyparsing, below pytest's summary.
 test-minimum:  ## the suite on the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-minimum
-	$(PYTHON) tests/minimum.py > .venv-minimum/constraints.txt
+	$(PYTHON) tests/support/minimum.py > .venv-minimum/constraints.txt
 	.venv-minimum/bin/python -m pip install --quiet --constraint .venv-minimum/constraints.txt --editable '.[dev]'
 	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -q -W default -W ignore::DeprecationWarning --disable-warnings --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: .venv/installed  ## broken pictures, annotations, tables and configs, for ten minutes
-	$(BIN)/python tests/fuzz.py --seconds 600
+	$(BIN)/python tests/stress/fuzz.py --seconds 600
 
 soak: .venv/installed  ## two hours of training in two processes: does anything grow?
-	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --minutes 120 --output runs/soak.svg
+	OMP_NUM_THREADS=1 $(BIN)/python tests/stress/soak.py --minutes 120 --output runs/soak.svg
 
 audit: .venv/installed  ## known vulnerabilities of what is installed; asks PyPI
 	$(PYTHON) -m venv .venv-audit

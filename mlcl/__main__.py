@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mlcl import __version__, commands, help, interrupt
+from mlcl import __version__
+from mlcl.cli import help, verbs
 from mlcl.errors import MlclError, line
+from mlcl.system import signals
 
 _KEYS = (
     *(
@@ -48,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb in help.VERBS and ("--help" in rest or "-h" in rest):
         print(help.of(verb), end="")
         return 0
-    if verb in commands.VERBS and ("--help" in rest or "-h" in rest):
-        print(commands.help_of(verb), end="")
+    if verb in verbs.VERBS and ("--help" in rest or "-h" in rest):
+        print(verbs.help_of(verb), end="")
         return 0
     if mistake := _mistake(verb, rest):
         return _fail(mistake, 2)
@@ -62,24 +64,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     _allow_files()
     # Threads that wait by spinning take the core that another one needs: beside other jobs, five times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with interrupt.watching():
+    with signals.watching():
         return _ended(verb, rest)
 
 
 def _ended(verb: str, arguments: list[str]) -> int:
     """Run a verb that was not found wrong; returns the exit status, 128 + n where signal n has ended it."""
     try:
-        if verb in commands.VERBS:
-            return commands.run(verb, arguments)
-        with commands.importing():
-            from mlcl import cli
+        if verb in verbs.VERBS:
+            return verbs.run(verb, arguments)
+        with verbs.importing():
+            from mlcl.cli import training
 
-        cli.run(verb, ["--help" if argument == "--help_all" else argument for argument in arguments])
-    except commands.UsageError as error:
+        training.run(verb, ["--help" if argument == "--help_all" else argument for argument in arguments])
+    except verbs.UsageError as error:
         return _fail(str(error), 2)
     except BaseException as error:
         # Whatever it has become on its way: a loader's process that had the same signal fails on its own account.
-        if stopped := interrupt.outcome():
+        if stopped := signals.outcome():
             return _fail(*stopped)
         if isinstance(error, KeyboardInterrupt):
             return _fail("interrupted", 130)
@@ -124,11 +126,11 @@ def _part(error: BaseException) -> str | None:
 
 def _mistake(verb: str, arguments: list[str]) -> str | None:
     """What is wrong with the command line, as far as that can be told without knowing the classes."""
-    if verb in commands.VERBS:
+    if verb in verbs.VERBS:
         return None  # it has a parser of its own
     if verb not in help.VERBS:
-        verbs = (*help.VERBS, *commands.VERBS)
-        return f"unknown verb {verb!r}{_meant(verb, verbs)}; verbs: {', '.join(verbs)}"
+        known = (*help.VERBS, *verbs.VERBS)
+        return f"unknown verb {verb!r}{_meant(verb, known)}; verbs: {', '.join(known)}"
     for number, argument in enumerate(arguments):
         if not argument.startswith("-") or argument == "-h":
             before = arguments[number - 1] if number else ""

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics import Metric
 
-from mlcl import fast_step, record, runs, small_batch
-from mlcl.class_means import start_prototypes
-from mlcl.console import say
+from mlcl import runs
+from mlcl.callbacks import fast_step, small_batch
+from mlcl.callbacks.class_means import start_prototypes
+from mlcl.callbacks.spread import EmbeddingSpread
 from mlcl.distributed import broadcast_buffers, gather, global_batch, rank
 from mlcl.errors import MlclError
 from mlcl.losses import ClassificationLoss, EmbeddingLoss
@@ -20,8 +21,9 @@ from mlcl.losses.binary_cross_entropy import BinaryCrossEntropy
 from mlcl.metrics import CF1Definition, Interpolation, MultiLabelMetrics
 from mlcl.network import Network
 from mlcl.optim import Constant, OptimizerFactory, Schedule, make_optimizer, training_length
-from mlcl.seeding import derive, global_seed
-from mlcl.spread import EmbeddingSpread
+from mlcl.runs import record
+from mlcl.system.console import say
+from mlcl.system.seeding import derive, global_seed
 
 
 class MultiLabelModule(LightningModule):

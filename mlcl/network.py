@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mlcl.backbone import as_map, create_backbone, freeze
+from mlcl.backbones.backbone import as_map, create_backbone, freeze
 from mlcl.heads import Head, HeadOutput
 
 

@@ -1,10 +1,8 @@
 """Shared fixtures: a tiny demo dataset, the command line in this process and in others, gloo groups."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 # Before torch is imported: with a busy core, two spinning OpenMP threads make a tiny step 200 times slower.
@@ -15,14 +13,14 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # lightning 2.6.6 calls
 
 import pytest
 import torch
+from support.running import Outcome, demo_flags
 from torch.utils.data import BatchSampler, DataLoader
 
 from mlcl.__main__ import main
 from mlcl.data.scenes import write_scenes
 
-pytest_plugins = ("report_run",)  # the fixtures of the report's tests
+pytest_plugins = ("support.report_run",)  # the fixtures of the report's tests
 torch.set_num_threads(1)
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Files that take half a minute or more come first, so that two workers end together.
 _LONG = (
@@ -64,16 +62,7 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def demo(demo_root: Path) -> list[str]:
     """Flags that make the demo config small enough for a test."""
-    return _demo_flags(demo_root)
-
-
-def _demo_flags(demo_root: Path) -> list[str]:
-    return [
-        *("--config", str(REPOSITORY / "configs" / "demo.yaml"), "--data.root", str(demo_root)),
-        *("--data.train_images", "80", "--data.test_images", "25", "--data.scene_size", "64"),
-        *("--data.image_size", "48", "--data.batch_size", "16", "--data.num_workers", "0"),
-        *("--trainer.max_epochs", "2"),
-    ]
+    return demo_flags(demo_root)
 
 
 @pytest.fixture(scope="session")
@@ -82,21 +71,10 @@ def trained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, before = tmp_path_factory.mktemp("trained"), Path.cwd()
     os.chdir(folder)
     try:
-        assert (
-            main(["fit", *_demo_flags(demo_root), "--data.val_fraction", "0.25", "--model.optimizer.lr", "0.01"]) == 0
-        )
+        assert main(["fit", *demo_flags(demo_root), "--data.val_fraction", "0.25", "--model.optimizer.lr", "0.01"]) == 0
     finally:
         os.chdir(before)
     return folder / "runs" / "demo" / "version_0"
-
-
-@dataclass
-class Outcome:
-    """What a command line did."""
-
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -110,41 +88,3 @@ def mlcl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         return Outcome(status, *capfd.readouterr())
 
     return run
-
-
-def run_process(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m mlcl`` as a user would, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "mlcl", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def tiny_data(kind: str, folder: Path) -> list[str]:
-    """Write a tiny dataset of this class in its real layout; returns the flags that point to it."""
-    from trees import write_coco, write_voc
-
-    from mlcl.data.coco import COCO_CLASSES
-
-    kind = kind.rpartition(".")[2]
-    if kind == "Demo":
-        flags = {"root": folder, "train_images": 16, "test_images": 6, "scene_size": 48}
-    elif kind == "COCO2014":
-        categories = {i + 1: name for i, name in enumerate(COCO_CLASSES)}
-        images = {i: [1 + i % 3, 5] for i in range(1, 9)}
-        write_coco(folder, categories, images, images)
-        flags = {"root": folder}
-    else:
-        sets = {"VOC2007": ("trainval", "test"), "VOC2012": ("train", "val")}[kind]
-        lists = {
-            name: {f"{name}_{i}": {"cat": 1 if i % 2 else -1, "dog": (-1, 0, 1)[i % 3]} for i in range(8)}
-            for name in sets
-        }
-        write_voc(folder, lists, year=kind.removeprefix("VOC"))
-        flags = {"root": folder}
-    return [part for name, value in flags.items() for part in (f"--data.{name}", str(value))]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_process
-from gloo import run_group
-from test_resume import LOSS
+from support.gloo import run_group
+from support.own_classes import LOSS
+from support.running import run_process
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -14,11 +14,11 @@ from sklearn.metrics import average_precision_score
 from torch.utils.data import DataLoader
 
 from mlcl.callbacks.results import Results
+from mlcl.callbacks.spread import EmbeddingSpread
 from mlcl.heads import SemanticAttention
 from mlcl.metrics import MultiLabelMetrics, f1_family, top_k
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
-from mlcl.spread import EmbeddingSpread
 
 
 def _many(n=60, k=7, **settings):

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from mlcl.console import is_first
+from mlcl.system.console import is_first
 
 
 class CSVLog(CSVLogger):

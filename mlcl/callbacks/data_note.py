@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
-from mlcl import provenance, runs
-from mlcl.console import say
+from mlcl import runs
+from mlcl.runs import provenance
+from mlcl.system.console import say
 
 
 class DataNote(Callback):

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from mlcl import replay
-from mlcl.console import say
+from mlcl.callbacks import replay
 from mlcl.distributed import gather, gather_objects, rank, world_size
 from mlcl.errors import MlclError
 from mlcl.metrics import MultiLabelMetrics
-from mlcl.seeding import global_seed
+from mlcl.system.console import say
+from mlcl.system.seeding import global_seed
 
 GRADIENT = "gradient"
 _HOPELESS = 50  # fp16 overflows in a row; the scale has fallen to 2 ** -34 of what it was

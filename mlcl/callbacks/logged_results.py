@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from mlcl.console import say
+from mlcl.callbacks.logger_views import showing
 from mlcl.errors import MlclError
-from mlcl.tracking.show import showing
+from mlcl.system.console import say
 
 
 class LoggedResults(Callback):

@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from mlcl.callbacks.csv_log import CSVLog
-from mlcl.console import is_first
 from mlcl.errors import MlclError
 from mlcl.metrics import NAMES
+from mlcl.system.console import is_first
 
 
 def make(chosen: Any, settings: Any, folder: Path, training: bool) -> list[Logger]:

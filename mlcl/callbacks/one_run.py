@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from mlcl import __version__, group, record
+from mlcl import __version__
+from mlcl.callbacks import group
 from mlcl.distributed import require_equal, world_size
+from mlcl.runs import record
 
 # What may differ between machines without another result: data are compared by their content, weights sent by DDP.
 _FILES = ("data.root", "data.csv", "data.val_csv", "data.test_csv", "data.cache_dir")

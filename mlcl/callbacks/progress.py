@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
-from mlcl.console import say
+from mlcl.system.console import say
 
 _EVERY = 0.5  # seconds between two looks at the loss
 

@@ -15,12 +15,12 @@ from rich.table import Table
 from torch import Tensor
 
 from mlcl.callbacks.finite import broken_scores
-from mlcl.console import say
+from mlcl.callbacks.spread import EmbeddingSpread
 from mlcl.errors import MlclError, cell
 from mlcl.f1_family import image_blocks
 from mlcl.metrics import Evaluation, MultiLabelMetrics
 from mlcl.runs import write_text
-from mlcl.spread import EmbeddingSpread
+from mlcl.system.console import say
 
 _SHOWN = 200  # classes in the table on the terminal; of more, the best and the worst
 _NAMED = 20  # classes without positives

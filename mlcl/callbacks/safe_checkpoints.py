@@ -14,8 +14,8 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from mlcl import interrupt
 from mlcl.errors import MlclError
+from mlcl.system import signals
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -36,7 +36,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         # One name for all attempts: what a killed process left is written over by the next one.
         partial = path.with_name(f".{path.name}.partial")
-        with interrupt.held(), _one_line(path):
+        with signals.held(), _one_line(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with partial.open("wb") as file:
@@ -87,19 +87,19 @@ class Interruptible(Callback):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Should the signal have been swallowed."""
-        interrupt.check()
+        signals.check()
 
     def on_validation_batch_end(self, *_: Any) -> None:
         """The same."""
-        interrupt.check()
+        signals.check()
 
     def on_test_batch_end(self, *_: Any) -> None:
         """The same."""
-        interrupt.check()
+        signals.check()
 
     def on_predict_batch_end(self, *_: Any) -> None:
         """The same."""
-        interrupt.check()
+        signals.check()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """What was logged up to here is not logged again by a run that goes on from here."""
@@ -111,9 +111,9 @@ class Interruptible(Callback):
 def _signals_of(trainer: Trainer) -> None:
     environment = trainer._accelerator_connector.cluster_environment
     if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
-        interrupt.leave_to_lightning()
+        signals.leave_to_lightning()
     else:
-        interrupt.take_back()
+        signals.take_back()
 
 
 def prepared(trainer: Trainer) -> Trainer:
@@ -122,7 +122,7 @@ def prepared(trainer: Trainer) -> Trainer:
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = SafeCheckpointIO()
     if hasattr(strategy.launcher, "procs"):
-        interrupt.ends_with_us(strategy.launcher)
+        signals.ends_with_us(strategy.launcher)
     return trainer
 
 

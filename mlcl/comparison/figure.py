@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mlcl.comparison.outcome import LEVEL, Comparison, Gain
-from mlcl.pages import clean
+from mlcl.viz.pages import clean
 
 _BETTER, _WORSE, _UNDECIDED = "#3b82c4", "#d0702c", "#9aa1a9"  # blue and orange are told apart by everyone
 _INK = "#000000"  # the page turns it into its text colour

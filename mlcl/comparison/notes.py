@@ -5,7 +5,7 @@ from typing import Any
 
 from mlcl.comparison.folders import shown
 from mlcl.comparison.scores import Scores
-from mlcl.record import differences
+from mlcl.runs.record import differences
 
 # differences() leaves the whole trainer out, as a test should; these change what is trained.
 _TRAINING = (

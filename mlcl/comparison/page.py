@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from mlcl import pages
 from mlcl.comparison import tables
 from mlcl.comparison.figure import alternative, caption, per_class_gains
 from mlcl.comparison.outcome import Comparison
 from mlcl.errors import MlclError
 from mlcl.runs import write_text
+from mlcl.viz import pages
 
 PLOT = "per_class_gains.png"
 

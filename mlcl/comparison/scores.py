@@ -11,11 +11,11 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlcl import saved
 from mlcl.comparison.folders import run_of, shown
 from mlcl.errors import MlclError
 from mlcl.metrics import CF1Definition, Evaluation, Interpolation, MultiLabelMetrics
-from mlcl.record import differences
+from mlcl.runs import saved
+from mlcl.runs.record import differences
 
 _LABELS = {1: "present", 0: "absent", -1: "unknown"}
 # The decision rule belongs to a method when it was calibrated; only two fixed thresholds are a definition.
@@ -66,7 +66,7 @@ def read(folder: Path) -> Scores:
     """Read the results in a folder, and the run's ``config.yaml`` if it is there.
 
     Raises:
-        MlclError: see :func:`mlcl.saved.read`; or if the configuration is damaged.
+        MlclError: see :func:`mlcl.runs.saved.read`; or if the configuration is damaged.
     """
     results, path = saved.read(folder), run_of(folder) / "config.yaml"
     try:

@@ -2,7 +2,7 @@
 
 from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.dataset import ImageDataset, Samples
-from mlcl.discovery import import_all, public_classes
+from mlcl.system.discovery import import_all, public_classes
 
 DATASETS: dict[str, type] = public_classes(import_all(__name__, list(__path__)), MultiLabelDataModule)
 globals().update(DATASETS)

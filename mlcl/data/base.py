@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
 
-from mlcl.console import say
 from mlcl.data import augment as augmentations
 from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
@@ -22,7 +21,8 @@ from mlcl.data.labels import PRESENT, describe
 from mlcl.data.names import short
 from mlcl.data.sampler import EpochSampler
 from mlcl.errors import MlclError
-from mlcl.seeding import global_seed
+from mlcl.system.console import say
+from mlcl.system.seeding import global_seed
 
 Split = Literal["train", "val", "test"]
 INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}

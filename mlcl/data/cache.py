@@ -25,10 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mlcl import interrupt
 from mlcl.data.augment import Augmentation
 from mlcl.data.images import ImageError, read_image
 from mlcl.errors import MlclError, visible
+from mlcl.system import signals
 
 _FORMAT = 1  # to be raised with the meaning of what is written
 _NO_SIZE = torch.zeros(2, dtype=torch.int32)
@@ -111,7 +111,7 @@ def open_cache(
             "folder, or --data.cache none"
         ) from error
     if kind == "ram":  # who has it open keeps it; without this it would stay until the machine restarts
-        interrupt.when_ending(functools.partial(_remove, path, os.getpid()))
+        signals.when_ending(functools.partial(_remove, path, os.getpid()))
     return cache
 
 

@@ -13,7 +13,7 @@ from mlcl.data.augment import Augmentation
 from mlcl.data.bad_images import BadImages
 from mlcl.data.images import ImageError, read_image
 from mlcl.data.labels import UNKNOWN, Targets
-from mlcl.seeding import seeded
+from mlcl.system.seeding import seeded
 
 Size = tuple[int, int]  # height and width in pixels
 _GREY = 128

@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
-from mlcl.console import say
 from mlcl.data.base import MissingImages, MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
 from mlcl.data.images import ImageError, read_image
 from mlcl.data.labels import PRESENT, describe
 from mlcl.data.names import short
 from mlcl.errors import MlclError, cell, visible
+from mlcl.system.console import say
 
 _AT_ONCE = 16  # images per message from a reading process
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")

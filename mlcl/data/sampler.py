@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from mlcl.distributed import rank, world_size
-from mlcl.seeding import derive
+from mlcl.system.seeding import derive
 
 
 class EpochSampler(DistributedSampler):  # type: ignore[type-arg]

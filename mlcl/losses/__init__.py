@@ -4,10 +4,10 @@ Needs torch alone: ``from mlcl.losses import BinaryCrossEntropy`` imports neithe
 (timm only when one of its losses is made).
 """
 
-from mlcl.discovery import import_all, public_classes
 from mlcl.losses.bank import EmbeddingBank
 from mlcl.losses.base import ClassificationLoss, EmbeddingLoss
 from mlcl.losses.projector import Projector
+from mlcl.system.discovery import import_all, public_classes
 
 _modules = import_all(__name__, list(__path__))
 CLASSIFICATION_LOSSES: dict[str, type] = public_classes(_modules, ClassificationLoss)

@@ -17,7 +17,7 @@ Reduction = Literal["mean", "batchmean"]
 
 def from_timm(name: str, **settings: Any) -> nn.Module:
     """One of timm's losses; imported here, so that the other losses of this package need torch alone."""
-    from mlcl.light_timm import timm
+    from mlcl.backbones.light_timm import timm
 
     loss: nn.Module = getattr(timm.loss, name)(**settings)
     return loss

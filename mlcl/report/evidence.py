@@ -6,12 +6,13 @@ from pathlib import Path
 
 import yaml
 
-from mlcl import inference, record
+from mlcl import inference
 from mlcl.errors import MlclError
 from mlcl.report import pictures
 from mlcl.report.locate import beside
 from mlcl.report.pictures import Errors, Seen
 from mlcl.report.results import Results
+from mlcl.runs import record
 
 
 @dataclass

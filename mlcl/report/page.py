@@ -4,11 +4,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mlcl import analysis, pages, runs
-from mlcl.console import say
+from mlcl import analysis, runs
 from mlcl.errors import MlclError
 from mlcl.report import evidence, locate, pictures, sections
 from mlcl.report.results import Results, read, training_log
+from mlcl.system.console import say
+from mlcl.viz import pages
 
 _MOST_SECTIONS = 100  # classes with a section of their own; with pictures, each weighs some 100 kB
 

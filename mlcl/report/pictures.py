@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mlcl import pages, viz
+from mlcl import viz
 from mlcl.analysis import Floats
+from mlcl.analysis.embeddings import entries, join
 from mlcl.data.images import ImageError, read_image
-from mlcl.embeddings import entries, join
+from mlcl.viz import pages
 
 if TYPE_CHECKING:
     from mlcl.inference import Model

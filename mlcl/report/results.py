@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlcl import saved
 from mlcl.analysis import Bools, Floats
 from mlcl.errors import MlclError
 from mlcl.metrics import NAMES
 from mlcl.report.locate import beside
+from mlcl.runs import saved
 
 Curves = dict[str, tuple[Floats, Floats]]  # name -> x, y
 
@@ -53,7 +53,7 @@ def read(folder: Path) -> Results:
     """The results in a folder.
 
     Raises:
-        MlclError: see :func:`mlcl.saved.read`; or if ``per_class.csv`` or a metric is not there.
+        MlclError: see :func:`mlcl.runs.saved.read`; or if ``per_class.csv`` or a metric is not there.
     """
     results = saved.read(folder)
     try:

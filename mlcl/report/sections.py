@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from mlcl import analysis, pages, viz
+from mlcl import analysis, viz
 from mlcl.analysis import Companion, CoOccurrence, Decisions
-from mlcl.embeddings import project
+from mlcl.analysis.embeddings import project
 from mlcl.report import pictures
 from mlcl.report.evidence import Evidence
 from mlcl.report.pictures import Errors, Thumbnail
 from mlcl.report.results import Results, TrainingLog, sigmoid
+from mlcl.viz import pages
 
 _MAP_CLASSES = 40  # of the co-occurrence heat map
 _PAIRS = 12  # of its table, either way

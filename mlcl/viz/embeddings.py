@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlcl.viz.style import BLUE, GREEN, ORANGE, SOFT, class_colours, shortened, single, styled
 
 if TYPE_CHECKING:  # with torch
-    from mlcl.embeddings import ClassDistances
+    from mlcl.analysis.embeddings import ClassDistances
 
 
 @styled
@@ -70,7 +70,7 @@ def class_distances(tables: Mapping[str, "ClassDistances"], classes: Sequence[st
     """Mean cosine distances of each class, a panel for each model: what is wanted is blue left, orange and green right.
 
     Args:
-        tables: title to what :func:`mlcl.embeddings.distances` found; a distance that is NaN has no mark.
+        tables: title to what :func:`mlcl.analysis.embeddings.distances` found; a distance that is NaN has no mark.
         classes: K names.
     """
     figure = Figure(figsize=(1.2 + 3.6 * len(tables), 1.5 + 0.24 * len(classes)), layout="constrained")

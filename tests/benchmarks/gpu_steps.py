@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from mlcl.fast_step import compile_step
+from mlcl.callbacks.fast_step import compile_step
 from mlcl.heads import GlobalPool, Head, LabelAttention, QueryDecoder
 from mlcl.losses import LabelContrastiveLoss
 from mlcl.module import MultiLabelModule

@@ -16,7 +16,7 @@ import rounds
 REPOSITORY = Path(__file__).parents[2]
 DEMO = str(REPOSITORY / "configs/demo.yaml")
 REPEATS = 5
-SCRIPTS = ("pass", "import torch", "import lightning.pytorch", "import mlcl.losses", "import mlcl.cli")
+SCRIPTS = ("pass", "import torch", "import lightning.pytorch", "import mlcl.losses", "import mlcl.cli.training")
 COMMANDS = (
     "--help", "--version", "ftt", "fit --help", "fit --config nowhere.yaml", "fit --modle.name x",
     "test --ckpt_path nowhere.ckpt", "predict --help", "predict --ouput x",
@@ -25,7 +25,7 @@ COMMANDS = (
     f"fit --config {DEMO} --print_config",
 )  # fmt: skip
 QUICK = ("--help", "predict --ouput x")
-MODULES = ("mlcl", "mlcl.losses", "mlcl.metrics", "mlcl.module", "mlcl.cli", "mlcl.inference")
+MODULES = ("mlcl", "mlcl.losses", "mlcl.metrics", "mlcl.module", "mlcl.cli.training", "mlcl.inference")
 WATCHED = ("wandb", "matplotlib", "sklearn", "scipy", "pandas", "onnx", "IPython")
 
 # A finder that finds nothing sees every import that is not yet in sys.modules. torch._dynamo only asks whether some

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, tiny_data
-from test_resume import STOPPER
+from support.own_classes import STOPPER
+from support.running import REPOSITORY, tiny_data
 
 CONFIGS = sorted(REPOSITORY.glob("configs/*.yaml"))
 METHODS = sorted(REPOSITORY.glob("configs/methods/*.yaml"))

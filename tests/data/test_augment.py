@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.trees import REAL_DATA, WHY_NO_REAL_DATA, picture
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
-from trees import REAL_DATA, WHY_NO_REAL_DATA, picture
 
 from mlcl.data import rand_augment
 from mlcl.data.augment import AUGMENTATIONS, Cutout, MultiScaleCrop, evaluation, training

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trees import coco_json, write_coco, write_pictures, write_voc
+from support.trees import coco_json, write_coco, write_pictures, write_voc
 
 from mlcl.data.coco import COCO2014, read_coco
 from mlcl.data.csv_file import CSVDataset

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_process
-from gloo import run_group
-from test_resume import STOPPER
-from trees import picture, write_table
+from support.gloo import run_group
+from support.own_classes import STOPPER
+from support.running import run_process
+from support.trees import picture, write_table
 
 from mlcl.data.bad_images import BadImages, limit, listed
 from mlcl.data.csv_file import CSVDataset
 from mlcl.data.images import ImageError
-from mlcl.embeddings import collect
 from mlcl.errors import MlclError
 from mlcl.heads import SemanticAttention
+from mlcl.inference.embeddings import collect
 from mlcl.network import Network
 
 # What PyTorch says of two workers where there is one core, and of a fork beside other threads.

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.trees import picture, write_table
 from torchvision.transforms.v2 import InterpolationMode
-from trees import picture, write_table
 
 from mlcl.data.augment import AUGMENTATIONS, Augmentation, training
 from mlcl.data.cache import CachedPixels, open_cache

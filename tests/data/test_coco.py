@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trees import REAL_DATA, WHY_NO_REAL_DATA, coco_json, write_coco
+from support.trees import REAL_DATA, WHY_NO_REAL_DATA, coco_json, write_coco
 
 from mlcl.data.coco import COCO2014, COCO_CLASSES, read_coco
 from mlcl.errors import MlclError

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trees import write_table
+from support.trees import write_table
 
 from mlcl.data.csv_file import CSVDataset
 from mlcl.errors import MlclError

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from support.trees import write_table
 from torchvision.transforms.v2 import InterpolationMode
-from trees import write_table
 
 from mlcl.data.augment import Augmentation, Step
 from mlcl.data.base import MultiLabelDataModule

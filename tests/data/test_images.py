@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from support.trees import REAL_DATA, WHY_NO_REAL_DATA, picture, png
 from torchvision.io import decode_jpeg
-from trees import REAL_DATA, WHY_NO_REAL_DATA, picture, png
 
 from mlcl.data.images import ImageError, _is_plain_jpeg, read_image
 from mlcl.errors import MlclError

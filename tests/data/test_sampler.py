@@ -4,7 +4,7 @@ from torch.utils.data import DataLoader
 
 import mlcl.data.sampler
 from mlcl.data.sampler import EpochSampler
-from mlcl.seeding import derive, global_seed, seeded
+from mlcl.system.seeding import derive, global_seed, seeded
 
 
 @pytest.fixture

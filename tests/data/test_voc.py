@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from trees import REAL_DATA, WHY_NO_REAL_DATA, write_voc
+from support.trees import REAL_DATA, WHY_NO_REAL_DATA, write_voc
 
 from mlcl.data.voc import VOC2007, VOC2012, VOC_CLASSES
 from mlcl.errors import MlclError

@@ -1,0 +1,227 @@
+"""Class-specific embeddings as data: gathered, projected, and measured against each other.
+
+An entry is one class on one image; its embedding is what the network says of that class there, scaled to unit length.
+Distances are cosine distances, 1 - cosine: 0 for the same direction, 1 for a right angle, 2 for opposite ones.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from mlcl.analysis.evaluation import Bools, Floats, Ints
+from mlcl.errors import MlclError
+
+_QUERIES = 512  # at a time: their similarities to every entry of a class lie in memory at once
+_FEW = 30  # rows below which t-SNE has too few neighbours to say more than PCA
+
+
+@dataclass(frozen=True)
+class ClassEmbeddings:
+    """R entries, the embedding of one class on one image each; unknown entries are never among them."""
+
+    vectors: NDArray[np.float32]  # (R, D), unit length
+    owners: Ints  # (R,) the class of each
+    rows: Ints  # (R,) its image, as a position in the split
+    present: Bools  # (R,) whether the image shows the class; all true unless absent entries were asked for
+    num_classes: int  # K
+    shared: bool = False  # whether the head gives all classes the same embedding, as GlobalPool does
+
+    def __len__(self) -> int:
+        """R."""
+        return len(self.owners)
+
+    def take(self, chosen: NDArray[Any]) -> "ClassEmbeddings":
+        """The entries at these places, or where a boolean (R,) mask is true."""
+        vectors, owners, rows, present = (part[chosen] for part in self._columns())
+        return ClassEmbeddings(vectors, owners, rows, present, self.num_classes, self.shared)
+
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return self.vectors, self.owners, self.rows, self.present
+
+    def describe(self) -> str:
+        """One line on what was collected, and whether comparing its classes means anything."""
+        classes, images = len(np.unique(self.owners[self.present])), len(np.unique(self.rows))
+        line = f"{int(self.present.sum()):,} present"
+        line += f" and {int((~self.present).sum()):,} absent" if not self.present.all() else ""
+        line += f" entries on {images:,} images, {classes} of {self.num_classes} classes present"
+        note = "; the head gives every class the same embedding: they tell images apart, not classes"
+        return line + (note if self.shared else "")
+
+
+def entries(
+    embeddings: Tensor, targets: ArrayLike | Tensor, rows: Sequence[int] | None = None, absent: bool = False
+) -> ClassEmbeddings:
+    """The entries of one batch whose class is present.
+
+    Args:
+        embeddings: (B, K, D), of any length, such as ``model(pictures).embeddings``.
+        targets: (B, K) in {1, 0, -1}.
+        rows: B positions of the images; by default 0 to B - 1.
+        absent: whether absent entries are taken, too.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    truth = targets if isinstance(targets, Tensor) else torch.as_tensor(np.asarray(targets))
+    if embeddings.ndim != 3 or truth.shape != embeddings.shape[:2]:
+        got = f"{(*embeddings.shape,)} and {(*truth.shape,)}"
+        raise ValueError(f"embeddings and targets must be (B, K, D) and (B, K), got {got}")
+    truth = truth.to(embeddings.device)
+    places, owners = ((truth >= 0) if absent else (truth == 1)).nonzero(as_tuple=True)
+    numbers = np.arange(len(embeddings)) if rows is None else np.asarray(rows, dtype=np.int64)
+    return ClassEmbeddings(
+        vectors=F.normalize(embeddings[places, owners].float(), dim=-1).cpu().numpy(),
+        owners=owners.cpu().numpy(),
+        rows=numbers[places.cpu().numpy()],
+        present=(truth[places, owners] == 1).cpu().numpy(),
+        num_classes=embeddings.shape[1],
+        shared=embeddings.shape[1] > 1 and bool((embeddings == embeddings[:, :1]).all()),
+    )
+
+
+def join(parts: Iterable[ClassEmbeddings]) -> ClassEmbeddings:
+    """The entries of several batches as one.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    every = list(parts)
+    if not every:
+        raise ValueError("no embeddings to join")
+    columns = zip(*(part._columns() for part in every), strict=True)
+    vectors, owners, rows, present = (np.concatenate(column) for column in columns)
+    shared = all(part.shared for part in every)
+    return ClassEmbeddings(vectors, owners, rows, present, every[0].num_classes, shared)
+
+
+@dataclass(frozen=True)
+class ClassDistances:
+    """Mean cosine distances of each class, over all pairs; NaN where there is no pair."""
+
+    count: Ints  # (K,) present entries
+    intra: Floats  # (K,) between two images that show the class: 0 where all of them look the same to it
+    inter: Floats  # (K,) to the present entries of other classes; NaN where all classes share one embedding
+    absent: Floats  # (K,) to the class's own embedding on images that do not show it; NaN if none was collected
+
+
+def distances(embeddings: ClassEmbeddings) -> ClassDistances:
+    """How close the entries of a class lie, and how far from others; exact, and linear in the number of entries.
+
+    The mean over pairs follows from sums: with s the sum of n unit vectors, their pairs have the mean cosine
+    (|s|^2 - n) / (n (n - 1)), and the pairs of two groups s.t / (n m). Unlike
+    :class:`mlcl.callbacks.spread.EmbeddingSpread`, whose mean takes in each row's pair with itself, few images do not
+    look closer than many.
+
+    >>> table = distances(entries(torch.eye(2).expand(3, 2, 2), [[1, 1], [1, 0], [1, 0]], absent=True))
+    >>> table.intra.tolist(), table.inter.tolist(), table.absent.tolist()
+    ([0.0, nan], [1.0, 1.0], [nan, 0.0])
+    """
+    present, others = embeddings.take(embeddings.present), embeddings.take(~embeddings.present)
+    (sums, count, norms), (away, left, _) = _sums(present), _sums(others)
+    pairs, rest = count * (count - 1), count * (count.sum() - count)
+    inside = _mean(np.square(sums).sum(1) - norms, pairs)
+    across = _mean((sums * (sums.sum(0) - sums)).sum(1), np.zeros_like(rest) if embeddings.shared else rest)
+    return ClassDistances(count, inside, across, _mean((sums * away).sum(1), count * left))
+
+
+def _sums(embeddings: ClassEmbeddings) -> tuple[Floats, Ints, Floats]:
+    """Of each class: the sum of its vectors (K, D), their number (K,), and the sum of their squared lengths (K,)."""
+    sums = np.zeros((embeddings.num_classes, embeddings.vectors.shape[1]))
+    norms = np.zeros(embeddings.num_classes)
+    for k in np.unique(embeddings.owners):
+        mine = embeddings.vectors[embeddings.owners == k].astype(np.float64)
+        sums[k], norms[k] = mine.sum(0), np.square(mine).sum()
+    return sums, np.bincount(embeddings.owners, minlength=embeddings.num_classes), norms
+
+
+def _mean(cosines: Floats, pairs: Ints) -> Floats:
+    """One minus the mean cosine; rounding alone makes it negative."""
+    distance = 1 - cosines / np.maximum(pairs, 1)
+    result: Floats = np.where(pairs > 0, distance.clip(min=0), np.nan)
+    return result
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The images nearest to one image in the eyes of one class, nearest first."""
+
+    rows: Ints  # (M,) positions in the split
+    distance: Floats  # (M,)
+    present: Bools  # (M,) whether they show the class
+
+
+def neighbours(embeddings: ClassEmbeddings, k: int, row: int, most: int = 5) -> Neighbours:
+    """The images whose embedding of class ``k`` is most like that of an image.
+
+    Args:
+        embeddings: with the absent entries, if images without the class are to be found, too.
+        k: the class.
+        row: the image, as a position in the split.
+        most: how many neighbours; fewer where there are fewer.
+
+    Raises:
+        MlclError: if the class's embedding of this image is not among the entries.
+    """
+    mine = embeddings.take(embeddings.owners == k)
+    query = np.flatnonzero(mine.rows == row)
+    if not len(query):
+        raise MlclError(f"no embedding of class {k} on image {row} was collected: it is absent or unknown there")
+    distance = 1 - (mine.vectors @ mine.vectors[query[0]]).astype(np.float64)
+    distance[mine.rows == row] = np.inf
+    order = np.argsort(distance, kind="stable")[: min(most, int(np.isfinite(distance).sum()))]
+    return Neighbours(mine.rows[order], distance[order].clip(min=0), mine.present[order])
+
+
+def neighbour_precision(embeddings: ClassEmbeddings, most: int = 5) -> Floats:
+    """Of the nearest neighbours of the images that show a class, in the eyes of that class: the share that show it.
+
+    Guessing has the class's share among the images.
+
+    Args:
+        embeddings: with the absent entries.
+        most: neighbours of each image; all others where there are fewer.
+
+    Returns:
+        (K,) in [0, 1]; NaN for a class with fewer than two images, or without an absent entry, where it could not be
+        wrong.
+    """
+    shares = np.full(embeddings.num_classes, np.nan)
+    for k in np.unique(embeddings.owners):
+        mine = embeddings.take(embeddings.owners == k)
+        queries = torch.from_numpy(np.flatnonzero(mine.present))
+        if len(queries) < 2 or mine.present.all():
+            continue
+        vectors, right = torch.from_numpy(mine.vectors), torch.from_numpy(mine.present).double()
+        hits = 0.0
+        for some in torch.split(queries, _QUERIES):
+            cosines = vectors[some] @ vectors.T
+            cosines[torch.arange(len(some)), some] = -torch.inf
+            hits += float(right[cosines.topk(min(most, len(mine) - 1)).indices].sum())
+        shares[k] = hits / (len(queries) * min(most, len(mine) - 1))
+    return shares
+
+
+def project(vectors: NDArray[Any]) -> tuple[Floats, str] | None:
+    """Embeddings (R, D) to points (R, 2) in the plane, and the name of the method: t-SNE, or PCA for few rows.
+
+    The same rows give the same points. None where nothing can be shown: fewer than three rows, a single dimension, or
+    all rows the same.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    values = np.asarray(vectors, dtype=np.float64)
+    if len(values) < 3 or values.shape[1] < 2 or np.ptp(values, axis=0).max() < 1e-9:
+        return None
+    if len(values) < _FEW:
+        return PCA(2, random_state=0).fit_transform(values), "PCA"
+    reduced = PCA(min(50, *values.shape), random_state=0).fit_transform(values)
+    perplexity = min(30.0, (len(values) - 1) / 3)
+    points = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
+    return points.astype(np.float64), f"t-SNE (perplexity {perplexity:.0f}, started from PCA)"

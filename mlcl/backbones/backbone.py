@@ -1,0 +1,146 @@
+"""Everything peculiar to timm's backbones: making one, loading it, freezing parts, its output as a map."""
+
+import copy
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlcl.backbones.light_timm import timm
+from mlcl.errors import MlclError
+
+Backbone = Any  # timm leaves its models untyped
+
+
+def create_backbone(name: str, pretrained: bool, weights: str | None, options: dict[str, Any]) -> Backbone:
+    """A timm model without its classifier; see :class:`mlcl.network.Network` for the arguments.
+
+    Raises:
+        MlclError: for an unknown name, or weights that are missing or do not fit.
+    """
+    if weights is not None and not Path(weights).is_file():
+        raise MlclError(f"{weights}: no such weights file (model.network.weights)")
+    if not timm.is_model(name):
+        close = get_close_matches(name.split(".")[0], timm.list_models(), n=4)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise MlclError(f"timm has no model {name!r} (model.network.backbone){hint} timm.list_models() lists them all")
+    if weights is not None:
+        options = {**options, "pretrained_cfg_overlay": {"file": weights, **options.get("pretrained_cfg_overlay", {})}}
+    timm.models.set_pretrained_check_hash(_names_its_hash(name, options))  # timm itself does not look (1.0.31)
+    missing: list[str] = []
+    try:
+        with _timm_log(missing):
+            model = timm.create_model(
+                name, pretrained=pretrained or weights is not None, num_classes=0, global_pool="", **options
+            )
+    except Exception as error:  # timm raises whatever its models and the download raise
+        source = f"with the weights {weights}" if weights else "with its pretrained weights" if pretrained else ""
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        offline = "; without a network give model.network.weights a local file" if pretrained and not weights else ""
+        raise MlclError(f"backbone {name} cannot be made {source}: {reason}{offline}".replace("  ", " ")) from error
+    if missing:
+        raise MlclError(f"{weights or 'the download'} does not hold the weights of {name}: {missing[0][:160]}")
+    _freeze_unused(model)
+    return model
+
+
+def _names_its_hash(name: str, options: dict[str, Any]) -> bool:
+    """Whether the file of the weights is called ...-<start of its SHA256>.pth, and not -300e.pth.
+
+    torch.hub takes the first run of hexadecimal digits between a hyphen and a dot for the hash, however short.
+    """
+    known = timm.get_pretrained_cfg(name)
+    url = options.get("pretrained_cfg_overlay", {}).get("url") or (known.url if known else None) or ""
+    found = re.search(r"-([a-f0-9]*)\.", str(url).rpartition("/")[2])
+    return found is not None and len(found[1]) >= 8
+
+
+def freeze(backbone: Backbone, stages: int, batch_norms: bool) -> list[str]:
+    """Stop training the first stages, 1 being the stem, and, if asked, every BatchNorm.
+
+    A BatchNorm in evaluation mode is one kernel; timm's and torchvision's frozen ones multiply and add, and take up to
+    six times as long on a CPU.
+
+    Returns:
+        Names of the BatchNorms that must stay in evaluation mode.
+
+    Raises:
+        MlclError: if there are fewer stages.
+    """
+    frozen: set[str] = set()
+    if stages:
+        groups = timm.models.group_parameters(backbone, backbone.group_matcher(coarse=True), return_values=False)
+        ids = sorted(groups)
+        if not 0 < stages <= len(ids):
+            raise MlclError(f"model.network.freeze_stages is {stages}, this backbone has {len(ids)} stages")
+        frozen = {name for group in ids[:stages] for name in groups[group]}
+    kinds = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
+    norms = [name for name, module in backbone.named_modules() if isinstance(module, kinds)]
+    norms = [name for name in norms if batch_norms or f"{name}.weight" in frozen]
+    frozen |= {f"{name}.{part}" for name in norms for part in ("weight", "bias")}
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in frozen)
+    return norms
+
+
+def as_map(backbone: Backbone, features: Tensor, size: torch.Size) -> Tensor:
+    """Any backbone's features as (B, C, h, w).
+
+    CNNs give that, Swin-like models (B, h, w, C), ViT-like ones (B, prefix + h * w, C).
+
+    Args:
+        backbone: where the features come from.
+        features: what its ``forward_features`` gave.
+        size: height and width of the picture, which tell those of a token map.
+
+    Raises:
+        MlclError: if the features are none of these.
+    """
+    channels = backbone.num_features
+    if features.ndim == 4 and features.shape[1] == channels:
+        return features
+    if features.ndim == 4 and features.shape[3] == channels:
+        return features.permute(0, 3, 1, 2)
+    if features.ndim == 3 and features.shape[2] == channels:
+        tokens = features[:, getattr(backbone, "num_prefix_tokens", 0) :]
+        rows = round((tokens.shape[1] * size[0] / size[1]) ** 0.5)
+        if rows and tokens.shape[1] % rows == 0:
+            return tokens.transpose(1, 2).reshape(len(tokens), channels, rows, -1)
+    raise MlclError(f"backbone gives {(*features.shape,)} for {(*size,)} pixels: no feature map; try another one")
+
+
+@contextmanager
+def _timm_log(missing: list[str]) -> Iterator[None]:
+    """Collect what timm only mentions at level INFO: the tensors that a weights file lacks stay random."""
+    logger, handler = logging.getLogger("timm.models._builder"), logging.Handler()
+    handler.addFilter(lambda entry: entry.getMessage().startswith("Missing keys"))
+    setattr(handler, "emit", lambda entry: missing.append(entry.getMessage()))  # noqa: B010
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def _freeze_unused(backbone: Backbone) -> None:
+    """Stop training what belongs to timm's own classifier (a ConvNeXt's last norm): DDP refuses unused parameters.
+
+    Which those are is found on the meta device, by a backward pass that computes nothing.
+    """
+    fixed = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    size = fixed or backbone.pretrained_cfg["input_size"][1:]
+    probe = copy.deepcopy(backbone).to("meta").eval()
+    probe.forward_features(torch.zeros(1, 3, *size, device="meta")).sum().backward()
+    for parameter, twin in zip(backbone.parameters(), probe.parameters(), strict=True):
+        parameter.requires_grad_(twin.grad is not None)

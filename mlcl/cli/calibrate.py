@@ -1,0 +1,83 @@
+"""The verb calibrate: thresholds and a temperature from held-out images, into a new checkpoint."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mlcl.cli import options as shared
+from mlcl.cli.verbs import importing
+from mlcl.errors import MlclError
+
+SUMMARY = "thresholds per class and honest probabilities, from held-out images"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of calibrate."""
+    shared.add_checkpoint(parser)
+    shared.add_data(parser)
+    parser.add_argument(
+        "--target", type=_target, default=("f1", None), metavar="f1|precision=P|recall=R",
+        help="what a class's threshold is for: the best F1, or at least this precision or recall there (default: f1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shrink", type=_amount, default=10.0, metavar="N",
+        help="positives at which a class's own threshold counts as much as the global one (default: 10)",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="FILE", help="new checkpoint (default: calibrated.ckpt beside the old one)")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise MlclError for what can be told at once."""
+    source = shared.checkpoint(options)
+    output = _output(options, source)
+    if output.resolve() == source.resolve():
+        raise MlclError(f"--output {output} is the checkpoint itself; give another file")
+    if output.is_dir():
+        raise MlclError(f"--output {output} is a folder; give a file")
+    if output.parent.exists() and not os.access(output.parent, os.W_OK):
+        given = f"--output {output}" if options.output else f"{output.parent} (give --output FILE)"
+        raise MlclError(f"{given}: nothing can be written there")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Calibrate."""
+    with importing():
+        from mlcl.inference import calibration
+        from mlcl.system import console
+
+    console.quieten()
+    source = shared.checkpoint(options)
+    target, level = options.target
+    calibration.calibrate(
+        source,
+        _output(options, source),
+        target=target,
+        level=level,
+        shrink=options.shrink,
+        imports=tuple(options.imports),
+        **shared.data(options),
+    )
+    return 0
+
+
+def _output(options: argparse.Namespace, source: Path) -> Path:
+    return Path(options.output) if options.output else source.with_name("calibrated.ckpt")
+
+
+def _target(value: str) -> tuple[str, float | None]:
+    name, _, level = value.partition("=")
+    if name == "f1" and not level:
+        return name, None
+    if name in ("precision", "recall") and level:
+        return name, shared.share(level)
+    raise argparse.ArgumentTypeError(f"expected f1, precision=0.9 or recall=0.9, got {value!r}")
+
+
+def _amount(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {value!r}")
+    return number

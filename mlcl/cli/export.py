@@ -1,0 +1,51 @@
+"""The verb export: one file that takes pixels and gives probabilities, without mlcl."""
+
+import argparse
+from pathlib import Path
+
+from mlcl.cli import options as shared
+from mlcl.cli.verbs import importing
+from mlcl.errors import MlclError
+
+SUMMARY = "ONNX or torch.export file: pixels in, probabilities out"
+_ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of export."""
+    shared.add_checkpoint(parser)
+    parser.add_argument("--format", required=True, choices=tuple(_ENDINGS), help="of the file")
+    parser.add_argument("--output", required=True, metavar="FILE", help="model.onnx or model.pt2")
+    parser.add_argument(
+        "--images", nargs="+", default=[], metavar="PATH",
+        help="folders or files to check the file with (default: test images of the run's data)",
+    )  # fmt: skip
+    shared.add_root(parser)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise MlclError for what can be told at once."""
+    shared.checkpoint(options)
+    ending = _ENDINGS[options.format]
+    if Path(options.output).suffix != ending or Path(options.output).is_dir():
+        raise MlclError(f"--output {options.output}: the name must end in {ending}")
+    if missing := [path for path in options.images if not Path(path).exists() and not any(c in path for c in "*?[")]:
+        raise MlclError(f"--images {missing[0]}: no such file or folder")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export and check."""
+    with importing():
+        from mlcl.inference import export
+        from mlcl.system import console
+
+    console.quieten()
+    export.export(
+        shared.checkpoint(options),
+        Path(options.output),
+        options.format,
+        images=options.images,
+        root=options.data_root,
+        imports=tuple(options.imports),
+    )
+    return 0

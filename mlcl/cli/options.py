@@ -1,0 +1,86 @@
+"""Options that several verbs share."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mlcl.cli import command_line
+from mlcl.errors import MlclError
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """``--ckpt_path``, ``--name`` and ``--import``."""
+    parser.add_argument(
+        "--ckpt_path", required=True, metavar="FILE|RUN|last", help="checkpoint; a run's folder means its best.ckpt"
+    )
+    parser.add_argument("--name", default="run", help="whose last.ckpt --ckpt_path last means: runs/NAME")
+    add_import(parser)
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """``--import``."""
+    parser.add_argument(
+        "--import", dest="imports", action="append", default=[], metavar="MODULE",
+        help="a module of yours whose classes the checkpoint may name",
+    )  # fmt: skip
+
+
+def checkpoint(options: argparse.Namespace) -> Path:
+    """The file that ``--ckpt_path`` means.
+
+    Raises:
+        MlclError: if there is none.
+    """
+    value = options.ckpt_path
+    if not value or (value != "last" and not Path(value).exists()):
+        raise MlclError(f"--ckpt_path {value}: no such file or folder; give a checkpoint, a run's folder, or last")
+    found = command_line.checkpoint_of(value, Path("runs").absolute() / options.name)
+    assert found is not None  # null, which means none, is no file
+    return found
+
+
+def positive(value: str) -> int:
+    """An integer of at least 1, for argparse."""
+    if not value.isdigit() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def share(value: str) -> float:
+    """A number strictly between 0 and 1, for argparse."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {value!r}")
+    return number
+
+
+def whole(value: str) -> int:
+    """An integer of at least 0, for argparse."""
+    if not value.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {value!r}")
+    return int(value)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Where the dataset of the checkpoint lies now, and how it is read."""
+    add_root(parser)
+    parser.add_argument("--batch_size", type=positive, metavar="N", help="images per step (default: as trained)")
+    parser.add_argument("--num_workers", type=whole, metavar="N", help="loader processes (default: as trained)")
+    parser.add_argument("--accelerator", default="auto", metavar="KIND", help="auto, cpu, gpu (default: auto)")
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+    """``--data.root``."""
+    parser.add_argument(
+        "--data.root", dest="data_root", metavar="DIR", help="where the run's data lies, if not where it lay"
+    )
+
+
+def data(options: argparse.Namespace) -> dict[str, Any]:
+    """These as arguments: ``root``, ``accelerator`` and what of the dataset changes."""
+    changes = {name: getattr(options, name) for name in ("batch_size", "num_workers")}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return {"root": options.data_root, "accelerator": options.accelerator, "changes": given}

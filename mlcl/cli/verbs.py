@@ -1,0 +1,111 @@
+"""The verbs beside fit, validate and test, one file each: arguments, what can be told at once, and the call.
+
+A verb's file imports nothing heavy at its top, so that help and mistakes are answered before torch is imported:
+
+    SUMMARY                     one line, for ``mlcl --help``
+    add_arguments(parser)
+    check(options)              raises MlclError for what is wrong with the command line
+    run(options) -> int         does it; returns the exit status
+    PASSED_ON                   options, or beginnings of them, that another parser reads; they come as
+                                options.passed_on, in their order
+"""
+
+import argparse
+import difflib
+import gc
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, NoReturn
+
+from mlcl.errors import MlclError
+
+VERBS = ("predict", "calibrate", "export", "report", "compare", "check")
+
+
+class UsageError(MlclError):
+    """A wrong command line: exit status 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing its usage; suggests the option that was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            word = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            close = difflib.get_close_matches(word, known, n=1)
+            message = f"unknown option {word}{f' (did you mean {close[0]}?)' if close else ''}"
+            if not word.startswith("-"):
+                message = f"unexpected {word!r}"
+        raise UsageError(f"{self.prog.removeprefix('mlcl ')}: {message}; {self.prog} --help shows the options")
+
+
+def summary(verb: str) -> str:
+    """What a verb does, in one line."""
+    return str(_module(verb).SUMMARY)
+
+
+def help_of(verb: str) -> str:
+    """Its ``--help``."""
+    return _parser(verb).format_help()
+
+
+def run(verb: str, arguments: list[str]) -> int:
+    """Run a verb and return its exit status.
+
+    Raises:
+        UsageError: for a wrong command line, before anything heavy is imported.
+        MlclError: for what goes wrong later.
+    """
+    own, passed_on = _divided(arguments, getattr(_module(verb), "PASSED_ON", ()))
+    options = _parser(verb).parse_args(own)
+    options.passed_on = passed_on
+    try:
+        _module(verb).check(options)
+    except MlclError as error:
+        raise UsageError(str(error)) from None
+    return int(_module(verb).run(options))
+
+
+def _divided(arguments: list[str], passed_on: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """A verb's own arguments, and those of another parser with their values."""
+    parts: tuple[list[str], list[str]] = [], []
+    values = 0  # that the option before still waits for
+    for argument in arguments:
+        flag = argument.split("=")[0]
+        others = flag in passed_on or any(flag.startswith(start) for start in passed_on if start.endswith("."))
+        is_value = bool(values) and not argument.startswith("--")
+        parts[others or is_value].append(argument)
+        values = int(others and "=" not in argument)
+    return parts
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around the imports of torch and the like, whose objects stay: searching them for garbage takes a quarter."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # two lines where it cannot write to the home folder
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+def _module(verb: str) -> Any:
+    return import_module(f"mlcl.cli.{verb}")
+
+
+def _parser(verb: str) -> _Parser:
+    module = _module(verb)
+    parser = _Parser(
+        prog=f"mlcl {verb}",
+        description=module.SUMMARY[0].upper() + module.SUMMARY[1:] + ".",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser

@@ -1,0 +1,148 @@
+"""``mlcl calibrate``: from a checkpoint to a calibrated one."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from mlcl import analysis
+from mlcl.analysis import Decisions, thresholds
+from mlcl.analysis.thresholds import Calibration
+from mlcl.data import MultiLabelDataModule
+from mlcl.errors import MlclError
+from mlcl.inference.prediction import make_trainer
+from mlcl.inference.rebuild import Rebuilt
+from mlcl.metrics import Evaluation
+from mlcl.module import MultiLabelModule
+from mlcl.runs import record
+from mlcl.system.console import say
+
+
+def calibrate(
+    checkpoint: Path,
+    output: Path,
+    *,
+    target: str = "f1",
+    level: float | None = None,
+    shrink: float = 10.0,
+    imports: tuple[str, ...] = (),
+    root: str | None = None,
+    accelerator: str = "auto",
+    changes: dict[str, Any] | None = None,
+) -> Calibration:
+    """Fit on the validation images, write a checkpoint that holds the result, and say what it brings.
+
+    Args:
+        checkpoint: of a run that held out validation images.
+        output: the new checkpoint.
+        target: see :func:`mlcl.analysis.thresholds.fit`; so are ``level`` and ``shrink``.
+        level: of precision or recall.
+        shrink: in positives.
+        imports: modules whose classes the checkpoint may name.
+        root: of the data, if not where it lay.
+        accelerator: as Lightning's Trainer takes it.
+        changes: of other arguments of the dataset: batch_size, num_workers.
+
+    Raises:
+        MlclError: if the run held out no images of its own.
+    """
+    rebuilt = Rebuilt(checkpoint, imports)
+    data = rebuilt.datamodule(root, **(changes or {}))
+    check_held_out(data, checkpoint)
+    evaluation = _validate(rebuilt, data, accelerator, output.parent)
+    logits, targets = evaluation.logits, evaluation.targets
+
+    def fitted(logits: Tensor, targets: Tensor) -> Calibration:
+        return thresholds.fit(logits, targets, target, level, shrink)
+
+    made = fitted(logits, targets)
+    plain = Calibration(1.0, torch.full((len(rebuilt.classes),), 0.5, dtype=torch.float64))
+    before = thresholds.summary(plain.predicted(logits), plain.probabilities(logits), targets)
+    predicted, probabilities = thresholds.cross_fitted(logits, targets, fitted)
+    after = thresholds.summary(predicted, probabilities, targets)
+    goal = target if level is None else f"{target} of {level:g}"
+    _write(rebuilt, made, output, {"target": goal, "shrink": shrink, "images": len(logits)})
+    _print(rebuilt.classes, made, targets, before, after, goal)
+    if level is not None:
+        _say_reached(analysis.decisions(predicted.numpy(), targets.numpy(), np.array(0.5)), target, level)
+    if after["ECE"] > before["ECE"] + 0.02:
+        say(f"warning: the probabilities got worse; {len(logits)} images are too few for a temperature")
+    say(f"{os.path.relpath(output)}: predict, test and export of it use these thresholds")
+    return made
+
+
+def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
+    """Refuse validation images that training or the test has seen.
+
+    Raises:
+        MlclError: if there are none of its own.
+    """
+    if "val" in data.splits and data.splits["val"] is data.splits.get("test") and data.val_fraction:
+        raise MlclError(f"{checkpoint}: its held-out images are its test images too; give the dataset a test split")
+    own = set(data.splits["val"].paths) if "val" in data.splits else set()
+    for split in ("train", "test"):
+        if not own or (split in data.splits and own & set(data.splits[split].paths)):  # type: ignore[index]
+            what = f"its validation images are {split} images" if own else "it has no validation images"
+            raise MlclError(
+                f"{checkpoint} held out no images to calibrate on ({what}): train with --data.val_fraction 0.1"
+            )
+
+
+def _validate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, folder: Path) -> Evaluation:
+    module = MultiLabelModule(rebuilt.network())
+    precision: Any = rebuilt.config["trainer"].get("precision") or "32-true"
+    make_trainer(accelerator, 1, precision, [], folder).validate(module, data, verbose=False)
+    assert module.val_metrics.evaluation is not None
+    return module.val_metrics.evaluation
+
+
+def _write(rebuilt: Rebuilt, made: Calibration, output: Path, how: dict[str, Any]) -> None:
+    """As the old checkpoint, thresholds and temperature in its configuration, where all verbs look for them."""
+    config = record.config_of(rebuilt.content, rebuilt.path)
+    rounded = [round(value, 6) for value in made.thresholds.tolist()]
+    config["model"] |= {"threshold": rounded, "temperature": round(made.temperature, 6)}
+    stored = {**rebuilt.content[record.KEY], "config": yaml.safe_dump(config, sort_keys=False), "calibration": how}
+    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({**rebuilt.content, record.KEY: stored}, partial)
+        partial.replace(output)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise MlclError(f"--output {output} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _say_reached(table: Decisions, target: str, level: float) -> None:
+    """How many classes keep the wanted level on images that did not choose their threshold."""
+    values = table.precision if target == "precision" else table.recall
+    counted = table.positives > 0
+    reached = int((values[counted] >= level).sum())
+    say(f"{target} of {level:g} or more: {reached} of {int(counted.sum())} classes on images not fitted on (5-fold)")
+
+
+def _print(
+    classes: list[str], made: Calibration, targets: Tensor, before: dict[str, float], after: dict[str, float], goal: str
+) -> None:
+    console = Console()
+    table = Table(title=f"{len(targets):,} held-out images, target {goal} (percent)")
+    for name in ("", *before):
+        table.add_column(name, justify="right")
+    table.add_row("threshold 0.5", *(f"{100 * value:.2f}" for value in before.values()))
+    table.add_row("calibrated, 5-fold", *(f"{100 * value:.2f}" for value in after.values()))
+    console.print(table)
+    console.print(
+        "  5-fold: each fifth is scored by a calibration on the other four; the one stored is fitted on all of them",
+        style="dim", highlight=False,
+    )  # fmt: skip
+    console.print(f"  temperature {made.temperature:.3f}", highlight=False)
+    positives = (targets == 1).sum(0).tolist()
+    rows = zip(classes, made.thresholds.tolist(), positives, strict=True)
+    console.print("  thresholds " + ", ".join(f"{name} {value:.2f}" for name, value, _ in rows), highlight=False)
+    if few := [name for name, count in zip(classes, positives, strict=True) if count < 5]:
+        console.print(f"  fewer than 5 positives, so close to the global one: {', '.join(few)}", style="yellow")

@@ -1,0 +1,175 @@
+"""``mlcl.load``: a checkpoint becomes a model that takes pictures."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mlcl import runs
+from mlcl.data import augment
+from mlcl.data.base import INTERPOLATIONS
+from mlcl.data.images import from_pillow, read_image
+from mlcl.errors import MlclError
+from mlcl.inference.rebuild import Rebuilt
+from mlcl.network import Network
+
+Picture = str | PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of N pictures."""
+
+    labels: list[list[str]]  # N lists: the classes whose score reaches their threshold
+    scores: Tensor  # (N, K) float32, probabilities
+    embeddings: Tensor  # (N, K, D) float32, the class-specific features
+    attention: Tensor | None  # (N, K, h, w) float32, where each class looked; None for a head without attention
+
+
+class Model:
+    """A trained network with what it needs around it; made by :func:`load`.
+
+    >>> model = load("runs/demo/version_0")  # doctest: +SKIP
+    >>> model(["street.jpg", "garden.png"]).labels  # doctest: +SKIP
+    [['car', 'person'], []]
+
+    Args:
+        network: in eval mode.
+        classes: K names.
+        thresholds: K probabilities from which a label counts as predicted.
+        temperature: the probability is sigmoid(logits / temperature).
+        image_size: side in pixels of what the network sees.
+        interpolation: of the resizing to it: bilinear or bicubic.
+        source: the checkpoint, for messages.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        classes: Sequence[str],
+        thresholds: Sequence[float],
+        temperature: float,
+        image_size: int,
+        interpolation: str,
+        source: Path,
+    ) -> None:
+        self.network, self.classes, self.source = network, tuple(classes), source
+        self.thresholds = torch.tensor(thresholds, dtype=torch.float64)
+        self.temperature, self.image_size, self.interpolation = temperature, image_size, interpolation
+        self.resize = augment.evaluation(image_size, INTERPOLATIONS[interpolation])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.network.mean.device
+
+    def to(self, device: str | torch.device) -> "Model":
+        """Move the network; returns the model itself."""
+        self.network.to(device)
+        return self
+
+    def preprocess(self, picture: Picture) -> Tensor:
+        """What the network sees of a picture: (3, S, S) uint8, as in validation and test.
+
+        Args:
+            picture: a path, a PIL image, or pixels: an array (H, W, 3) or (H, W), a tensor (3, H, W) or (1, H, W);
+                uint8, or float in [0, 1] (rounded to 8 bits).
+
+        Raises:
+            MlclError: for a picture that cannot be read, another shape or another type of number.
+        """
+        if isinstance(picture, (str, PathLike)):
+            return self.resize(read_image(Path(picture)))
+        if isinstance(picture, Image.Image):
+            return self.resize(from_pillow(picture))
+        if not isinstance(picture, np.ndarray | Tensor) or (
+            isinstance(picture, np.ndarray) and picture.dtype.kind not in "uifb"
+        ):
+            kind = getattr(picture, "dtype", type(picture).__name__)
+            raise MlclError(f"a picture is a path, a PIL image, an array or a tensor, not {kind}")
+        pixels = torch.from_numpy(picture.copy()) if isinstance(picture, np.ndarray) else picture
+        if isinstance(picture, np.ndarray):
+            pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
+        if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or 0 in pixels.shape:
+            raise MlclError(f"pixels must be an array (H, W, 3) or a tensor (3, H, W), got {(*picture.shape,)}")
+        if pixels.is_floating_point():
+            if not (pixels.min() >= 0 and pixels.max() <= 1):
+                raise MlclError(f"float pixels must lie in [0, 1], got {pixels.min():g} to {pixels.max():g}")
+            pixels = (pixels * 255).round().to(torch.uint8)
+        if pixels.dtype != torch.uint8:
+            raise MlclError(f"pixels must be uint8, or float in [0, 1], got {pixels.dtype}")
+        return self.resize(pixels.expand(3, -1, -1))
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Picture | Iterable[Picture], batch_size: int = 32) -> Prediction:
+        """Predict one picture or many; all results are kept, so for a large folder use ``mlcl predict``.
+
+        Args:
+            pictures: one or an iterable of them, see :meth:`preprocess`; a tensor or array with four axes is many.
+            batch_size: of them per pass through the network.
+        """
+        single = isinstance(pictures, (str, PathLike, Image.Image)) or getattr(pictures, "ndim", 4) < 4
+        if not single and not isinstance(pictures, Iterable):
+            raise MlclError(f"a picture is a path, a PIL image, an array or a tensor, not {type(pictures).__name__}")
+        parts: list[list[Tensor]] = []
+        for batch in _batches([pictures] if single else pictures, batch_size):  # type: ignore[list-item, arg-type]
+            image = torch.stack([self.preprocess(picture) for picture in batch]).to(self.device)
+            out = self.network(image)
+            tensors = (self.probabilities(out.logits), out.embeddings, out.attention)
+            parts.append([tensor.float().cpu() for tensor in tensors if tensor is not None])
+        if not parts:
+            raise MlclError("no picture was given")
+        scores, embeddings, *attention = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Prediction(self.labels(scores), scores, embeddings, attention[0] if attention else None)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Calibrated probabilities of logits (..., K), in at least float32."""
+        return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature)
+
+    def labels(self, scores: Tensor) -> list[list[str]]:
+        """The classes that each row of probabilities (N, K) predicts."""
+        return [[self.classes[k] for k in row.nonzero()[:, 0].tolist()] for row in scores >= self.thresholds]
+
+
+def load(checkpoint: str | PathLike[str], device: str | None = None, imports: tuple[str, ...] = ()) -> Model:
+    """A model from a checkpoint alone; no code from it is run.
+
+    Args:
+        checkpoint: file, or a run's folder (its ``best.ckpt``).
+        device: by default CUDA where there is one.
+        imports: modules of yours whose classes the checkpoint may name.
+
+    Raises:
+        MlclError: if there is none, or it cannot be used.
+    """
+    rebuilt = Rebuilt(runs.best_checkpoint(Path(checkpoint)), imports)
+    network, model, data = rebuilt.network(), rebuilt.config["model"], rebuilt.config["data"]["init_args"]
+    threshold = model.get("threshold", 0.5)
+    thresholds = threshold if isinstance(threshold, list) else [threshold] * len(rebuilt.classes)
+    made = Model(
+        network,
+        rebuilt.classes,
+        thresholds,
+        model.get("temperature", 1.0),
+        data["image_size"],
+        data.get("interpolation") or network.interpolation,
+        rebuilt.path,
+    )
+    return made.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _batches(pictures: Iterable[Picture], size: int) -> Iterable[list[Picture]]:
+    batch: list[Picture] = []
+    for picture in pictures:
+        batch.append(picture)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

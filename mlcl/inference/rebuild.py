@@ -1,0 +1,84 @@
+"""From the record in a checkpoint back to its network and its dataset, without a trainer or a command line."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from mlcl.data import MultiLabelDataModule
+from mlcl.errors import MlclError
+from mlcl.network import Network
+from mlcl.runs import record
+
+
+class Rebuilt:
+    """What one checkpoint holds, made when asked for.
+
+    Args:
+        path: of the checkpoint.
+        imports: modules whose classes the record may name, beside mlcl's own and torch's.
+
+    Raises:
+        MlclError: if the file is no checkpoint of ours, names other classes, or cannot be made again.
+    """
+
+    def __init__(self, path: Path, imports: tuple[str, ...] = ()) -> None:
+        for module in imports:
+            try:
+                import_module(module)
+            except ImportError as error:
+                raise MlclError(f"--import {module}: {error}") from error
+        self.path = path
+        self.content = record.load(path)
+        self.config = record.for_evaluation(record.config_of(self.content, path))
+        record.check_classes(self.config, path, imports)
+        self.classes: list[str] = self.content[record.KEY]["classes"]
+
+    def network(self) -> Network:
+        """The network with its trained weights (the averaged ones, where there was an EMA), in eval mode."""
+        settings = self.config["model"]["network"]
+        arguments = {**settings["init_args"], "num_classes": len(self.classes)}
+        network: Network = self._make(Network, {**settings, "init_args": arguments})
+        stored = self.content["state_dict"].items()
+        weights = {name.removeprefix("network."): value for name, value in stored if name.startswith("network.")}
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            first = (str(error).splitlines()[1:] or [str(error)])[0].strip()
+            raise MlclError(f"{self.path}: the weights do not fit the network that the record names: {first}") from None
+        return network.eval()
+
+    def datamodule(self, root: str | None = None, **changes: Any) -> MultiLabelDataModule:
+        """The dataset it was trained on, its splits read.
+
+        Args:
+            root: where the data lies now, if not where it lay.
+            **changes: of other arguments of the dataset.
+
+        Raises:
+            MlclError: if it is gone, or its classes are others.
+        """
+        settings = self.config["data"]
+        if root is not None:
+            changes["root"] = root
+        data: MultiLabelDataModule = self._make(
+            MultiLabelDataModule, {**settings, "init_args": {**settings.get("init_args", {}), **changes}}
+        )
+        if list(data.classes) != self.classes:
+            raise MlclError(f"the classes of the data at {data.root} are not those of {self.path}: check --data.root")
+        data.read_splits()
+        return data
+
+    def _make(self, kind: type, settings: dict[str, Any]) -> Any:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(kind, "part", required=True)
+        try:
+            return parser.instantiate_classes(parser.parse_object({"part": settings}))["part"]
+        except MlclError:
+            raise
+        except Exception as error:  # jsonargparse wraps what a constructor raises in several ways
+            reason: BaseException = error
+            while reason.__cause__ is not None and not isinstance(reason, MlclError):
+                reason = reason.__cause__
+            raise MlclError(f"{self.path}: {' '.join(str(reason).split())[:400]}") from error

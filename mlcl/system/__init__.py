@@ -1,0 +1,1 @@
+"""The process and its surroundings: signals, terminal, files, YAML, random seeds."""

@@ -1,0 +1,224 @@
+"""``mlcl check``: what is wrong with a dataset, before a training finds out."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from support.running import REPOSITORY, at_once
+from support.trees import write_coco, write_table
+
+from mlcl.cli import verbs
+
+ROWS = ["image,a,b,never,split", *(f"{i}.jpg,{i % 2},1,0,train" for i in range(6))]
+ROWS += [f"t{i}.jpg,{i % 2},0,0,test" for i in range(4)]
+FLAGS = ["--data", "CSVDataset", "--data.num_workers", "0", "--data.root"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_table(tmp_path / "data", ROWS)
+
+
+def problems(file):
+    with open(file, newline="") as rows:
+        return [tuple(row) for row in csv.reader(rows)]
+
+
+def test_a_good_dataset(mlcl, root):
+    outcome = mlcl("check", *FLAGS, root)
+    assert (outcome.status, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    assert lines[0] == "train 6 images, 1.50 labels per image, no positive for never"
+    assert lines[1].strip() == "images by number of labels: 1: 3, 2: 3"
+    assert lines[2].strip() == "width x height: 40 x 30 to 40 x 30 by area, median 40 x 30"
+    assert lines[3].startswith("val   4 images") and "the test images: selection sees them" in lines[3]
+    assert lines[-1] == "all 10 images can be read"
+    assert not Path("runs").exists()
+
+
+def test_everything_that_is_wrong(mlcl, root, tmp_path):
+    (root / "1.jpg").write_bytes(b"no picture")
+    (root / "2.jpg").write_bytes((root / "3.jpg").read_bytes())
+    (root / "t1.jpg").write_bytes((root / "0.jpg").read_bytes())
+    (root / "t2.jpg").unlink()
+    (root / "unlisted.png").write_bytes(b"")
+    with (root / "labels.csv").open("a") as table:
+        table.write("5.jpg,1,1,0,train\n5.jpg,1,1,0,test\n")
+    outcome = mlcl("check", *FLAGS, root, "--output", "list.csv")
+    assert outcome.status == 1 and outcome.err == "list.csv: 8 problems\n"
+    assert problems("list.csv") == [
+        ("problem", "split", "file", "detail"),
+        ("bad image", "test", str(root / "t2.jpg"), "no such image"),
+        ("bad image", "train", str(root / "1.jpg"), "not a picture in any known format"),
+        ("listed twice", "train", str(root / "5.jpg"), "2 times"),
+        ("leak", "train test", str(root / "5.jpg"), "the same file"),
+        ("leak", "train test", str(root / "t1.jpg"), f"same content as {root / '0.jpg'}"),
+        ("duplicate", "train", str(root / "3.jpg"), f"same content as {root / '2.jpg'}"),
+        ("class without positives", "train", "never", "no positive"),
+        ("class without positives", "test", "never", "no positive"),
+    ]
+    for words in (
+        "2 images cannot be read",
+        "1.jpg: not a picture in any known format",
+        "t2.jpg: no such image",
+        "2 images are in more than one split: a test on them measures memory",
+        "1 images are copies of others in their split",
+        "1 other files lie in the same folders and are in no split",
+        "2 of 10 images cannot be read",
+    ):
+        assert words in outcome.out, outcome.out
+
+
+def test_the_terminal_gets_some_the_list_all(mlcl, tmp_path):
+    root = write_table(tmp_path / "data", ["image,a", *(f"{i}.jpg,1" for i in range(50))])
+    for i in range(30):
+        (root / f"{i}.jpg").write_bytes(b"")
+    outcome = mlcl("check", *FLAGS, root, "--output", "new/list.csv")
+    assert outcome.status == 1 and "  and 10 more; --output FILE.csv lists all" in outcome.out
+    assert sum("not a picture" in line for line in outcome.out.splitlines()) == 20
+    assert len(problems("new/list.csv")) == 31
+
+
+@pytest.mark.filterwarnings("ignore:.*DataLoader will create", "ignore:.*use of fork")
+def test_processes_find_the_same(mlcl, root):
+    (root / "1.jpg").write_bytes(b"no picture")
+    (root / "labels.csv").write_text((root / "labels.csv").read_text().replace("3.jpg", "gone.jpg"))
+    outs = [mlcl("check", *FLAGS, root, "--data.num_workers", str(n)) for n in (0, 2)]
+    assert outs[0].out == outs[1].out and outs[0].status == outs[1].status == 1
+
+
+def test_configs_in_layers_and_flags_as_for_fit(mlcl, demo_root, tmp_path):
+    (tmp_path / "mine.yaml").write_text("data:\n  init_args:\n    train_images: 80\n    test_images: 25\n")
+    demo = ["--config", str(REPOSITORY / "configs" / "demo.yaml"), "-c=mine.yaml", "--data.root", str(demo_root)]
+    outcome = mlcl("check", *demo, "--data.scene_size=64", "--data.num_workers", "0", "--data.val_fraction", "0.25")
+    assert outcome.status == 0, outcome.err
+    assert "train 60 images" in outcome.out and "val   20 images" in outcome.out and "test  25 images" in outcome.out
+    assert outcome.out.endswith("all 105 images can be read\n")
+
+
+TRAIN, BOTH = ["image,a", "0.jpg,1"], ["image,a,split", "0.jpg,1,train", "1.jpg,1,train", "t.jpg,1,test"]
+SKIP = ["--data.on_bad_image", "skip"]
+# What is done to the pictures, the table, settings; what check says in a line of its own, and fit in its last one.
+EDGES = {
+    "all bad": (
+        "bad",
+        BOTH,
+        [],
+        "3 of 3 images cannot be read",
+        "; mlcl check finds all of these, --data.on_bad_image",
+    ),
+    "all skipped": ("bad", BOTH, SKIP, "3 of 3 images cannot be read", "1 of 1 test images cannot be read, more than"),
+    "all gone": ("gone", BOTH, SKIP, "3 of 3 images cannot be read", "2 of 2 train images are missing, the first is "),
+    "no test": ("", TRAIN, [], "no val, no test images: mlcl fit would stop", "has no val images: hold some out"),
+    "no training": (
+        "",
+        [BOTH[0], BOTH[3]],
+        [],
+        "no train images: mlcl fit would stop",
+        "no train images: check its spli",
+    ),
+    "none labelled": (
+        *("", [BOTH[0], "0.jpg,0,train", "t.jpg,0,test"], ["--data.empty_images", "drop"]),
+        *(
+            "no train, no val, no test images: mlcl fit would stop",
+            "no train images: check its splits and data.val_fraction",
+        ),
+    ),
+    "none held out": ("", BOTH, ["--data.val_fraction", "0.1"], "no val images: mlcl fit would stop", "no val images"),
+}
+NETWORK = [
+    "--model.network.backbone",
+    "test_resnet",
+    "--model.network.pretrained",
+    "false",
+    "--trainer.max_epochs",
+    "1",
+]
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_where_there_is_nothing_to_train_on_both_say_so(mlcl, tmp_path, edge):
+    harm, rows, given, said, last = EDGES[edge]
+    root = write_table(tmp_path / "data", rows)
+    for picture in root.glob("*.jpg") if harm else ():
+        picture.write_bytes(b"no picture") if harm == "bad" else picture.unlink()
+    settings = [*FLAGS, root, "--data.image_size", "32", *given]
+    outcome = mlcl("check", *settings)
+    assert outcome.status == 1 and said in outcome.out.splitlines() and outcome.err == "", outcome.out
+    outcome = mlcl("fit", *settings, *NETWORK)
+    assert outcome.status == 1 and "Traceback" not in outcome.err
+    told = outcome.err.splitlines()[-1]
+    assert told.startswith("mlcl: ") and last in told, outcome.err
+
+
+def test_one_class_is_a_dataset(mlcl, tmp_path):
+    root = write_table(
+        tmp_path / "data", ["image,a,split", *(f"{i}.jpg,{i % 2},train" for i in range(4)), "t.jpg,1,test"]
+    )
+    outcome = mlcl("check", *FLAGS, root)
+    assert outcome.status == 0 and "train 4 images, 0.50 labels per image, 2 without a label" in outcome.out
+    outcome = mlcl("fit", *FLAGS, root, "--data.image_size", "32", "--data.batch_size", "2", *NETWORK)
+    assert outcome.status == 0 and "1 classes" in outcome.out and "Warning" not in outcome.err, outcome.err
+
+
+def test_a_dataset_of_ones_own(mlcl, root, tmp_path):
+    (tmp_path / "mine.py").write_text("from mlcl.data import CSVDataset\nclass Mine(CSVDataset):\n    pass\n")
+    outcome = mlcl("check", "--import", "mine", "--data", "mine.Mine", "--data.root", root, "--data.num_workers", "0")
+    assert outcome.status == 0, outcome.err
+    outcome = mlcl("check", "--import", "nothing", *FLAGS, root)
+    assert outcome.status == 1 and outcome.err.startswith("mlcl: --import nothing: No module named")
+
+
+def test_annotations_are_checked_first(mlcl, tmp_path):
+    write_coco(tmp_path / "coco", {1: "cat"}, {1: [1]}, {2: [1]})
+    outcome = mlcl("check", "--data", "COCO2014", "--data.root", "coco")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1 and "1 categories, expected 80" in outcome.err
+    outcome = mlcl("check", *FLAGS, "nowhere")
+    assert outcome.status == 1 and outcome.err == (
+        "mlcl: nowhere/labels.csv: no such table (data.csv, relative to data.root)\n"
+    )
+
+
+AT_ONCE = [
+    ([], "check needs --config FILE or --data CLASS; mlcl check --help shows the options"),
+    (["--output", "x.csv"], "check needs --config FILE or --data CLASS"),
+    (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
+    (["--data", "Demo", "--config=nowhere.yaml"], "--config nowhere.yaml: no such file"),
+    (["--data", "Demo", "--output", "x.txt"], "--output x.txt: the name must end in .csv"),
+    (["--data", "Demo", "--ouput", "x.csv"], "check: unknown option --ouput (did you mean --output?)"),
+    (["--data", "Demo", "x"], "unexpected 'x'"),
+    (["--data", "Demo", "--model.x", "1"], "check: unknown option --model.x"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), AT_ONCE, ids=lambda value: str(value)[:40])
+def test_mistakes_that_need_no_class(arguments, words, tmp_path):
+    done = at_once("check", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("mlcl: ") and words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--data", "Nope"], 2, "--data: unknown class 'Nope'; known: COCO2014, CSVDataset"),
+        ([*FLAGS, "data", "--data.rot", "x"], 2, "--data.rot: unknown option (did you mean root?)"),
+        ([*FLAGS, "data", "--data.batch_size", "many"], 2, "--data.batch_size: expected an integer, got 'many'"),
+        ([*FLAGS, "data", "--data.batch_size", "0"], 1, "data.batch_size is 0, it must be at least 1"),
+        ([*FLAGS, "data", "--data.val_fraction", "-0.5"], 1, "data.val_fraction is -0.5"),
+        ([*FLAGS, "data", "--output", "file/x.csv"], 1, "--output file/x.csv cannot be written"),
+    ],
+)
+def test_mistakes_that_need_the_classes(mlcl, root, tmp_path, arguments, status, words):
+    (tmp_path / "file").write_text("")
+    outcome = mlcl("check", *arguments)
+    assert outcome.status == status, outcome.err
+    assert words in outcome.err and outcome.err.count("\n") == 1 and outcome.err.startswith("mlcl: ")
+
+
+def test_what_is_passed_on_keeps_its_order_and_its_values():
+    given = ["--output", "o.csv", "--data", "X", "--data.a", "-1", "--data.b=2", "-c", "f", "--config", "g", "stray"]
+    own, others = verbs._divided(given, ("--config", "-c", "--data", "--data."))
+    assert own == ["--output", "o.csv", "stray"]
+    assert others == ["--data", "X", "--data.a", "-1", "--data.b=2", "-c", "f", "--config", "g"]
+    assert verbs._divided(given, ()) == (given, [])

@@ -1,0 +1,63 @@
+"""What our own code imports, and when: start-up must not wait for packages that a run does not use."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# The statements themselves are watched: what torchmetrics, timm or torch have already loaded is in sys.modules.
+WATCH = """
+import builtins, json, sys
+plain, found = builtins.__import__, []
+def watched(name, globals=None, locals=None, fromlist=(), level=0):
+    importer = (globals or {}).get("__name__", "")
+    if importer.split(".")[0] == "mlcl" and name.split(".")[0] in ("wandb", "matplotlib", "sklearn"):
+        found.append(f"{importer} imports {name}")
+    return plain(name, globals, locals, fromlist, level)
+builtins.__import__ = watched
+"""
+
+
+def in_a_new_process(script: str, *arguments: str, cwd=None) -> str:
+    """What the script prints last."""
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_watch_sees_what_it_should():
+    assert "mlcl.viz imports matplotlib" in in_a_new_process(f"{WATCH}\nimport mlcl.viz\nprint(found)")
+
+
+def test_a_fit_imports_neither_wandb_nor_matplotlib_nor_sklearn(demo, tmp_path):
+    """With the CSV logger, and the test of the best checkpoint; ``import mlcl.cli.training`` is half of it."""
+    script = WATCH + (
+        "from mlcl.__main__ import main\n"
+        "status = main(sys.argv[1:])\n"
+        "print(json.dumps({'status': status, 'found': found, 'wandb': 'wandb' in sys.modules}))"
+    )
+    short = [
+        *("--trainer.max_epochs", "1"),
+        *(f"--trainer.limit_{split}_batches=1" for split in ("train", "val", "test")),
+    ]
+    out = in_a_new_process(script, "fit", *demo, *short, cwd=tmp_path)
+    assert json.loads(out) == {"status": 0, "found": [], "wandb": False}
+    assert list(tmp_path.glob("runs/demo/version_0/metrics.csv"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["fit", "--help"], ["predict", "--help"], ["fit", "--modle.x", "1"], ["compare", "a", "--bse", "b"]],
+    ids=" ".join,
+)
+def test_the_door_needs_the_standard_library_only(arguments, tmp_path):
+    """Not torch, and nothing else that is installed; what was loaded before it is the interpreter's own."""
+    script = (
+        "import sys; before = set(sys.modules)\n"
+        "from mlcl.__main__ import main; main(sys.argv[1:])\n"
+        "loaded = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(loaded - sys.stdlib_module_names))"
+    )
+    assert in_a_new_process(script, *arguments, cwd=tmp_path) == "['mlcl']"

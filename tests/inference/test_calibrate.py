@@ -1,0 +1,131 @@
+"""mlcl calibrate: on held-out images only, stored where every verb finds it, the rest of the checkpoint untouched."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from mlcl import runs
+from mlcl.analysis import thresholds
+from mlcl.inference import load
+from mlcl.inference.rebuild import Rebuilt
+from mlcl.runs import record
+
+
+@pytest.fixture
+def best(trained) -> Path:
+    return runs.best_checkpoint(trained)
+
+
+def test_it_is_fitted_on_the_held_out_images_alone(mlcl, best, monkeypatch):
+    """The images that the fit sees are the validation split's, none of which is in train or test."""
+    seen = []
+    original = thresholds.fit
+    monkeypatch.setattr(thresholds, "fit", lambda *arguments: seen.append(arguments) or original(*arguments))
+    assert mlcl("calibrate", "--ckpt_path", best, "--output", "c.ckpt", "--num_workers", "0").status == 0
+    splits = Rebuilt(best).datamodule().splits
+    held_out = splits["val"]
+    assert not set(held_out.paths) & (set(splits["train"].paths) | set(splits["test"].paths))
+    assert len(seen) == 6 and len(seen[0][0]) == len(held_out.paths) == 20  # the one that is stored, and five folds
+    out = load(best, "cpu")(held_out.paths)
+    torch.testing.assert_close(seen[0][0].sigmoid().float(), out.scores, atol=1e-6, rtol=1e-5)
+    np.testing.assert_array_equal(seen[0][1].numpy(), held_out.targets)
+
+
+def test_every_verb_uses_it(mlcl, best, demo_root):
+    outcome = mlcl("calibrate", "--ckpt_path", best, "--output", "c.ckpt", "--num_workers", "0")
+    assert outcome.status == 0, outcome.err
+    assert "threshold 0.5" in outcome.out and "calibrated, 5-fold" in outcome.out and "ECE" in outcome.out
+    model, before = load("c.ckpt", "cpu"), load(best, "cpu")
+    assert model.thresholds.unique().numel() > 1 and model.temperature != 1
+    # load: the logits are the same, temperature and thresholds are new
+    paths = sorted((demo_root / "val2014").glob("*.jpg"))
+    old, new = before(paths), model(paths)
+    torch.testing.assert_close(torch.logit(old.scores) / model.temperature, torch.logit(new.scores), atol=1e-4, rtol=0)
+    # predict
+    assert mlcl("predict", "--ckpt_path", "c.ckpt", "--images", *paths, "--output", "p.jsonl").status == 0
+    rows = [json.loads(line) for line in Path("p.jsonl").read_text().splitlines()]
+    assert [row["labels"] for row in rows] == new.labels
+    # test
+    assert mlcl("test", "--ckpt_path", "c.ckpt", "--trainer.accelerator", "cpu").status == 0
+    folder = next(Path("runs").rglob("scores.npz")).parent
+    scores = np.load(folder / "scores.npz")
+    np.testing.assert_allclose(scores["thresholds"], model.thresholds, atol=1e-6)
+    assert float(scores["temperature"]) == model.temperature
+    predicted = 1 / (1 + np.exp(-scores["logits"].astype(float) / model.temperature)) >= scores["thresholds"]
+    truth = scores["targets"] == 1
+    precision = (predicted & truth).sum() / predicted.sum()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["metrics"]["OP"] == pytest.approx(precision)
+    assert metrics["definitions"]["threshold"] == "one per class, in per_class.csv"
+    assert metrics["definitions"]["temperature"] == model.temperature
+
+
+def test_the_command_line_still_wins(mlcl, best):
+    mlcl("calibrate", "--ckpt_path", best, "--output", "c.ckpt", "--num_workers", "0")
+    outcome = mlcl("test", "--ckpt_path", "c.ckpt", "--model.threshold", "0.25", "--trainer.accelerator", "cpu")
+    assert outcome.status == 0 and "overrides the checkpoint: model.threshold" in outcome.err
+    assert "threshold: 0.25" in outcome.out
+
+
+def test_nothing_else_changes_and_training_goes_on(mlcl, best, demo):
+    mlcl("calibrate", "--ckpt_path", best, "--output", "c.ckpt", "--num_workers", "0")
+    old, new = record.load(best), record.load("c.ckpt")
+    assert old.keys() == new.keys()
+    for name, tensor in old["state_dict"].items():
+        assert torch.equal(tensor, new["state_dict"][name])
+    before, after = (yaml.safe_load(content[record.KEY]["config"]) for content in (old, new))
+    assert {key for key, *_ in record.differences(before, after)} == {"model.threshold", "model.temperature"}
+    assert new[record.KEY]["calibration"] == {"target": "f1", "shrink": 10.0, "images": 20}
+
+
+def test_default_place_and_other_targets(mlcl, best, tmp_path):
+    copy = tmp_path / "elsewhere" / "best.ckpt"
+    copy.parent.mkdir()
+    copy.write_bytes(best.read_bytes())
+    for target in ("precision=0.6", "recall=0.9"):
+        outcome = mlcl("calibrate", "--ckpt_path", copy, "--target", target, "--num_workers", "0")
+        assert outcome.status == 0 and f"target {target.replace('=', ' of ')}" in outcome.out
+        assert (copy.parent / "calibrated.ckpt").is_file()
+
+
+def test_a_run_without_held_out_images(mlcl, demo, tmp_path):
+    assert mlcl("fit", *demo, "--data.val_fraction", "0", "--trainer.max_epochs", "1").status == 0
+    outcome = mlcl("calibrate", "--ckpt_path", "runs/demo/version_0", "--num_workers", "0")
+    assert outcome.status == 1
+    assert "held out no images to calibrate on (its validation images are test images)" in outcome.err
+    assert "train with --data.val_fraction 0.1" in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_held_out_images_that_are_the_test_too(mlcl, tmp_path):
+    from support.trees import write_table
+
+    write_table(tmp_path / "csv", ["image,cat,dog", *(f"{i}.jpg,{i % 2},{i % 3 % 2}" for i in range(12))])
+    data = ["--data", "CSVDataset", "--data.csv", "csv/labels.csv", "--data.val_fraction", "0.3"]
+    small = ["--trainer.max_epochs", "1", "--data.image_size", "32", "--data.num_workers", "0"]
+    network = ["--model.network.backbone", "test_resnet", "--trainer.accelerator", "cpu", "--name", "demo"]
+    assert mlcl("fit", *network, *data, *small).status == 0
+    outcome = mlcl("calibrate", "--ckpt_path", "runs/demo")
+    assert outcome.status == 1 and "its held-out images are its test images too; give the dataset a test" in outcome.err
+
+
+def test_it_does_not_overwrite_its_own_source(mlcl, best, tmp_path):
+    (tmp_path / "calibrated.ckpt").write_bytes(best.read_bytes())
+    outcome = mlcl("calibrate", "--ckpt_path", "calibrated.ckpt")
+    assert outcome.status == 2 and "is the checkpoint itself; give another file" in outcome.err
+
+
+def test_what_is_reached_is_said(mlcl, best):
+    outcome = mlcl(
+        "calibrate", "--ckpt_path", best, "--output", "c.ckpt", "--target", "recall=0.8", "--num_workers", "0"
+    )
+    assert "recall of 0.8 or more: " in outcome.err and "classes on images not fitted on (5-fold)" in outcome.err
+
+
+def test_data_that_is_gone(mlcl, best, tmp_path):
+    outcome = mlcl("calibrate", "--ckpt_path", best, "--data.root", tmp_path / "nowhere")
+    assert outcome.status == 1 and "--data.root" in outcome.err

@@ -1,0 +1,119 @@
+"""mlcl.load: a checkpoint alone becomes a model; every way to hand it a picture means the same."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import mlcl as package
+from mlcl import runs
+from mlcl.errors import MlclError
+from mlcl.inference import load
+from mlcl.runs import record
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path):
+    return load(trained, "cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(demo_root: Path) -> list[Path]:
+    return sorted((demo_root / "val2014").glob("*.jpg"))[:7]
+
+
+def test_it_says_what_the_test_said(trained, model, demo_root):
+    scores = np.load(trained / "scores.npz")
+    out = model([demo_root / name for name in scores["images"]], batch_size=16)
+    expected = 1 / (1 + np.exp(-scores["logits"].astype(np.float64)))
+    np.testing.assert_allclose(out.scores.numpy(), expected, atol=1e-6)
+    assert list(model.classes) == list(scores["classes"])
+    assert out.labels == [[model.classes[k] for k in np.flatnonzero(row >= 0.5)] for row in out.scores]
+    assert out.embeddings.shape[:2] == out.scores.shape
+    torch.testing.assert_close(out.attention.sum((2, 3)), torch.ones(out.scores.shape))
+
+
+def test_package_level_name(trained, model, pictures):
+    torch.testing.assert_close(package.load(trained, "cpu")(pictures).scores, model(pictures).scores)
+
+
+def test_every_kind_of_picture_means_the_same(model, pictures):
+    path, opened = pictures[0], Image.open(pictures[0])
+    array = np.asarray(opened)
+    tensor = torch.from_numpy(array.copy()).movedim(-1, 0)
+    expected = model(path).scores
+    for same in (str(path), opened, array, tensor, tensor / 255, array[None], tensor[None], [path], iter([opened])):
+        torch.testing.assert_close(model(same).scores, expected, atol=1e-6, rtol=0)
+    grey = np.asarray(opened.convert("L"))
+    torch.testing.assert_close(model(grey).scores, model(np.stack([grey] * 3, -1)).scores)
+
+
+def test_batches_change_nothing(model, pictures):
+    whole, parts = model(pictures, batch_size=7), model(iter(pictures), batch_size=2)
+    torch.testing.assert_close(whole.scores, parts.scores, atol=1e-6, rtol=1e-5)
+    assert whole.labels == parts.labels and len(parts.scores) == 7
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (np.zeros((4, 4, 4), np.uint8), "array (H, W, 3)"),
+        (np.zeros((4, 4, 3), np.uint16), "must be uint8"),
+        (np.full((4, 4, 3), 7.0), "must lie in [0, 1]"),
+        (torch.full((3, 4, 4), torch.nan), "must lie in [0, 1]"),
+        (np.zeros((0, 4, 3), np.uint8), "array (H, W, 3)"),
+        ([], "no picture was given"),
+        ("nowhere.jpg", "nowhere.jpg: no such image"),
+        (None, "not NoneType"),
+        (3, "not int"),
+        ([b"x"], "not bytes"),
+        (np.array(["a", "b"]), "not <U1"),
+    ],
+)
+def test_what_is_no_picture(model, picture, words):
+    with pytest.raises(MlclError) as caught:
+        model(picture)
+    assert words in str(caught.value)
+
+
+def test_a_head_without_attention(mlcl, demo, pictures):
+    assert mlcl("fit", *demo, "--trainer.max_epochs", "1", "--model.network.head", "GlobalPool").status == 0
+    assert load("runs/demo", "cpu")(pictures).attention is None
+
+
+def test_a_class_of_the_users_own_needs_a_word(trained, tmp_path, pictures, monkeypatch):
+    """A checkpoint may not name any module it likes; the one the user vouches for is imported."""
+    (tmp_path / "own_head.py").write_text(
+        "from mlcl.heads import SemanticAttention\nclass Own(SemanticAttention):\n    pass\n"
+    )
+    content = record.load(runs.best_checkpoint(trained))
+    config = yaml.safe_load(content[record.KEY]["config"])
+    config["model"]["network"]["init_args"]["head"]["class_path"] = "own_head.Own"
+    content[record.KEY]["config"] = yaml.safe_dump(config)
+    torch.save(content, tmp_path / "own.ckpt")
+    with pytest.raises(MlclError, match="--import own_head"):
+        load(tmp_path / "own.ckpt")
+    with pytest.raises(MlclError, match="--import own_head: No module"):
+        load(tmp_path / "own.ckpt", imports=("own_head",))
+    monkeypatch.syspath_prepend(tmp_path)
+    out = load(tmp_path / "own.ckpt", "cpu", ("own_head",))(pictures)
+    torch.testing.assert_close(out.scores, load(trained, "cpu")(pictures).scores)
+
+
+def test_weights_of_another_network(trained, tmp_path):
+    content = record.load(runs.best_checkpoint(trained))
+    del content["state_dict"]["network.head.classifier.bias"]
+    torch.save(content, tmp_path / "less.ckpt")
+    with pytest.raises(MlclError, match=r"less.ckpt: the weights do not fit .*head.classifier.bias"):
+        load(tmp_path / "less.ckpt")
+
+
+def test_settings_that_cannot_be_made(trained, tmp_path):
+    content = record.load(runs.best_checkpoint(trained))
+    content[record.KEY]["config"] = content[record.KEY]["config"].replace("test_resnet", "resnet_of_nobody")
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(MlclError, match=r"odd.ckpt: .*resnet_of_nobody"):
+        load(tmp_path / "odd.ckpt")

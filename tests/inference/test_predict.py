@@ -1,0 +1,345 @@
+"""mlcl predict: every readable image once, in order, the others named; the same rows from any number of devices."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.lives import live, when_there_is
+from support.running import run_process
+from support.trees import picture
+
+from mlcl.data.folder import find_images
+from mlcl.data.images import ImageError, read_image
+from mlcl.data.voc import VOC_CLASSES
+from mlcl.errors import MlclError
+from mlcl.inference import load
+
+
+def write_images(folder: Path, count: int, size: int = 32) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:05}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((size, size)).save(path)
+    return paths
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def break_some(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Twelve odd ones; returns the readable ones' names, and of the others the reason."""
+    whole = (folder / "00001.jpg").read_bytes()
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("no picture at all")
+    (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.jpg")  # root may read everything: this is the one that nobody can
+    (folder / "huge.png").write_bytes(bomb())
+    Image.new("RGB", (1, 1), "red").save(folder / "tiny.png")
+    picture(40, 30).convert("CMYK").save(folder / "print.jpg")
+    Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30) * 70).save(folder / "deep.png")
+    frames = [Image.new("P", (20, 20), number) for number in range(3)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(40, 30).save(folder / "turned.jpg", exif=exif)
+    picture(40, 30).save(folder / "ünïcode 日本.jpg")
+    readable = ["tiny.png", "print.jpg", "deep.png", "moving.gif", "turned.jpg", "ünïcode 日本.jpg"]
+    return readable, {
+        "empty.jpg": "not a picture", "cut.jpg": "", "text.jpg": "not a picture", "folder.png": "not a regular file",
+        "pipe.jpg": "not a regular file", "huge.png": "decompression bomb",
+    }  # fmt: skip
+
+
+def bomb() -> bytes:
+    """A PNG of 30,000 x 30,000 pixels by its header; 100 bytes long."""
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    side = (30_000).to_bytes(4, "big")
+    header = chunk(b"IHDR", side + side + b"\x08\x02\0\0\0")
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_folder_with_broken_images(mlcl, trained, tmp_path, workers):
+    folder = tmp_path / "images"
+    paths = write_images(folder, 188)
+    readable, broken = break_some(folder)
+    outcome = mlcl("predict", "--ckpt_path", trained, "--images", folder, "--output", "out.csv",
+                   "--num_workers", workers, "--accelerator", "cpu")  # fmt: skip
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.err
+    rows = rows_of(Path("out.csv"))
+    assert {row["path"] for row in rows} == {str(path) for path in paths} | {str(folder / name) for name in readable}
+    said = [line.removeprefix("not read: ") for line in outcome.err.splitlines() if line.startswith("not read: ")]
+    assert len(said) == len(broken)
+    for name, reason in broken.items():
+        (line,) = (line for line in said if line.startswith(f"{folder / name}: "))
+        assert reason in line and len(line) > len(f"{folder / name}: ") + 5
+    assert f"out.csv: {len(rows)} of {len(rows) + len(broken)} images" in outcome.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become somebody who may not read")
+def test_no_permission(tmp_path):
+    """Of a file that only its owner may read."""
+    (path,) = write_images(tmp_path / "a", 1)
+    path.chmod(0)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ImageError, match="Permission denied"):
+            read_image(path)
+    finally:
+        os.seteuid(0)
+
+
+def test_rows_say_what_the_model_says(mlcl, trained, demo_root):
+    outcome = mlcl("predict", "--ckpt_path", trained, "--images", demo_root / "val2014", "--output", "a/b/out.csv",
+                   "--num_workers", "0", "--accelerator", "cpu")  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    rows, model = rows_of(Path("a/b/out.csv")), load(trained, "cpu")
+    out = model([row["path"] for row in rows])
+    scores = torch.tensor([[float(row[name]) for name in model.classes] for row in rows])
+    torch.testing.assert_close(scores, out.scores, atol=1e-6, rtol=0)
+    assert [[name for name in row["labels"].split(";") if name] for row in rows] == out.labels
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+
+
+def test_json_lines_and_top(mlcl, trained, demo_root):
+    common = ["predict", "--ckpt_path", trained, "--images", demo_root / "val2014", "--num_workers", "0"]
+    assert mlcl(*common, "--output", "all.jsonl").status == 0
+    assert mlcl(*common, "--output", "top.jsonl", "--top", "3").status == 0
+    assert mlcl(*common, "--output", "top.csv", "--top", "99").status == 0
+    everything = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
+    for whole, short in zip(everything, Path("top.jsonl").read_text().splitlines(), strict=True):
+        best = sorted(whole["scores"].items(), key=lambda pair: -pair[1])[:3]
+        assert list(json.loads(short)["scores"].items()) == best
+        assert json.loads(short)["labels"] == whole["labels"]
+    row = rows_of(Path("top.csv"))[0]
+    assert [f"class_{n + 1}" for n in range(12)] == [key for key in row if key.startswith("class_")]
+    assert float(row["score_1"]) == max(everything[0]["scores"].values())
+
+
+def test_two_processes_write_one_file_in_order(mlcl, trained, tmp_path):
+    """13 images, batches of 2: the ranks have different numbers of batches, and one image is broken."""
+    write_images(tmp_path / "images", 12)
+    (tmp_path / "images" / "00003x.jpg").write_text("no")
+    common = ["predict", "--ckpt_path", str(trained), "--images", "images", "--num_workers", "0", "--batch_size", "2"]
+    one = mlcl(*common, "--output", "one.csv", "--accelerator", "cpu")
+    two = run_process(*common, "--output", "two.csv", "--accelerator", "cpu", "--devices", "2", cwd=tmp_path)
+    assert (one.status, two.returncode) == (1, 1), two.stderr
+    assert (tmp_path / "one.csv").read_text() == (tmp_path / "two.csv").read_text()
+    assert len(rows_of(tmp_path / "two.csv")) == 12
+    assert two.stderr.count("not read: images/00003x.jpg: not a picture") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "one.csv", "two.csv"}
+
+
+def test_fewer_images_than_devices(trained, tmp_path):
+    write_images(tmp_path / "images", 1)
+    done = run_process("predict", "--ckpt_path", str(trained), "--images", "images", "--output", "o.csv",
+                       "--accelerator", "cpu", "--devices", "2", "--num_workers", "0", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(tmp_path / "o.csv")) == 1
+
+
+def test_several_processes_keep_what_they_have(mlcl, trained, tmp_path, monkeypatch):
+    """A part of a file, as a rank writes it, is there after each batch, and named when something stops the rest."""
+    from mlcl.inference import prediction
+
+    write_images(tmp_path / "images", 4)
+    monkeypatch.setattr(prediction.Trainer, "world_size", 2)  # every process then writes a part, merged at the end
+    monkeypatch.setattr(prediction._Rows, "on_predict_end", lambda *_: 1 / 0)
+    common = ["predict", "--ckpt_path", trained, "--images", "images", "--output", "o.csv", "--num_workers", "0"]
+    outcome = mlcl(*common, "--batch_size", "2", "--accelerator", "cpu")
+    assert outcome.status == 1 and "what was predicted so far is in o.csv.rank0.partial" in outcome.err
+    assert len(Path("o.csv.rank0.partial").read_text().splitlines()) == 4
+
+
+def test_a_class_that_the_table_cannot_hold(mlcl, trained, tmp_path):
+    from mlcl import runs
+    from mlcl.runs import record
+
+    content = record.load(runs.best_checkpoint(trained))
+    content[record.KEY]["classes"][3] = "a;b"
+    torch.save(content, tmp_path / "odd.ckpt")
+    write_images(tmp_path / "images", 1)
+    common = ["predict", "--ckpt_path", "odd.ckpt", "--images", "images", "--num_workers", "0", "--output"]
+    outcome = mlcl(*common, "o.csv")
+    assert outcome.status == 1 and "the class 'a;b' holds the ; between labels; write a .jsonl file" in outcome.err
+    assert mlcl(*common, "o.jsonl").status == 0
+    assert "a;b" in json.loads(Path("o.jsonl").read_text())["scores"]
+
+
+def test_an_interrupted_one_leaves_what_it_has(mlcl, trained, tmp_path, monkeypatch):
+    from mlcl.inference import writers
+
+    write_images(tmp_path / "images", 8)
+    done = []
+
+    def write(self, row):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(row)
+        original(self, row)
+
+    original = writers.CSVWriter.write
+    monkeypatch.setattr(writers.CSVWriter, "write", write)
+    outcome = mlcl("predict", "--ckpt_path", trained, "--images", "images", "--output", "out.csv", "--batch_size", "2",
+                   "--num_workers", "0", "--accelerator", "cpu")  # fmt: skip
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning switches it off for good
+    assert outcome.status == 130 and "mlcl: interrupted" in outcome.err
+    assert not Path("out.csv").exists()
+    assert len(rows_of(Path("out.csv.partial"))) == 5
+    assert "what was predicted so far is in out.csv.partial" in outcome.err
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_one_that_is_told_to_stop_leaves_what_it_has(trained, tmp_path, devices):
+    write_images(tmp_path / "images", 600)
+    output = "out.csv.partial" if devices == 1 else "out.csv.rank0.partial"
+    end = live(["predict", "--ckpt_path", trained, "--images", "images", "--output", "out.csv", "--batch_size", "1",
+                "--num_workers", "1", "--accelerator", "cpu", "--devices", str(devices)],
+               tmp_path, when_there_is(output), signal.SIGTERM, delay=0.3)  # fmt: skip
+    lines = [line for line in end.err.splitlines() if "istributed" not in line and line.strip("-")]
+    assert end.status == 143 and len(lines) == 2, end.err
+    assert f"what was predicted so far is in {output}" in lines[0] and lines[1] == "mlcl: stopped by SIGTERM"
+    assert (tmp_path / output).is_file() and not (tmp_path / "out.csv").exists()
+
+
+def test_which_files_are_images(tmp_path):
+    for name in ("b/2.PNG", "b/1.jpg", "a.jpeg", "notes.txt", "c.jpg/inside.webp", "d.pdf"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nowhere")
+    names = [os.path.relpath(path, tmp_path) for path in find_images([str(tmp_path)])]
+    assert names == ["a.jpeg", "b/1.jpg", "b/2.PNG", "broken.jpg", "c.jpg/inside.webp"]
+    # each once, however it is spelled; of what a glob matches, the images
+    assert find_images([f"{tmp_path}/b/*", f"{tmp_path}/./b/", f"{tmp_path}/b/../b", f"{tmp_path}/notes.txt"]) == [
+        f"{tmp_path}/b/1.jpg", f"{tmp_path}/b/2.PNG", f"{tmp_path}/notes.txt",
+    ]  # fmt: skip
+    assert len(find_images([f"{tmp_path}/**/*.jp*g"])) >= 3
+    for pattern in ("*.tiff", "*.txt"):
+        with pytest.raises(MlclError, match="no image there matches"):
+            find_images([f"{tmp_path}/{pattern}"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MlclError, match="no image in there"):
+        find_images([str(tmp_path / "b"), str(tmp_path / "empty")])
+
+
+@pytest.fixture
+def voc_model(trained, tmp_path) -> Path:
+    """The same network, its classes called as VOC's: 8 more rows in the head."""
+    import yaml
+
+    from mlcl import runs
+    from mlcl.runs import record
+
+    content = record.load(runs.best_checkpoint(trained))
+    state = content["state_dict"]
+    for name, tensor in list(state.items()):
+        if name.startswith("network.head.") and tensor.shape[:1] == (12,):
+            state[name] = torch.cat([tensor, tensor[:8] * 0.5])
+    content[record.KEY]["classes"] = list(VOC_CLASSES[::-1])  # another order than the files'
+    config = yaml.safe_load(content[record.KEY]["config"])
+    content[record.KEY]["config"] = yaml.safe_dump(config)
+    torch.save(content, tmp_path / "voc.ckpt")
+    return tmp_path / "voc.ckpt"
+
+
+def parse_as_the_devkit(text: str) -> tuple[list[str], list[float]]:
+    """As VOCevalcls of the devkit: textread(file, '%s %f')."""
+    pairs = [line.split(" ") for line in text.split("\n")[:-1]]
+    assert all(len(pair) == 2 for pair in pairs)
+    return [name for name, _ in pairs], [float(value) for _, value in pairs]
+
+
+def test_voc2012_files(mlcl, voc_model, tmp_path):
+    ids = [f"2008_{number:06}" for number in range(30)]
+    devkit = tmp_path / "VOCdevkit" / "VOC2012"
+    write_images(devkit / "JPEGImages", 35)
+    for number, path in enumerate(sorted((devkit / "JPEGImages").iterdir())):
+        path.rename(path.with_name(f"2008_{number:06}.jpg"))  # five more than the test set
+    (devkit / "ImageSets" / "Main").mkdir(parents=True)
+    (devkit / "ImageSets" / "Main" / "test.txt").write_text("\n".join(ids) + "\n")
+    outcome = mlcl("predict", "--ckpt_path", voc_model, "--writer", "voc2012", "--images", tmp_path,
+                   "--output", "submission", "--num_workers", "0")  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    model = load(voc_model, "cpu")
+    scores = model([devkit / "JPEGImages" / f"{name}.jpg" for name in ids]).scores
+    with tarfile.open("submission/results.tar.gz") as archive:
+        files = {entry.name: entry for entry in archive if entry.isfile()}
+        assert set(files) == {f"results/VOC2012/Main/comp2_cls_test_{name}.txt" for name in VOC_CLASSES}
+        for name in VOC_CLASSES:
+            entry = files[f"results/VOC2012/Main/comp2_cls_test_{name}.txt"]
+            text = io.TextIOWrapper(archive.extractfile(entry), "utf-8").read()
+            assert text == Path("submission", entry.name).read_text()
+            found, confidences = parse_as_the_devkit(text)
+            assert sorted(found) == ids and len(set(found)) == 30
+            expected = scores[:, model.classes.index(name)].numpy()
+            np.testing.assert_allclose(confidences, expected, atol=1e-6)
+            assert entry.uname == "" and entry.uid == 0
+
+
+def test_voc2012_refusals(mlcl, trained, voc_model, tmp_path):
+    write_images(tmp_path / "images", 3)
+    common = ["--writer", "voc2012", "--images", "images", "--output", "out", "--num_workers", "0"]
+    outcome = mlcl("predict", "--ckpt_path", trained, *common)
+    assert outcome.status == 1 and "the model does not know aeroplane" in outcome.err
+    (tmp_path / "images" / "00001.png").write_bytes((tmp_path / "images" / "00001.jpg").read_bytes())
+    outcome = mlcl("predict", "--ckpt_path", voc_model, *common)
+    assert outcome.status == 1 and "the id '00001' must be there once" in outcome.err
+    (tmp_path / "images" / "00001.png").unlink()
+    (tmp_path / "images" / "00002.jpg").write_text("no")
+    outcome = mlcl("predict", "--ckpt_path", voc_model, *common)
+    assert (
+        outcome.status == 1
+        and "1 of the images could not be read, so out/results.tar.gz was not written" in outcome.err
+    )
+    assert not Path("out/results.tar.gz").exists()
+
+
+def test_memory_does_not_grow_with_the_folder(trained, tmp_path):
+    """The peak of a fresh process, which can only rise: after 100 images, and after 20 times as many (hard links)."""
+    write_images(tmp_path / "few", 100, size=16)
+    (tmp_path / "many").mkdir()
+    for number in range(2000):
+        os.link(tmp_path / "few" / f"{number % 100:05}.jpg", tmp_path / "many" / f"{number:05}.jpg")
+    script = (
+        "import resource, sys; from mlcl.__main__ import main\n"
+        "for name in ('few', 'many'):\n"
+        f"    assert main(['predict', '--ckpt_path', {str(trained)!r}, '--images', name, '--output', 'o.csv',\n"
+        "                 '--num_workers', '0', '--accelerator', 'cpu']) == 0\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    few, many = map(int, done.stdout.split())
+    assert few <= many < 1.1 * few
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--devices", "9", "--accelerator", "gpu"], "--accelerator, --devices or --precision"),
+        (["--precision", "3-bit"], "--accelerator, --devices or --precision"),
+    ],
+)
+def test_what_lightning_refuses(mlcl, trained, tmp_path, arguments, words):
+    write_images(tmp_path / "images", 1)
+    outcome = mlcl("predict", "--ckpt_path", trained, "--images", "images", "--output", "o.csv", *arguments)
+    assert outcome.status == 1 and words in outcome.err and len(outcome.err.strip().splitlines()) == 1

@@ -1,0 +1,143 @@
+"""Run folders: numbered without races, found again, written whole."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mlcl import runs
+from mlcl.data.images import ImageError
+from mlcl.errors import MlclError
+from mlcl.runs import record
+
+
+def test_numbers_go_on_after_the_highest(tmp_path: Path):
+    for name in ("version_0", "version_7", "version_x", "other_9"):
+        (tmp_path / name).mkdir()
+    assert runs.new_folder(tmp_path).name == "version_8"
+
+
+def test_many_processes_get_different_folders(tmp_path: Path):
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda _: runs.new_folder(tmp_path / "run"), range(64)))
+    assert len(set(folders)) == 64
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MlclError, match="no run folder can be made in"):
+        runs.new_folder(tmp_path / "file" / "run")
+
+
+def test_the_newest_last_checkpoint(tmp_path: Path):
+    with pytest.raises(MlclError, match="no run under"):
+        runs.last_checkpoint(tmp_path)
+    for number, age in ((0, 50), (1, 100), (2, 10)):
+        file = tmp_path / f"version_{number}" / "checkpoints" / "last.ckpt"
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+        os.utime(file, (age, age))
+    assert runs.last_checkpoint(tmp_path).parts[-3] == "version_1"
+
+
+def test_the_run_of_a_checkpoint(tmp_path: Path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    assert runs.run_of(checkpoint) is None
+    checkpoint.parent.mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("")
+    assert runs.run_of(checkpoint) == tmp_path / "run"
+    assert runs.run_of(tmp_path / "moved.ckpt") is None
+
+
+def test_only_an_untouched_folder_is_discarded(tmp_path: Path):
+    for number, names in enumerate((["config.yaml", "environment.json"], ["config.yaml", "metrics.csv"])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("")
+        runs.discard_if_untouched(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_every_start_is_noted(tmp_path: Path):
+    runs.describe(tmp_path, {"name": "a"})
+    runs.describe(tmp_path, {"name": "b"})
+    assert (tmp_path / "config.yaml").read_text() == "name: b\n"
+    starts = json.loads((tmp_path / "environment.json").read_text())
+    assert len(starts) == 2 and {"started", "command", "versions", "python", "git"} <= set(starts[0])
+    runs.note_environment(tmp_path, data={"train": "a"})
+    assert [start.get("data") for start in json.loads((tmp_path / "environment.json").read_text())] == [
+        None,
+        {"train": "a"},
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "environment.json"}
+
+
+def test_a_note_is_no_reason_to_stop(tmp_path: Path):
+    for text in (None, "", "[]", "3"):
+        if text is not None:
+            (tmp_path / "environment.json").write_text(text)
+        runs.note_environment(tmp_path, data={})
+
+
+def test_what_a_kill_left_is_tidied_before_the_run_goes_on(tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    kept = ["checkpoints/last.ckpt", "checkpoints/best.ckpt", "config.yaml", ".hidden"]
+    for name in (*kept, "checkpoints/.last.ckpt.partial", ".config.yaml.1234"):
+        (tmp_path / name).write_text("")
+    rows = ["step,train/loss,val/mAP", "0,1.5,", "1,1.25,", "1,,0.5", "2,1.125,", "3,1.0"]  # the last one cut
+    (tmp_path / "metrics.csv").write_bytes("\r\n".join(rows).encode())
+    runs.tidy(tmp_path, 2)
+    assert (tmp_path / "metrics.csv").read_bytes() == ("\r\n".join(rows[:4]) + "\r\n").encode()
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {*kept, "metrics.csv"}
+    before = (tmp_path / "metrics.csv").stat().st_mtime_ns
+    runs.tidy(tmp_path, 2)
+    assert (tmp_path / "metrics.csv").stat().st_mtime_ns == before
+
+
+def test_a_newer_run_without_a_checkpoint_is_named(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        (tmp_path / f"version_{number}" / "checkpoints").mkdir(parents=True)
+        (tmp_path / f"version_{number}" / "config.yaml").write_text("")
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    last.write_text("")
+    assert runs.last_checkpoint(tmp_path) == last
+    said = "version_1 has no checkpoints/last.ckpt: it ended before its first epoch did; going on with version_0\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_place_that_takes_no_file_is_one_line(tmp_path: Path):
+    with pytest.raises(MlclError, match=r"config\.yaml cannot be written: No such file or directory"):
+        runs.write_text(tmp_path / "gone" / "config.yaml", "")
+
+
+def test_a_damaged_checkpoint_names_the_one_beside_it(tmp_path: Path):
+    (tmp_path / "last.ckpt").write_text("")
+    with pytest.raises(MlclError, match=r"last\.ckpt is no checkpoint, or damaged: [^;]*$"):
+        record.load(tmp_path / "last.ckpt")
+    (tmp_path / "best.ckpt").write_text("")
+    with pytest.raises(MlclError, match=r"damaged: [^;]*; .*best\.ckpt lies beside it$"):
+        record.load(tmp_path / "last.ckpt")
+    with pytest.raises(MlclError, match="is a folder, no checkpoint"):
+        record.load(tmp_path)
+
+
+def test_a_disk_that_went_away_is_told_from_a_bad_picture(tmp_path: Path):
+    error = ImageError("a.jpg: no such image")
+    assert "mlcl check" in str(error.with_remedy(tmp_path / "a.jpg"))
+    assert str(error.with_remedy(tmp_path / "gone" / "a.jpg")).endswith(
+        "its folder is gone, too: is the disk still there?"
+    )
+
+
+def test_a_name_that_the_locale_cannot_write_says_what_to_set():
+    script = "from mlcl.data.names import checked; checked('\\xe9.jpg', 'table.csv')"
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", script], env=plain, capture_output=True, text=True, check=False)
+    assert "is no name in ascii; set PYTHONUTF8=1 in the environment" in done.stderr, done.stderr

@@ -1,0 +1,77 @@
+"""The command line in processes of its own, and flags and data small enough for a test."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Outcome:
+    """What a command line did."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run_process(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m mlcl`` as a user would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "mlcl", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def tiny_data(kind: str, folder: Path) -> list[str]:
+    """Write a tiny dataset of this class in its real layout; returns the flags that point to it."""
+    from support.trees import write_coco, write_voc
+
+    from mlcl.data.coco import COCO_CLASSES
+
+    kind = kind.rpartition(".")[2]
+    if kind == "Demo":
+        flags = {"root": folder, "train_images": 16, "test_images": 6, "scene_size": 48}
+    elif kind == "COCO2014":
+        categories = {i + 1: name for i, name in enumerate(COCO_CLASSES)}
+        images = {i: [1 + i % 3, 5] for i in range(1, 9)}
+        write_coco(folder, categories, images, images)
+        flags = {"root": folder}
+    else:
+        sets = {"VOC2007": ("trainval", "test"), "VOC2012": ("train", "val")}[kind]
+        lists = {
+            name: {f"{name}_{i}": {"cat": 1 if i % 2 else -1, "dog": (-1, 0, 1)[i % 3]} for i in range(8)}
+            for name in sets
+        }
+        write_voc(folder, lists, year=kind.removeprefix("VOC"))
+        flags = {"root": folder}
+    return [part for name, value in flags.items() for part in (f"--data.{name}", str(value))]
+
+
+def demo_flags(demo_root: Path) -> list[str]:
+    """Flags that make the demo config small enough for a test."""
+    return [
+        *("--config", str(REPOSITORY / "configs" / "demo.yaml"), "--data.root", str(demo_root)),
+        *("--data.train_images", "80", "--data.test_images", "25", "--data.scene_size", "64"),
+        *("--data.image_size", "48", "--data.batch_size", "16", "--data.num_workers", "0"),
+        *("--trainer.max_epochs", "2"),
+    ]
+
+
+def at_once(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run in a process in which torch, numpy and jsonargparse cannot be imported."""
+    script = (
+        "import sys\nfor name in ('torch', 'numpy', 'jsonargparse', 'lightning'): sys.modules[name] = None\n"
+        "from mlcl.__main__ import entry; entry()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False, cwd=cwd
+    )
