@@ -28,7 +28,7 @@ _DIGITS = re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is enough, and ma
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of ``mlcl/templates``; every value is escaped unless it is ``Markup``.
+    """Fill a template of ``mlcl/viz/templates``; every value is escaped unless it is ``Markup``.
 
     Templates that extend ``base.html`` set the blocks ``title``, ``main``, and where needed ``style`` and ``script``.
 
@@ -56,7 +56,7 @@ def clean_texts(figure: Figure) -> Figure:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("mlcl"),
+        loader=PackageLoader("mlcl.viz"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
