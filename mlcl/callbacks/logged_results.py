@@ -39,7 +39,7 @@ class LoggedResults(Callback):
         able = [(logger, show) for logger in trainer.loggers if (show := showing(logger)) is not None]
         if not able:
             return
-        from mlcl.tracking import findings  # with matplotlib and scikit-learn, which most runs do without
+        from mlcl.report import findings  # with matplotlib and scikit-learn, which most runs do without
 
         root = getattr(getattr(trainer, "datamodule", None), "root", None)
         try:
