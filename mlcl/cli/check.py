@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Check; 1 if an image could not be read."""
     with importing():
         from mlcl.cli import training
-        from mlcl.data import inspection
+        from mlcl.data.check import check as check_dataset
         from mlcl.system import console
 
     for module in options.imports:
@@ -74,4 +74,4 @@ def run(options: argparse.Namespace) -> int:
 
     console.quieten()
     data = DataOnly("check", options.passed_on).datamodule
-    return inspection.check(data, Path(options.output) if options.output else None)
+    return check_dataset(data, Path(options.output) if options.output else None)

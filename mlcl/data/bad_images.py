@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from mlcl.data.names import short
+from mlcl.data.file_names import short
 from mlcl.errors import MlclError, cell, visible
 from mlcl.runs import CHECKPOINTS
 

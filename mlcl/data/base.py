@@ -17,8 +17,8 @@ from mlcl.data import augment as augmentations
 from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
+from mlcl.data.file_names import short
 from mlcl.data.labels import PRESENT, describe
-from mlcl.data.names import short
 from mlcl.data.sampler import EpochSampler
 from mlcl.errors import MlclError
 from mlcl.system.console import say

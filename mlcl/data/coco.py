@@ -12,8 +12,8 @@ import numpy as np
 from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
 from mlcl.data.download import fetch
+from mlcl.data.file_names import below, checked, short
 from mlcl.data.labels import encode
-from mlcl.data.names import below, checked, short
 from mlcl.errors import MlclError
 
 # In the order of the category ids, which run from 1 to 90 with holes.

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.csv_rows import read_rows
 from mlcl.data.dataset import Samples
+from mlcl.data.file_names import checked, short
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets
-from mlcl.data.names import checked, short
-from mlcl.data.table import read_rows
 from mlcl.errors import MlclError
 
 _CODES = {"1": PRESENT, "0": ABSENT, "-1": UNKNOWN, "": UNKNOWN, "1.0": PRESENT, "0.0": ABSENT, "-1.0": UNKNOWN}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mlcl.data.coco import COCO2014
-from mlcl.data.scenes import CLASSES, write_scenes
+from mlcl.data.demo_scenes import CLASSES, write_scenes
 from mlcl.errors import MlclError
 
 

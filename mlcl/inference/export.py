@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mlcl import __version__
-from mlcl.data.folder import find_images
 from mlcl.data.images import ImageError
+from mlcl.data.unlabelled import find_images
 from mlcl.errors import MlclError
 from mlcl.inference import Model, load
 from mlcl.inference.fold import fold_batch_norms

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mlcl.callbacks import ImageProgressBar, Interruptible, prepared
-from mlcl.data.folder import FolderDataset, find_images
+from mlcl.data.unlabelled import FolderDataset, find_images
 from mlcl.errors import MlclError
 from mlcl.inference import Model, writers
 from mlcl.inference.writers import Row

@@ -24,7 +24,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from mlcl.data import augment
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
-from mlcl.data.scenes import write_scenes
+from mlcl.data.demo_scenes import write_scenes
 
 REAL = Path(__file__).parents[3] / "shared/data/coco2014"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -18,8 +18,8 @@ from support.lives import live, when_there_is
 from support.running import run_process
 from support.trees import picture
 
-from mlcl.data.folder import find_images
 from mlcl.data.images import ImageError, read_image
+from mlcl.data.unlabelled import find_images
 from mlcl.data.voc import VOC_CLASSES
 from mlcl.errors import MlclError
 from mlcl.inference import load

@@ -137,7 +137,7 @@ def test_a_disk_that_went_away_is_told_from_a_bad_picture(tmp_path: Path):
 
 
 def test_a_name_that_the_locale_cannot_write_says_what_to_set():
-    script = "from mlcl.data.names import checked; checked('\\xe9.jpg', 'table.csv')"
+    script = "from mlcl.data.file_names import checked; checked('\\xe9.jpg', 'table.csv')"
     plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", script], env=plain, capture_output=True, text=True, check=False)
     assert "is no name in ascii; set PYTHONUTF8=1 in the environment" in done.stderr, done.stderr

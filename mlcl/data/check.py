@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlcl.data.base import MissingImages, MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
+from mlcl.data.file_names import short
 from mlcl.data.images import ImageError, read_image
 from mlcl.data.labels import PRESENT, describe
-from mlcl.data.names import short
 from mlcl.errors import MlclError, cell, visible
 from mlcl.system.console import say
 
