@@ -1,4 +1,8 @@
-"""The one exception that reaches a person as a single line; texts of others made harmless."""
+"""The one exception that the user sees as a single line, and the text in such a line made safe to print."""
+
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 
 class MlclError(Exception):
@@ -7,6 +11,14 @@ class MlclError(Exception):
     The command line prints ``mlcl: <message>`` and ends with status 1, without a traceback
     (set ``MLCL_DEBUG=1`` to see one).
     """
+
+
+def find_cause(error: BaseException, kind: type[_Error]) -> _Error | None:
+    """The first exception of a kind: the error itself, or one that it was raised from or while handling."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, kind):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def visible(text: str) -> str:

@@ -19,8 +19,8 @@ from mlcl.callbacks.spread import EmbeddingSpread
 from mlcl.errors import MlclError, cell
 from mlcl.f1_family import image_blocks
 from mlcl.metrics import Evaluation, MultiLabelMetrics
-from mlcl.runs import write_text
 from mlcl.system.console import say
+from mlcl.system.files import write_whole
 
 _SHOWN = 200  # classes in the table on the terminal; of more, the best and the worst
 _NAMED = 20  # classes without positives
@@ -69,8 +69,8 @@ class Results(Callback):
             summary["skipped_images"] = skipped
         evaluation = scored
         summary["embedding_spread"] = _plain(float(spread.per_class[0].nanmean()))
-        write_text(self.folder / "metrics.json", json.dumps(summary, indent=2))
-        write_text(self.folder / "per_class.csv", _per_class(evaluation, classes, spread.per_class[0]))
+        write_whole(self.folder / "metrics.json", json.dumps(summary, indent=2))
+        write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, spread.per_class[0]))
         if (size := evaluation.logits.nbytes / 1e9) > 1:
             say(f"compressing {size:.1f} GB of logits into scores.npz: a minute or more per GB")
         write_scores(self.folder / "scores.npz", evaluation, classes, [_relative(p, root) for p in paths or ()])

@@ -12,7 +12,7 @@ from mlcl.comparison import tables
 from mlcl.comparison.figure import alternative, caption, per_class_gains
 from mlcl.comparison.outcome import Comparison
 from mlcl.errors import MlclError
-from mlcl.runs import write_text
+from mlcl.system.files import write_whole
 from mlcl.viz import pages
 
 PLOT = "per_class_gains.png"
@@ -42,8 +42,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from")  # a class name in a script the font lacks
             pages.clean_texts(figure).savefig(folder / PLOT, dpi=150)
-        write_text(folder / "compare.md", pages.clean(_markdown(comparison)))
-        write_text(folder / "compare.html", _html(comparison))
+        write_whole(folder / "compare.md", pages.clean(_markdown(comparison)))
+        write_whole(folder / "compare.html", _html(comparison))
     except OSError as error:
         raise MlclError(f"--output {folder}: cannot be written to: {error.strerror}") from error
     return [folder / name for name in ("compare.md", "compare.html", PLOT)]

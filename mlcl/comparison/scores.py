@@ -7,15 +7,14 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlcl.comparison.folders import run_of, shown
+from mlcl.comparison.folders import shown
 from mlcl.errors import MlclError
 from mlcl.metrics import CF1Definition, Evaluation, Interpolation, MultiLabelMetrics
-from mlcl.runs import saved
 from mlcl.runs.record import differences
+from mlcl.runs.results import read as read_results
 
 _LABELS = {1: "present", 0: "absent", -1: "unknown"}
 # The decision rule belongs to a method when it was calibrated; only two fixed thresholds are a definition.
@@ -66,15 +65,9 @@ def read(folder: Path) -> Scores:
     """Read the results in a folder, and the run's ``config.yaml`` if it is there.
 
     Raises:
-        MlclError: see :func:`mlcl.runs.saved.read`; or if the configuration is damaged.
+        MlclError: see :func:`mlcl.runs.results.read`; or if the configuration is damaged.
     """
-    results, path = saved.read(folder), run_of(folder) / "config.yaml"
-    try:
-        config = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise MlclError(f"{shown(path)} cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(config, dict):
-        raise MlclError(f"{shown(path)} is no configuration: it must map keys to settings")
+    results = read_results(folder)
     return Scores(
         folder=folder,
         split=results.split,
@@ -86,7 +79,7 @@ def read(folder: Path) -> Scores:
         thresholds=results.thresholds.tolist(),
         temperature=results.temperature,
         definitions=results.definitions,
-        config=config,
+        config=results.config,
     )
 
 

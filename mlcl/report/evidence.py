@@ -9,10 +9,10 @@ import yaml
 from mlcl import inference
 from mlcl.errors import MlclError
 from mlcl.report import pictures
-from mlcl.report.locate import beside
 from mlcl.report.pictures import Errors, Seen
 from mlcl.report.results import Results
 from mlcl.runs import record
+from mlcl.runs.folders import beside
 
 
 @dataclass
@@ -104,7 +104,7 @@ def _root(results: Results, checkpoint: Path | None) -> str | None:
 
 def _paths(results: Results, root: str | None, notes: list[str]) -> dict[int, Path]:
     """The files that exist; a name that is absolute stands for itself."""
-    if not results.images:
+    if not len(results.images):
         notes.append("no pictures: these results name no image files")
         return {}
     places = [Path(root or ".") / name for name in results.images]

@@ -22,8 +22,3 @@ def results_in(run: Path) -> Path:
     if not found:
         raise MlclError(f"{run}: no scores.npz in this folder or the runs in it; mlcl test writes one")
     return max(found, key=lambda file: file.stat().st_mtime).parent
-
-
-def beside(folder: Path, name: str) -> Path | None:
-    """A file of the run: in the results' own folder, or, for a later test, in the run's folder above; None if gone."""
-    return next((place / name for place in (folder, folder.parent) if (place / name).is_file()), None)

@@ -4,11 +4,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mlcl import analysis, runs
-from mlcl.errors import MlclError
+from mlcl import analysis
 from mlcl.report import evidence, locate, pictures, sections
 from mlcl.report.results import Results, read, training_log
 from mlcl.system.console import say
+from mlcl.system.files import write_whole
 from mlcl.viz import pages
 
 _MOST_SECTIONS = 100  # classes with a section of their own; with pictures, each weighs some 100 kB
@@ -41,11 +41,7 @@ def write(
     results = read(locate.results_in(run))
     output = output or results.folder / "report.html"
     page = pages.render("report.html", **_values(results, data_root, max_images, imports))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MlclError(f"{output} cannot be written: {error.strerror}") from None
-    runs.write_text(output, page)
+    write_whole(output, page)
     say(f"report: {output} ({pages.size(output.stat().st_size)})")
     return output
 

@@ -1,46 +1,18 @@
 """Reading what a test left behind: scores.npz, metrics.json, per_class.csv, and the run's metrics.csv."""
 
 import csv
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mlcl.analysis import Bools, Floats
-from mlcl.errors import MlclError
-from mlcl.metrics import NAMES
-from mlcl.report.locate import beside
-from mlcl.runs import saved
+from mlcl.analysis import Floats
+from mlcl.runs.folders import beside
+from mlcl.runs.results import Results as Results
+from mlcl.runs.results import read as read_results
 
 Curves = dict[str, tuple[Floats, Floats]]  # name -> x, y
-
-
-@dataclass(frozen=True)
-class Results:
-    """One evaluated split of N images and K classes."""
-
-    folder: Path
-    logits: Floats  # (N, K)
-    targets: NDArray[np.int8]  # (N, K) in {1, 0, -1}
-    images: list[str]  # N file names, relative to the data root; or none, for a dataset without files
-    classes: list[str]  # K
-    thresholds: Floats  # (K,)
-    temperature: float
-    class_ap: Floats  # (K,) NaN without positives
-    summary: dict[str, Any]  # metrics.json
-
-    @cached_property
-    def probabilities(self) -> Floats:
-        """(N, K), calibrated."""
-        return sigmoid(self.logits / self.temperature)
-
-    @cached_property
-    def predicted(self) -> Bools:
-        """(N, K)."""
-        return self.probabilities >= self.thresholds
 
 
 def sigmoid(logits: Floats) -> Floats:
@@ -50,35 +22,16 @@ def sigmoid(logits: Floats) -> Floats:
 
 
 def read(folder: Path) -> Results:
-    """The results in a folder.
+    """The results in a folder, with the counts that an older ``metrics.json`` lacks.
 
     Raises:
-        MlclError: see :func:`mlcl.runs.saved.read`; or if ``per_class.csv`` or a metric is not there.
+        MlclError: see :func:`mlcl.runs.results.read`.
     """
-    results = saved.read(folder)
-    try:
-        with (folder / "per_class.csv").open(encoding="utf-8", newline="") as table:
-            class_ap = [float(row["AP"] or "nan") for row in csv.DictReader(table)]
-        _ = [results.metrics[name] for name in NAMES]
-        if len(class_ap) != len(results.classes):
-            raise ValueError(f"per_class.csv has {len(class_ap)} classes, scores.npz {len(results.classes)}")
-    except saved.DAMAGE as error:
-        reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
-        raise MlclError(f"{folder}: its results cannot be read ({reason}); run mlcl test again") from None
-    return Results(
-        folder=folder,
-        logits=results.logits.astype(np.float64),
-        targets=results.targets,
-        images=results.images.tolist(),
-        classes=results.classes,
-        thresholds=results.thresholds,
-        temperature=results.temperature,
-        class_ap=np.array(class_ap),
-        summary=_with_counts(results),
-    )
+    results = read_results(folder)
+    return replace(results, summary=_with_counts(results))
 
 
-def _with_counts(results: saved.Saved) -> dict[str, Any]:
+def _with_counts(results: Results) -> dict[str, Any]:
     """The summary; counts that an older or edited one lacks are made from the scores."""
     present = results.targets == 1
     counted = {

@@ -12,7 +12,6 @@ from mlcl.runs.folders import (
     note_environment,
     run_of,
     tidy,
-    write_text,
 )
 
 __all__ = [
@@ -27,5 +26,4 @@ __all__ = [
     "note_environment",
     "run_of",
     "tidy",
-    "write_text",
 ]

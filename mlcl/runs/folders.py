@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlcl.errors import MlclError
+from mlcl.system.files import write_whole
 
 CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
 _PACKAGES = ("mlcl", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy", "pillow")
@@ -119,18 +120,9 @@ def run_of(checkpoint: Path) -> Path | None:
     return run if checkpoint.resolve().parent.name == CHECKPOINTS and (run / CONFIG).is_file() else None
 
 
-def write_text(path: Path, text: str, newline: str | None = None) -> None:
-    """Write a file all at once: a reader, or a crash, never sees half of it.
-
-    Raises:
-        MlclError: if nothing can be written there.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8", newline=newline)
-        partial.replace(path)
-    except OSError as error:
-        raise MlclError(f"{os.path.relpath(path)} cannot be written: {error.strerror or error}") from error
+def beside(folder: Path, name: str) -> Path | None:
+    """A file of the run that results belong to: in their own folder or, for a later test, in the one above."""
+    return next((place / name for place in (folder, folder.parent) if (place / name).is_file()), None)
 
 
 def describe(folder: Path, config: dict[str, Any]) -> None:
@@ -141,13 +133,13 @@ def describe(folder: Path, config: dict[str, Any]) -> None:
     import yaml  # not above: help need not wait for it
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    write_whole(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
     path = folder / "environment.json"
     try:
         starts: list[dict[str, Any]] = json.loads(path.read_text())
     except (OSError, ValueError):
         starts = []
-    write_text(path, json.dumps([*starts, _environment()], indent=2))
+    write_whole(path, json.dumps([*starts, _environment()], indent=2))
 
 
 def note_environment(folder: Path, **notes: Any) -> None:
@@ -158,7 +150,7 @@ def note_environment(folder: Path, **notes: Any) -> None:
         starts[-1] |= notes
     except (OSError, ValueError, IndexError, TypeError):  # it is a note, no reason to stop a training
         return
-    write_text(path, json.dumps(starts, indent=2))
+    write_whole(path, json.dumps(starts, indent=2))
 
 
 def tidy(folder: Path, steps: int) -> None:
@@ -171,7 +163,7 @@ def tidy(folder: Path, steps: int) -> None:
         folder: of the run.
         steps: taken when the checkpoint was written; lines are numbered from 0.
     """
-    for partial in (*folder.glob(".*.partial"), *folder.glob(f"{CHECKPOINTS}/.*.partial"), *folder.glob(".*.[0-9]*")):
+    for partial in (*folder.glob(".*.partial*"), *folder.glob(f"{CHECKPOINTS}/.*.partial*")):
         partial.unlink(missing_ok=True)
     log = folder / "metrics.csv"
     if not log.is_file():
@@ -188,7 +180,7 @@ def tidy(folder: Path, steps: int) -> None:
         if len(row) == len(header) and row[column].isdecimal() and int(row[column]) < steps:
             writer.writerow(row)
     if kept.getvalue() != text:
-        write_text(log, kept.getvalue(), newline="")
+        write_whole(log, kept.getvalue())
 
 
 def _environment() -> dict[str, Any]:

@@ -56,17 +56,18 @@ def read(text: str | bytes, place: str) -> Any:
     return content
 
 
-def read_file(file: Path, flag: str) -> Any:
-    """The content of a file that stands behind a flag.
+def read_file(file: Path, flag: str = "") -> Any:
+    """The content of a file, for messages with the flag that named it.
 
     Raises:
         MlclError: as :func:`read`; or if it is no UTF-8 text, or cannot be read.
     """
+    place = f"{flag} {file}".lstrip()
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise MlclError(f"{flag} {file} is not YAML: {' '.join(str(error).split())[:200]}") from error
-    return read(text, f"{flag} {file}")
+        raise MlclError(f"{place} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    return read(text, place)
 
 
 def check_value(text: str, place: str) -> None:

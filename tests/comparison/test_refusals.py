@@ -82,15 +82,15 @@ def test_what_cannot_be_read_is_said():
     with np.load(old / "scores.npz") as file:
         arrays = {name: file[name] for name in file if name not in ("thresholds", "temperature")}
     np.savez(old / "scores.npz", **arrays)
-    assert "no thresholds, temperature (an older mlcl's?); run mlcl test again" in refusal("runs/a", "runs/b")
+    assert "no entry 'thresholds" in refusal("runs/a", "runs/b")
     (old / "scores.npz").write_bytes(b"PK\3\4 half a file")
     assert "runs/b/version_0: its results cannot be read" in refusal("runs/a", "runs/b")
     (small_run("c/version_0") / "metrics.json").unlink()
     assert "runs/c/version_0" in refusal("runs/a", "runs/c")
     (small_run("i/version_0") / "config.yaml").write_text("a: [")
-    assert "config.yaml cannot be read" in refusal("runs/a", "runs/i")
+    assert "config.yaml is not YAML" in refusal("runs/a", "runs/i")
     (small_run("d/version_0") / "metrics.json").write_text("{}")
-    assert "no entry 'split'" in refusal("runs/a", "runs/d")
+    assert "no entry 'metrics'" in refusal("runs/a", "runs/d")
     for name in ("e", "f"):
         folder = small_run(f"{name}/version_0")
         text = (folder / "metrics.json").read_text().replace("not interpolated", "by guessing")

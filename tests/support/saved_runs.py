@@ -22,7 +22,8 @@ def write_run(folder, logits, targets, *, seed=0, names=None, classes=None, orde
     names = [f"images/{i:04}.jpg" for i in range(len(targets))] if names is None else names
     write_scores(folder / "scores.npz", metrics.evaluation,
                  classes or [f"class {k}" for k in range(targets.shape[1])], names)  # fmt: skip
-    summary = {"split": split, "definitions": metrics.evaluation.definitions}
+    summary = {"split": split, "definitions": metrics.evaluation.definitions,
+               "metrics": {name: value.item() for name, value in metrics.evaluation.values.items()}}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(summary))
     whole = {"seed_everything": seed, "data": {"class_path": "mlcl.data.Demo", "init_args": {}}, **(config or {})}
     (folder / "config.yaml").write_text(yaml.safe_dump(whole))

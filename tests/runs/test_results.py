@@ -9,7 +9,7 @@ import pytest
 from support.saved_runs import small_run
 
 from mlcl.errors import MlclError
-from mlcl.runs import saved
+from mlcl.runs import results
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def change(run: Path, **arrays) -> None:
 
 
 def test_it_reads_what_was_written(run):
-    results = saved.read(run)
-    assert results.logits.shape == (30, 3) and results.split == "test" and results.temperature == 1
-    assert results.classes == ["class 0", "class 1", "class 2"] and results.thresholds.tolist() == [0.5] * 3
+    found = results.read(run)
+    assert found.logits.shape == (30, 3) and found.split == "test" and found.temperature == 1
+    assert found.classes == ["class 0", "class 1", "class 2"] and found.thresholds.tolist() == [0.5] * 3
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_damaged_files(run, name, content):
         content = bytes(byte ^ 0x55 if 100 < n < 400 else byte for n, byte in enumerate(whole))
     (run / name).write_bytes(content)
     with pytest.raises(MlclError, match=r"runs/a/version_0: its results cannot be read \(.+\); run mlcl test again"):
-        saved.read(run)
+        results.read(run)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_damaged_files(run, name, content):
 def test_arrays_that_do_not_belong_together(run, arrays, words):
     change(run, **arrays)
     with pytest.raises(MlclError) as caught:
-        saved.read(run)
+        results.read(run)
     assert "runs/a/version_0: its results cannot be used: " in str(caught.value) and words in str(caught.value)
 
 
@@ -80,11 +80,11 @@ def test_definitions_and_missing_files(run, mlcl):
     summary = json.loads((run / "metrics.json").read_text())
     (run / "metrics.json").write_text(json.dumps({**summary, "definitions": {"threshold": [1]}}))
     with pytest.raises(MlclError, match=r"the definition of threshold in metrics\.json"):
-        saved.read(run)
+        results.read(run)
     shutil.copytree(run, "runs/b/version_0")
     for verb in (["report", "runs/a"], ["compare", "runs/a", "runs/b"]):
         outcome = mlcl(*verb)
         assert outcome.status == 1 and outcome.err.startswith("mlcl: runs/a/version_0: its results cannot be used")
     (run / "metrics.json").unlink()
     with pytest.raises(MlclError, match=r"metrics\.json: no such file; run mlcl test again"):
-        saved.read(run)
+        results.read(run)

@@ -1,0 +1,152 @@
+"""Reading what an evaluation wrote: ``scores.npz``, ``metrics.json`` and ``per_class.csv``."""
+
+import csv
+import json
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from mlcl.errors import MlclError
+from mlcl.metrics import NAMES
+from mlcl.runs.folders import CONFIG, beside
+from mlcl.system import yaml_text
+
+_ARRAYS = ("logits", "targets", "index", "images", "classes", "thresholds", "temperature")
+# What numpy, zipfile, json and csv raise for files that are cut off, changed or of another kind.
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, csv.Error),
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """One evaluated split of N images and K classes."""
+
+    folder: Path
+    split: str
+    classes: list[str]  # K
+    images: NDArray[np.str_]  # (N,) file names relative to the data root; empty for a dataset without files
+    index: NDArray[np.int64]  # (N,) position in the dataset
+    logits: NDArray[Any]  # (N, K) float, finite
+    targets: NDArray[np.int8]  # (N, K) in {1, 0, -1}
+    thresholds: NDArray[np.float64]  # (K,) on the probabilities
+    temperature: float
+    metrics: dict[str, float | None]  # in [0, 1]; None where not defined
+    definitions: dict[str, Any]
+    summary: dict[str, Any]  # all of metrics.json
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """(N, K), calibrated: sigmoid(logits / temperature)."""
+        return np.asarray(expit(self.logits.astype(np.float64) / self.temperature))
+
+    @cached_property
+    def predicted(self) -> NDArray[np.bool_]:
+        """(N, K), whether the probability reaches the threshold."""
+        return np.asarray(self.probabilities >= self.thresholds)
+
+    @cached_property
+    def class_ap(self) -> NDArray[np.float64]:
+        """(K,) from ``per_class.csv``, in [0, 1]; NaN for a class without positives.
+
+        Raises:
+            MlclError: if the file is missing or damaged.
+        """
+        try:
+            with (self.folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
+                values = [float(row["AP"] or "nan") for row in csv.DictReader(file)]
+            if len(values) != len(self.classes):
+                raise ValueError(f"per_class.csv has {len(values)} classes, scores.npz {len(self.classes)}")
+        except _DAMAGE as error:
+            raise _unreadable(self.folder, error) from error
+        return np.array(values)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The run's ``config.yaml``; empty where it is gone.
+
+        Raises:
+            MlclError: if it is damaged.
+        """
+        path = beside(self.folder, CONFIG)
+        content = yaml_text.read_file(path) if path else None
+        if not isinstance(content, dict | None):
+            raise MlclError(f"{path} must map keys (data, model, trainer, ...) to their settings")
+        return content or {}
+
+
+def read(folder: Path) -> Results:
+    """Read the results in a folder.
+
+    Raises:
+        MlclError: if ``scores.npz`` or ``metrics.json`` is missing or damaged, or lacks something.
+    """
+    where = os.path.relpath(folder)
+    try:
+        with (folder / "scores.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in _ARRAYS}
+        summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics, definitions = dict(summary["metrics"]), dict(summary["definitions"])
+        split, _ = str(summary["split"]), [metrics[name] for name in NAMES]
+    except _DAMAGE as error:
+        raise _unreadable(folder, error) from error
+    if wrong := _wrong(arrays) or _wrong_definitions(definitions):
+        raise MlclError(f"{where}: its results cannot be used: {wrong}; run mlcl test again")
+    return Results(
+        folder=folder,
+        split=split,
+        classes=[str(name) for name in arrays["classes"]],
+        **{name: arrays[name] for name in ("images", "index", "logits", "targets")},
+        thresholds=arrays["thresholds"].astype(np.float64),
+        temperature=float(arrays["temperature"]),
+        metrics=metrics,
+        definitions=definitions,
+        summary=summary,
+    )
+
+
+def _unreadable(folder: Path, error: Exception) -> MlclError:
+    if isinstance(error, FileNotFoundError):
+        return MlclError(f"{error.filename}: no such file; run mlcl test again")
+    reason = f"no entry {error}" if isinstance(error, KeyError) else (str(error).splitlines() or ["empty"])[0]
+    return MlclError(f"{os.path.relpath(folder)}: its results cannot be read ({reason[:200]}); run mlcl test again")
+
+
+def _wrong(arrays: dict[str, NDArray[Any]]) -> str | None:
+    """What makes these arrays no results, if anything."""
+    shape = arrays["logits"].shape
+    if len(shape) != 2 or 0 in shape:
+        return f"logits of shape {shape}"
+    shapes = {"targets": shape, "index": shape[:1], "classes": shape[1:], "thresholds": shape[1:], "temperature": ()}
+    for name, wanted in shapes.items():
+        if arrays[name].shape != wanted:
+            return f"{name} of shape {arrays[name].shape} beside logits of shape {shape}"
+    if arrays["images"].shape not in (shape[:1], (0,)):
+        return f"{arrays['images'].size} names for {shape[0]} images"
+    if not all(np.isin(rows, (1, 0, -1)).all() for rows in _blocks(arrays["targets"])):
+        return "targets other than 1, 0 and -1"
+    if arrays["logits"].dtype.kind != "f" or not all(np.isfinite(rows).all() for rows in _blocks(arrays["logits"])):
+        return "logits that are no finite numbers (a diverged training?)"
+    if not ((arrays["thresholds"] >= 0) & (arrays["thresholds"] <= 1)).all() or not 0 < arrays["temperature"] < np.inf:
+        return "a threshold outside [0, 1], or a temperature of 0 or below"
+    return None
+
+
+def _blocks(array: NDArray[Any]) -> list[NDArray[Any]]:
+    """Some rows (N, K) at a time: numpy's checks make copies of what they check, in eight bytes per entry."""
+    step = max(1, 2**20 // array.shape[1])
+    return [array[start : start + step] for start in range(0, len(array), step)]
+
+
+def _wrong_definitions(definitions: dict[str, Any]) -> str | None:
+    odd = [name for name, value in definitions.items() if not isinstance(value, str | int | float)]
+    return f"the definition of {odd[0]} in metrics.json" if odd else None

@@ -1,0 +1,41 @@
+"""Writing files that are either whole or not there."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from mlcl.errors import MlclError, find_cause
+
+
+def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
+    """Write a file under a temporary name beside it, then rename it: a reader or a crash never sees half of it.
+
+    Missing folders are made. A killed process may leave ``.<stem>.<pid>.partial<suffix>`` behind.
+
+    Args:
+        path: of the file; if anything fails, a file that is already there stays as it was.
+        content: text (written as UTF-8), bytes, or a function that writes the file at the path it is given, which has
+            the suffix of ``path``.
+
+    Raises:
+        MlclError: if the file cannot be written, for the reason that the operating system gave.
+    """
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(partial)
+        else:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # else a power cut after the renaming could leave an empty file
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save raises a RuntimeError after a failed write
+        cause = find_cause(error, OSError)
+        if cause is None:
+            raise
+        raise MlclError(f"{os.path.relpath(path)} cannot be written: {cause.strerror or cause}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
