@@ -1,4 +1,4 @@
-"""Numbers from scores, targets and embeddings: curves, reliability, thresholds, distances; no files, no figures."""
+"""Numbers from scores, targets and embeddings: curves, reliability, thresholds, distances."""
 
 from mlcl.analysis.evaluation import (
     LEAST_IMAGES,

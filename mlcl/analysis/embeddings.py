@@ -1,11 +1,11 @@
-"""Class-specific embeddings as data: gathered, projected, and measured against each other.
+"""Class-specific embeddings: collected, projected, and their distances.
 
-An entry is one class on one image; its embedding is what the network says of that class there, scaled to unit length.
-Distances are cosine distances, 1 - cosine: 0 for the same direction, 1 for a right angle, 2 for opposite ones.
+An entry is one class on one image, with the network's embedding of that class there, scaled to unit length. Distances
+are cosine distances, 1 - cosine: 0 for the same direction, 1 for a right angle, 2 for opposite directions.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,19 @@ from torch import Tensor
 from mlcl.analysis.evaluation import Bools, Floats, Ints
 from mlcl.errors import MlclError
 
-_QUERIES = 512  # at a time: their similarities to every entry of a class lie in memory at once
-_FEW = 30  # rows below which t-SNE has too few neighbours to say more than PCA
+_QUERIES = 512  # rows of the similarity matrix in memory at once
+_FEW = 30  # rows below which t-SNE has too few neighbours to show more than PCA
+_COLUMNS = ("vectors", "owners", "rows", "present")  # of ClassEmbeddings, with an element per entry
 
 
 @dataclass(frozen=True)
 class ClassEmbeddings:
-    """R entries, the embedding of one class on one image each; unknown entries are never among them."""
+    """R entries; those with an unknown target are left out."""
 
     vectors: NDArray[np.float32]  # (R, D), unit length
     owners: Ints  # (R,) the class of each
     rows: Ints  # (R,) its image, as a position in the split
-    present: Bools  # (R,) whether the image shows the class; all true unless absent entries were asked for
+    present: Bools  # (R,) whether the image shows the class; all true unless absent entries were collected
     num_classes: int  # K
     shared: bool = False  # whether the head gives all classes the same embedding, as GlobalPool does
 
@@ -38,14 +39,10 @@ class ClassEmbeddings:
 
     def take(self, chosen: NDArray[Any]) -> "ClassEmbeddings":
         """The entries at these places, or where a boolean (R,) mask is true."""
-        vectors, owners, rows, present = (part[chosen] for part in self._columns())
-        return ClassEmbeddings(vectors, owners, rows, present, self.num_classes, self.shared)
-
-    def _columns(self) -> tuple[NDArray[Any], ...]:
-        return self.vectors, self.owners, self.rows, self.present
+        return replace(self, **{name: getattr(self, name)[chosen] for name in _COLUMNS})
 
     def describe(self) -> str:
-        """One line on what was collected, and whether comparing its classes means anything."""
+        """One line: how many entries there are, and whether their classes can be compared."""
         classes, images = len(np.unique(self.owners[self.present])), len(np.unique(self.rows))
         line = f"{int(self.present.sum()):,} present"
         line += f" and {int((~self.present).sum()):,} absent" if not self.present.all() else ""
@@ -57,13 +54,13 @@ class ClassEmbeddings:
 def entries(
     embeddings: Tensor, targets: ArrayLike | Tensor, rows: Sequence[int] | None = None, absent: bool = False
 ) -> ClassEmbeddings:
-    """The entries of one batch whose class is present.
+    """The entries of one batch.
 
     Args:
-        embeddings: (B, K, D), of any length, such as ``model(pictures).embeddings``.
+        embeddings: (B, K, D), not normalised, such as ``model(pictures).embeddings``.
         targets: (B, K) in {1, 0, -1}.
         rows: B positions of the images; by default 0 to B - 1.
-        absent: whether absent entries are taken, too.
+        absent: whether to include the classes that are absent; by default only those present.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -86,7 +83,7 @@ def entries(
 
 
 def join(parts: Iterable[ClassEmbeddings]) -> ClassEmbeddings:
-    """The entries of several batches as one.
+    """Concatenate the entries of several batches.
 
     Raises:
         ValueError: if there is none.
@@ -94,10 +91,8 @@ def join(parts: Iterable[ClassEmbeddings]) -> ClassEmbeddings:
     every = list(parts)
     if not every:
         raise ValueError("no embeddings to join")
-    columns = zip(*(part._columns() for part in every), strict=True)
-    vectors, owners, rows, present = (np.concatenate(column) for column in columns)
-    shared = all(part.shared for part in every)
-    return ClassEmbeddings(vectors, owners, rows, present, every[0].num_classes, shared)
+    columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in every]) for name in _COLUMNS}
+    return replace(every[0], **columns, shared=all(part.shared for part in every))
 
 
 @dataclass(frozen=True)
@@ -105,18 +100,17 @@ class ClassDistances:
     """Mean cosine distances of each class, over all pairs; NaN where there is no pair."""
 
     count: Ints  # (K,) present entries
-    intra: Floats  # (K,) between two images that show the class: 0 where all of them look the same to it
+    intra: Floats  # (K,) between two images that show the class
     inter: Floats  # (K,) to the present entries of other classes; NaN where all classes share one embedding
     absent: Floats  # (K,) to the class's own embedding on images that do not show it; NaN if none was collected
 
 
 def distances(embeddings: ClassEmbeddings) -> ClassDistances:
-    """How close the entries of a class lie, and how far from others; exact, and linear in the number of entries.
+    """Mean distances within each class and to others; exact, and linear in the number of entries.
 
-    The mean over pairs follows from sums: with s the sum of n unit vectors, their pairs have the mean cosine
-    (|s|^2 - n) / (n (n - 1)), and the pairs of two groups s.t / (n m). Unlike
-    :class:`mlcl.callbacks.spread.EmbeddingSpread`, whose mean takes in each row's pair with itself, few images do not
-    look closer than many.
+    With s the sum of n unit vectors, their pairs have the mean cosine (|s|^2 - n) / (n (n - 1)), and the pairs of two
+    groups s.t / (n m). Unlike :class:`mlcl.callbacks.spread.EmbeddingSpread`, the mean leaves out each row's pair with
+    itself, so it does not depend on the number of images.
 
     >>> table = distances(entries(torch.eye(2).expand(3, 2, 2), [[1, 1], [1, 0], [1, 0]], absent=True))
     >>> table.intra.tolist(), table.inter.tolist(), table.absent.tolist()
@@ -131,7 +125,7 @@ def distances(embeddings: ClassEmbeddings) -> ClassDistances:
 
 
 def _sums(embeddings: ClassEmbeddings) -> tuple[Floats, Ints, Floats]:
-    """Of each class: the sum of its vectors (K, D), their number (K,), and the sum of their squared lengths (K,)."""
+    """Per class: the sum of its vectors (K, D), their number (K,), and the sum of their squared lengths (K,)."""
     sums = np.zeros((embeddings.num_classes, embeddings.vectors.shape[1]))
     norms = np.zeros(embeddings.num_classes)
     for k in np.unique(embeddings.owners):
@@ -141,15 +135,13 @@ def _sums(embeddings: ClassEmbeddings) -> tuple[Floats, Ints, Floats]:
 
 
 def _mean(cosines: Floats, pairs: Ints) -> Floats:
-    """One minus the mean cosine; rounding alone makes it negative."""
-    distance = 1 - cosines / np.maximum(pairs, 1)
-    result: Floats = np.where(pairs > 0, distance.clip(min=0), np.nan)
-    return result
+    """One minus the mean cosine, clipped at 0 against rounding; NaN without pairs."""
+    return np.where(pairs > 0, (1 - cosines / np.maximum(pairs, 1)).clip(min=0), np.nan)
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The images nearest to one image in the eyes of one class, nearest first."""
+    """The images nearest to one image by the embedding of one class, nearest first."""
 
     rows: Ints  # (M,) positions in the split
     distance: Floats  # (M,)
@@ -157,16 +149,16 @@ class Neighbours:
 
 
 def neighbours(embeddings: ClassEmbeddings, k: int, row: int, most: int = 5) -> Neighbours:
-    """The images whose embedding of class ``k`` is most like that of an image.
+    """The images whose embedding of class ``k`` is nearest to that of an image.
 
     Args:
-        embeddings: with the absent entries, if images without the class are to be found, too.
+        embeddings: with absent entries, if images without the class are to be found, too.
         k: the class.
         row: the image, as a position in the split.
-        most: how many neighbours; fewer where there are fewer.
+        most: number of neighbours, at most.
 
     Raises:
-        MlclError: if the class's embedding of this image is not among the entries.
+        MlclError: if the image has no entry of this class.
     """
     mine = embeddings.take(embeddings.owners == k)
     query = np.flatnonzero(mine.rows == row)
@@ -179,17 +171,16 @@ def neighbours(embeddings: ClassEmbeddings, k: int, row: int, most: int = 5) -> 
 
 
 def neighbour_precision(embeddings: ClassEmbeddings, most: int = 5) -> Floats:
-    """Of the nearest neighbours of the images that show a class, in the eyes of that class: the share that show it.
+    """For each class, the share of the nearest neighbours of its images, by its embedding, that show it, too.
 
-    Guessing has the class's share among the images.
+    For guessing, this is the class's share of the images.
 
     Args:
-        embeddings: with the absent entries.
-        most: neighbours of each image; all others where there are fewer.
+        embeddings: with absent entries.
+        most: number of neighbours of each image, at most.
 
     Returns:
-        (K,) in [0, 1]; NaN for a class with fewer than two images, or without an absent entry, where it could not be
-        wrong.
+        (K,) in [0, 1]; NaN for a class with fewer than two images, or without an absent entry.
     """
     shares = np.full(embeddings.num_classes, np.nan)
     for k in np.unique(embeddings.owners):
@@ -208,10 +199,10 @@ def neighbour_precision(embeddings: ClassEmbeddings, most: int = 5) -> Floats:
 
 
 def project(vectors: NDArray[Any]) -> tuple[Floats, str] | None:
-    """Embeddings (R, D) to points (R, 2) in the plane, and the name of the method: t-SNE, or PCA for few rows.
+    """Project embeddings (R, D) to points (R, 2), deterministically: by t-SNE, or PCA for few rows.
 
-    The same rows give the same points. None where nothing can be shown: fewer than three rows, a single dimension, or
-    all rows the same.
+    Returns:
+        The points and the method's name; None for fewer than three rows, a single dimension, or all rows the same.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE

@@ -1,7 +1,7 @@
-"""What reports and figures say in numbers: pure functions of probabilities, targets and thresholds.
+"""Numbers for reports and figures: pure functions of probabilities, targets and thresholds.
 
 Probabilities are (N, K) float64, targets (N, K) integer in {1 present, 0 absent, -1 unknown}, thresholds (K,) float64;
-a label is predicted where its probability reaches the threshold. Unknown entries are left out everywhere.
+a class is predicted where its probability reaches the threshold. Unknown entries are left out everywhere.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-LEAST_IMAGES = 5  # of a pair of classes: a share of fewer says little
+LEAST_IMAGES = 5  # of a pair of classes; a share of fewer is mostly chance
 
 
 @dataclass(frozen=True)
 class PRCurve:
     """Precision against recall of one class, one point per distinct score, from the highest score down."""
 
+    scores: Floats  # (P,)
     recall: Floats  # (P,)
     precision: Floats  # (P,)
     point: tuple[float, float] | None  # recall and precision at the threshold; None where nothing is predicted
@@ -38,7 +39,7 @@ class Decisions:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Probabilities against what came true, over all known entries, in bins of equal width."""
+    """Probabilities against the share present, over all known entries, in bins of equal width."""
 
     count: Ints  # (B,)
     probability: Floats  # (B,) mean in the bin; NaN where it is empty
@@ -48,11 +49,11 @@ class Reliability:
 
 @dataclass(frozen=True)
 class CoOccurrence:
-    """Of the images in which class a is present (row) and class b is known (column): where b is, and is predicted."""
+    """For each pair, over the images in which class a (row) is present and class b (column) is known."""
 
-    images: Ints  # (K, K)
-    present: Ints  # (K, K)
-    predicted: Ints  # (K, K)
+    images: Ints  # (K, K) their number
+    present: Ints  # (K, K) of them, in how many b is present
+    predicted: Ints  # (K, K) of them, in how many b is predicted
 
     @property
     def difference(self) -> Floats:
@@ -62,11 +63,11 @@ class CoOccurrence:
 
     @property
     def weight(self) -> Floats:
-        """(K, K) the difference times the square root of the number of images: neither rare nor common pairs win."""
+        """(K, K) the difference times the root of the number of images, which favours neither rare nor common pairs."""
         return np.where(np.isnan(self.difference), 0.0, self._excess(np.sqrt(self.images)))
 
     def strongest(self, most: int) -> Ints:
-        """The classes with the largest deviations beside any other one, at most so many, in their own order."""
+        """The at most ``most`` classes with the largest weights in a pair, by index."""
         weight = np.abs(self.weight)
         largest = np.maximum(weight.max(0), weight.max(1))
         return np.sort(np.argsort(-largest, kind="stable")[:most])
@@ -78,7 +79,7 @@ class CoOccurrence:
 
 @dataclass(frozen=True)
 class Companion:
-    """A class that stands out among the images on which another class is wrong."""
+    """A class that is frequent among the images on which another class is wrong."""
 
     index: int
     count: int  # of those images
@@ -100,14 +101,14 @@ def pr_curve(scores: Floats, targets: NDArray[Any], threshold: float | None = No
     recall, precision = hits[last] / max(1, hits[-1] if len(hits) else 0), hits[last] / (last + 1)
     chosen = int((ranked >= threshold).sum()) if threshold is not None else 0
     at = np.searchsorted(last, chosen - 1)
-    return PRCurve(recall, precision, (float(recall[at]), float(precision[at])) if chosen else None)
+    return PRCurve(ranked[last], recall, precision, (float(recall[at]), float(precision[at])) if chosen else None)
 
 
 def decisions(probabilities: Floats, targets: NDArray[Any], thresholds: Floats) -> Decisions:
     """Precision, recall and F1 of every class at its threshold."""
     predicted = (probabilities >= thresholds) & (targets >= 0)
     positive = targets == 1
-    hits, claimed, present = ((predicted & positive).sum(0), predicted.sum(0), positive.sum(0))
+    hits, claimed, present = (predicted & positive).sum(0), predicted.sum(0), positive.sum(0)
     undefined = present == 0
     return Decisions(
         positives=present,
@@ -119,7 +120,7 @@ def decisions(probabilities: Floats, targets: NDArray[Any], thresholds: Floats) 
 
 
 def reliability(probabilities: Floats, targets: NDArray[Any], bins: int = 15) -> Reliability:
-    """The reliability diagram's numbers, pooled over classes."""
+    """Reliability and expected calibration error, pooled over classes."""
     known = targets >= 0
     values, present = probabilities[known], targets[known] == 1
     place = np.minimum((values * bins).astype(np.int64), bins - 1)
@@ -131,7 +132,7 @@ def reliability(probabilities: Floats, targets: NDArray[Any], bins: int = 15) ->
 
 
 def co_occurrence(predicted: Bools, targets: NDArray[Any]) -> CoOccurrence:
-    """For every pair of classes, what is predicted beside a class against what is there.
+    """Count, for every pair of classes, how often the second is present and predicted where the first is present.
 
     Args:
         predicted: (N, K).
@@ -144,14 +145,14 @@ def co_occurrence(predicted: Bools, targets: NDArray[Any]) -> CoOccurrence:
 
 
 def companions(images: Bools, entries: Bools, known: Bools, own: int, most: int = 5) -> list[Companion]:
-    """The classes that are more frequent among some images than among all, by how many images more; at least one.
+    """The classes that are in more of some images than their share of all images predicts, by at least one image.
 
     Args:
         images: (N,) those on which class ``own`` is wrong.
-        entries: (N, K) what is counted: classes that are present, or wrongly predicted.
-        known: (N, K) entries that can be counted.
-        own: left out.
-        most: length of the answer.
+        entries: (N, K) entries to count: classes that are present, or wrongly predicted.
+        known: (N, K) whether the target is known.
+        own: the class to leave out.
+        most: number of classes, at most; the largest excess comes first.
     """
     entries = entries & known
     usual = entries.sum(0) / np.maximum(known.sum(0), 1)

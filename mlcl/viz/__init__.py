@@ -1,8 +1,6 @@
-"""Figures of data and of what a model says, for notebooks, loggers and the report: functions that return a Figure.
+"""Figures of data and of predictions, for notebooks, loggers and the report: functions that return a Figure.
 
-They open no window and change no setting of matplotlib. A notebook shows the figure that ends a cell, with nothing to
-set up. Black text on white and mid-tone colours; a page takes the white away and puts them on light and dark ground
-(``pages.svg``).
+They use no pyplot and leave matplotlib's settings alone. A notebook shows the figure that ends a cell.
 """
 
 from matplotlib.figure import Figure
@@ -11,7 +9,7 @@ from mlcl.viz.curves import lines, pr_curve, reliability
 from mlcl.viz.embeddings import class_distances, embedding_scatter, projections
 from mlcl.viz.images import attention, captions, overlay, pictures, veiled
 from mlcl.viz.per_class import bars, cooccurrence, cooccurrence_share
-from mlcl.viz.style import BLUE, GREEN, LINES, ORANGE, PURPLE, RED, class_colours
+from mlcl.viz.style import BLUE, GREEN, LINES, ORANGE, PURPLE, RED, class_colours, show_in_notebooks
 
 __all__ = [
     "BLUE",
@@ -37,3 +35,5 @@ __all__ = [
     "reliability",
     "veiled",
 ]
+
+show_in_notebooks()

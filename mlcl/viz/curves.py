@@ -33,10 +33,10 @@ def pr_curve(curve: PRCurve, base_rate: float, title: str = "") -> Figure:
 
 @styled
 def reliability(results: Mapping[str, Reliability]) -> Figure:
-    """Reliability diagram: share that came true against probability, and below how many entries lie where.
+    """Reliability diagram: share present against predicted probability, and below it the number of entries.
 
     Args:
-        results: name of each curve, such as "temperature 1", to its numbers.
+        results: name of each curve, such as "temperature 1", to the result of :func:`mlcl.analysis.reliability`.
     """
     figure = Figure(figsize=(4.6, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=[3, 1])

@@ -1,17 +1,14 @@
 """Embeddings: their projections, and the distances within and between classes."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from mlcl.analysis.embeddings import ClassDistances
 from mlcl.viz.style import BLUE, GREEN, ORANGE, SOFT, class_colours, shortened, single, styled
-
-if TYPE_CHECKING:  # with torch
-    from mlcl.analysis.embeddings import ClassDistances
 
 
 @styled
@@ -30,11 +27,9 @@ def embedding_scatter(points: ArrayLike, labels: ArrayLike, classes: Sequence[st
     colours = class_colours(len(classes))
     size = float(np.clip(14000 / max(1, len(places)), 8, 36))
     for k in np.unique(owners):
-        mine = places[owners == k]
-        dots = axes.scatter(mine[:, 0], mine[:, 1], s=size, color=colours[k], alpha=0.85, linewidths=0)
-        dots.set_gid(f"class-{k}")
-    _name_groups(axes, {int(k): _central(places[owners == k]) for k in np.unique(owners)}, classes)
-    axes.set(xticks=[], yticks=[])
+        x, y = places[owners == k].T
+        axes.scatter(x, y, s=size, color=colours[k], alpha=0.85, linewidths=0, gid=f"class-{k}")
+    _name_groups(axes, places, owners, classes)
     axes.spines[:].set_visible(False)
     return figure
 
@@ -48,29 +43,26 @@ def projections(panels: Mapping[str, tuple[ArrayLike, ArrayLike]], classes: Sequ
         classes: K names.
     """
     figure = Figure(figsize=(5.2 * len(panels), 4.6), layout="constrained")
-    colours = class_colours(len(classes))
+    colours = np.array(class_colours(len(classes)))
     grid: Sequence[Axes] = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, (points, labels)) in zip(grid, panels.items(), strict=True):
         places, owners = np.asarray(points, dtype=np.float64), np.asarray(labels)
         size = float(np.clip(9000 / max(1, len(places)), 6, 30))
-        shown = np.random.default_rng(0).permutation(len(places))  # else the last class would lie on top of all
-        axes.scatter(
-            places[shown, 0], places[shown, 1], s=size, c=[colours[k] for k in owners[shown]], alpha=0.8, linewidths=0
-        )
-        _name_groups(axes, {int(k): _central(places[owners == k]) for k in np.unique(owners)}, classes)
-        axes.set(xticks=[], yticks=[])
+        order = np.random.default_rng(0).permutation(len(places))  # else the last class would cover all others
+        x, y = places[order].T
+        axes.scatter(x, y, s=size, c=colours[owners[order]], alpha=0.8, linewidths=0)
+        _name_groups(axes, places, owners, classes)
         axes.set_title(title)
-        axes.spines[:].set_color(SOFT)
-        axes.spines[:].set_visible(True)
+        axes.spines[:].set(color=SOFT, visible=True)
     return figure
 
 
 @styled
-def class_distances(tables: Mapping[str, "ClassDistances"], classes: Sequence[str]) -> Figure:
-    """Mean cosine distances of each class, a panel for each model: what is wanted is blue left, orange and green right.
+def class_distances(tables: Mapping[str, ClassDistances], classes: Sequence[str]) -> Figure:
+    """Mean cosine distances of each class, a panel for each model; good is blue left, orange and green right.
 
     Args:
-        tables: title to what :func:`mlcl.analysis.embeddings.distances` found; a distance that is NaN has no mark.
+        tables: title to the result of :func:`mlcl.analysis.embeddings.distances`; a NaN distance has no mark.
         classes: K names.
     """
     figure = Figure(figsize=(1.2 + 3.6 * len(tables), 1.5 + 0.24 * len(classes)), layout="constrained")
@@ -79,9 +71,8 @@ def class_distances(tables: Mapping[str, "ClassDistances"], classes: Sequence[st
         kinds = [(table.intra, "same class", BLUE, "o"), (table.inter, "other classes", ORANGE, "s")]
         kinds.append((table.absent, "same class where it is absent", GREEN, "D"))
         every = np.stack([values for values, *_ in kinds])
-        low, high = np.nan_to_num(every, nan=np.inf).min(0), np.nan_to_num(every, nan=-np.inf).max(0)
-        some = np.isfinite(low)
-        axes.hlines(np.flatnonzero(some), low[some], high[some], color=SOFT, linewidth=1)
+        low, high = np.fmin.reduce(every), np.fmax.reduce(every)
+        axes.hlines(np.flatnonzero(~np.isnan(low)), low[~np.isnan(low)], high[~np.isnan(low)], color=SOFT, linewidth=1)
         for values, label, colour, marker in kinds:
             if not np.isnan(values).all():
                 axes.plot(values, range(len(classes)), marker, color=colour, markersize=5, linestyle="", label=label)
@@ -94,24 +85,21 @@ def class_distances(tables: Mapping[str, "ClassDistances"], classes: Sequence[st
     return figure
 
 
-def _central(points: NDArray[np.float64]) -> tuple[float, float]:
-    """The point nearest to the median: a name stands on its own class even where that has several groups."""
-    nearest = np.square(points - np.median(points, axis=0)).sum(1).argmin()
-    return float(points[nearest, 0]), float(points[nearest, 1])
-
-
-def _name_groups(axes: Axes, centres: Mapping[int, tuple[float, float]], classes: Sequence[str]) -> None:
+def _name_groups(axes: Axes, points: NDArray[np.float64], owners: NDArray[np.int64], classes: Sequence[str]) -> None:
     """Write each class's name at its centre, or as far above or below as it takes to cover no other name."""
+    axes.set(xticks=[], yticks=[])
     axes.autoscale_view()
     taken: list[tuple[float, float, float]] = []  # x, y and width, in points
-    for k, centre in centres.items():
+    for k in np.unique(owners):
+        mine = points[owners == k]
+        # The point nearest to the median: a name stands on its own class even where that has several groups.
+        centre = mine[np.square(mine - np.median(mine, axis=0)).sum(1).argmin()]
         x, y = axes.transData.transform(centre) * 72 / axes.figure.dpi
         name = shortened(classes[k])
         width = 6.5 * len(name)
         for shift in sorted(range(-60, 61, 3), key=abs):
-            near = (abs(x - a) < (width + w) / 2 and abs(y + shift - b) < 12 for a, b, w in taken)
-            if not any(near):
+            if not any(abs(x - a) < (width + w) / 2 and abs(y + shift - b) < 12 for a, b, w in taken):
                 break
         taken.append((x, y + shift, width))
-        text = axes.annotate(name, centre, (0, shift), textcoords="offset points", fontweight="bold")
+        text = axes.annotate(name, tuple(centre), (0, shift), textcoords="offset points", fontweight="bold")
         text.set(ha="center", va="center", gid=f"label-{k}")

@@ -1,4 +1,4 @@
-"""Pictures, and where a class looked in them."""
+"""Pictures, and attention maps over them."""
 
 import math
 import textwrap
@@ -31,7 +31,9 @@ def pictures(images: Sequence[ArrayLike], texts: Sequence[str] = (), columns: in
     if not pixels or (texts and len(texts) != len(pixels)):
         raise ValueError(f"{len(pixels)} pictures and {len(texts)} captions: a caption for each of them, or none")
     columns = min(columns, len(pixels))
-    filled = [_wrapped(text, round(_LETTERS * side)) for text in texts] or [""] * len(pixels)
+    letters = round(_LETTERS * side)
+    filled = ["\n".join(textwrap.fill(line, letters) for line in text.splitlines()) for text in texts]
+    filled = filled or [""] * len(pixels)
     rows = math.ceil(len(pixels) / columns)
     lines = [max(text.count("\n") + 1 for text in filled[row * columns :][:columns]) for row in range(rows)]
     height = rows * side + (0.16 * sum(lines) if texts else 0)
@@ -46,7 +48,7 @@ def pictures(images: Sequence[ArrayLike], texts: Sequence[str] = (), columns: in
 
 
 def captions(targets: ArrayLike, classes: Sequence[str]) -> list[str]:
-    """What is known of each picture, in words for :func:`pictures`.
+    """The labels of each picture as text for :func:`pictures`.
 
     >>> captions([[1, 1, 0], [0, 0, 0], [1, 0, -1]], ["tree", "moon", "fish"])
     ['tree, moon', 'no label', 'tree, fish?']
@@ -56,15 +58,11 @@ def captions(targets: ArrayLike, classes: Sequence[str]) -> list[str]:
         classes: K names.
     """
     marks = {1: "", -1: "?"}
-    named = [
-        [f"{name}{marks[code]}" for name, code in zip(classes, row, strict=True) if code in marks]
-        for row in np.asarray(targets).tolist()
-    ]
-    return [", ".join(names) or "no label" for names in named]
-
-
-def _wrapped(text: str, letters: int) -> str:
-    return "\n".join(textwrap.fill(line, letters) for line in text.splitlines())
+    captions = []
+    for row in np.asarray(targets).tolist():
+        names = [f"{name}{marks[code]}" for name, code in zip(classes, row, strict=True) if code in marks]
+        captions.append(", ".join(names) or "no label")
+    return captions
 
 
 def _channels_last(image: ArrayLike) -> NDArray[np.generic]:
@@ -76,10 +74,10 @@ def _channels_last(image: ArrayLike) -> NDArray[np.generic]:
 
 @styled
 def attention(image: ArrayLike, weights: ArrayLike, title: str = "") -> Figure:
-    """Where a class looked, over the picture.
+    """A class's attention over a picture.
 
     Args:
-        image: (H, W, 3) uint8 or float in [0, 1]; of any shape: the network saw it squeezed to a square.
+        image: (H, W, 3) uint8 or float in [0, 1], of any shape: the network sees it resized to a square.
         weights: (h, w) of one class, such as ``prediction.attention[n, k]``.
         title: over the figure.
     """
@@ -94,33 +92,32 @@ def attention(image: ArrayLike, weights: ArrayLike, title: str = "") -> Figure:
 
 
 def overlay(weights: ArrayLike) -> NDArray[np.uint8]:
-    """An attention map as a dark veil to be stretched over the picture: clear where the class looked most.
+    """An attention map as a dark layer to be stretched over the picture, clear where the attention is highest.
 
     Args:
         weights: (h, w), not negative.
 
     Returns:
-        (h, w, 4) uint8 RGBA; the opacity falls linearly to 0 at the highest weight, so equal weights leave no veil.
+        (h, w, 4) uint8 RGBA; the opacity falls linearly to 0 at the highest weight; equal weights leave no layer.
     """
     values = np.asarray(weights, dtype=np.float64)
     share = values / max(float(values.max(initial=0)), 1e-12)
-    veil = np.empty((*share.shape, 4), dtype=np.uint8)
-    veil[..., :3] = (12, 14, 34)
-    veil[..., 3] = np.rint(165 * (1 - share.clip(0, 1)))  # a tinted layer would hide what the class looked at
-    return veil
+    layer = np.empty((*share.shape, 4), dtype=np.uint8)
+    layer[..., :3] = (12, 14, 34)
+    layer[..., 3] = np.rint(165 * (1 - share.clip(0, 1)))  # a heat map would hide what is under it
+    return layer
 
 
 def veiled(image: ArrayLike, weights: ArrayLike) -> NDArray[np.uint8]:
-    """The pixels of a picture under the veil of an attention map, for a grid such as :func:`mlcl.viz.pictures`.
+    """The pixels of a picture under its :func:`overlay`, for a grid such as :func:`mlcl.viz.pictures`.
 
     Args:
         image: (H, W, 3) or (3, H, W), an array or a tensor, uint8.
         weights: (h, w) of one class, such as ``prediction.attention[n, k]``.
 
     Returns:
-        (H, W, 3) uint8: clear where the class looked most, dark where it did not look.
+        (H, W, 3) uint8: clear where the attention is highest, dark where there is none.
     """
-    pixels = np.asarray(image)
-    whole = Image.fromarray(pixels if pixels.shape[-1] == 3 else np.moveaxis(pixels, 0, -1))
-    veil = Image.fromarray(overlay(weights)).resize(whole.size, Image.Resampling.BILINEAR)
-    return np.asarray(Image.alpha_composite(whole.convert("RGBA"), veil).convert("RGB"), dtype=np.uint8)
+    picture = Image.fromarray(_channels_last(image))
+    layer = Image.fromarray(overlay(weights)).resize(picture.size, Image.Resampling.BILINEAR)
+    return np.asarray(Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB"), dtype=np.uint8)

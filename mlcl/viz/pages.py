@@ -1,7 +1,6 @@
 """Self-contained HTML pages: templates, and figures and pictures as inline data; nothing is fetched from anywhere."""
 
 import base64
-import hashlib
 import io
 import math
 import re
@@ -25,6 +24,7 @@ _INK = re.compile(r"#000000\b")  # black becomes the page's text colour, which d
 _FONT = re.compile(r"(font-family: |font: [^;]*?px )[^;]*")  # matplotlib writes one or the other
 _FORBIDDEN = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufffe\\uffff]")
 _DIGITS = re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is enough, and makes files smaller
+_SHORTENED, _COLOURED = {"d", "x", "y", "width", "height"}, {"style", "fill", "stroke"}
 
 
 def render(template: str, **values: Any) -> str:
@@ -79,58 +79,49 @@ def decimal(value: float | None, digits: int = 2) -> str:
 def svg(figure: Figure, alt: str) -> Markup:
     """A figure as inline ``<svg role="img">`` that takes its text colour, font and width from the page.
 
-    Black lines and texts become ``currentColor`` and backgrounds transparent, so use black (with alpha for grey) for
-    what must read in light and dark alike, and mid-tones for the rest. A ``gid`` set on an artist becomes the attribute
-    ``data-gid`` of its group, for scripts, if there is a hyphen in it (``class-3``). Nothing in a text is mathematics;
-    a log axis needs a plain tick formatter.
+    Black lines and texts become ``currentColor`` and backgrounds transparent: use black (with alpha for grey) for what
+    must be readable in light and dark mode, and mid-tones for the rest. A ``gid`` with a hyphen (``class-3``) becomes
+    the attribute ``data-gid`` of its group, for scripts. A log axis needs a plain tick formatter.
 
     Args:
-        figure: drawn with any size; it is at most its own width on the page, and shrinks with the container.
-        alt: what the figure shows, in words.
+        figure: of any size; on the page it is at most its own width, and shrinks with the container.
+        alt: what the figure shows, in words; different for each figure of a page, whose ids derive from it.
     """
     clean_texts(figure)
     file = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mlcl"}), warnings.catch_warnings():
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser draws the text, with its own fonts
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(file.getvalue())
+    _strip(root)
     width = float(root.attrib["width"].removesuffix("pt"))
-    _plain(root, prefix="f" + hashlib.sha256(file.getvalue() + alt.encode()).hexdigest()[:8])
-    box = root.attrib["viewBox"]
-    root.attrib = {"class": "plot", "role": "img", "aria-label": alt, "viewBox": box}
+    root.attrib = {"class": "plot", "role": "img", "aria-label": alt, "viewBox": root.attrib["viewBox"]}
     root.attrib["style"] = f"max-width: {width * 4 / 3:.0f}px"
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # all texts escaped by ElementTree
 
 
-def _plain(root: ElementTree.Element, prefix: str) -> None:
-    """In place: no namespaces, metadata or style sheet; ids unique on the page; the page's colour and font."""
-    parents = {child: parent for parent in root.iter() for child in parent}
-    for node, parent in parents.items():
-        if node.tag.removeprefix(_SVG) in ("metadata", "style"):
-            parent.remove(node)
+def _strip(root: ElementTree.Element) -> None:
+    """In place: without namespaces, metadata, style sheet and unused ids; with the page's colour and font."""
+    for parent in [*root.iter()]:
+        for child in [*parent]:
+            if child.tag.removeprefix(_SVG) in ("metadata", "style"):
+                parent.remove(child)
     used = set(re.findall(r"(?:url\(|href=\")#([^\")]+)", ElementTree.tostring(root, encoding="unicode")))
     for node in root.iter():
         node.tag = node.tag.removeprefix(_SVG)
         node.tail = None
         if node.tag != "text" and not (node.text or "").strip():
             node.text = None
-        _plain_attributes(node.attrib, prefix, used)
-
-
-def _plain_attributes(attributes: dict[str, str], prefix: str, used: set[str]) -> None:
-    name = attributes.pop("id", "")
-    if name in used:
-        attributes["id"] = f"{prefix}-{name}"
-    elif "-" in name:  # given by us; matplotlib's own look like axes_1
-        attributes["data-gid"] = name
-    if link := attributes.pop(_LINK, ""):
-        attributes["href"] = f"#{prefix}-{link[1:]}" if link.startswith("#") else link
-    for key, value in attributes.items():
-        if key in ("style", "clip-path", "fill", "stroke"):
-            value = _FONT.sub(r"\1system-ui, sans-serif", _INK.sub("currentColor", value))
-            attributes[key] = value.replace("url(#", f"url(#{prefix}-")
-        elif key in ("d", "x", "y", "width", "height"):
-            attributes[key] = _DIGITS.sub(r"\1", " ".join(value.split()))
+        if (name := node.attrib.get("id", "")) not in used:
+            node.attrib.pop("id", None)
+            if "-" in name:  # a gid; matplotlib's own ids look like axes_1
+                node.attrib["data-gid"] = name
+        if link := node.attrib.pop(_LINK, ""):
+            node.attrib["href"] = link
+        for key in _SHORTENED & node.attrib.keys():
+            node.attrib[key] = _DIGITS.sub(r"\1", " ".join(node.attrib[key].split()))
+        for key in _COLOURED & node.attrib.keys():
+            node.attrib[key] = _FONT.sub(r"\1system-ui, sans-serif", _INK.sub("currentColor", node.attrib[key]))
 
 
 def jpeg(picture: Image.Image, quality: int = 80) -> str:

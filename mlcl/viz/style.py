@@ -1,10 +1,9 @@
-"""What all figures have in common: colours, settings of matplotlib, how a notebook shows them."""
+"""What all figures share: colours, matplotlib settings, and how a notebook shows them."""
 
 import colorsys
-import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial, wraps
+import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
@@ -13,48 +12,46 @@ from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE, RED = "#3a82c8", "#cf7420", "#2d9561", "#9467bd", "#cc5245"
 LINES = (BLUE, ORANGE, GREEN, PURPLE, RED, "#8c7a5b")
-SOFT = (0, 0, 0, 0.35)  # black with alpha: a page makes it the text colour, as grey on light as on dark
-_STYLE: Any = {  # font.size stays: ticks are made when drawn, with the settings of then
-    **{"text.parse_math": False, "axes.titlesize": 11, "axes.spines.top": False},
-    **{"axes.spines.right": False, "axes.linewidth": 0.8, "lines.linewidth": 1.6, "legend.frameon": False},
-    # White, so that black text reads in a dark notebook, too; a page takes it away (pages.svg).
-    **{"axes.titlelocation": "left", "figure.facecolor": "white", "axes.facecolor": "none"},
+SOFT = (0, 0, 0, 0.35)  # black with alpha: pages.svg turns it into the page's text colour, grey on light and on dark
+_STYLE: Any = {  # font.size keeps its default: matplotlib makes some ticks only when it draws, with the user's settings
+    "text.parse_math": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "figure.facecolor": "white",  # black text stays readable in a dark notebook; pages.svg makes it transparent
+    "axes.facecolor": "none",
 }
 _P = ParamSpec("_P")
 
 
 def styled(function: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Draw with the style above, whatever the caller's settings are; notebooks show the figure that is returned."""
+    """Draw a function's figure with the style above, whatever the user's matplotlib settings are."""
 
     @wraps(function)
     def inner(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
-        with _settings():
-            figure = function(*args, **kwargs)
-        # On the object, not in a subclass: W&B takes a figure for one by the module of its class.
-        figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
-        return figure
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_STYLE)
+            return function(*args, **kwargs)
 
     return inner
 
 
-@contextmanager
-def _settings() -> Iterator[None]:
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
-        yield
+def show_in_notebooks() -> None:
+    """Let a notebook show a figure that ends a cell; by itself, IPython does so only once pyplot is in use."""
+    if "IPython" not in sys.modules:
+        return
+    from IPython import get_ipython
+    from IPython.core.pylabtools import retina_figure
 
-
-def _png(figure: Figure) -> tuple[bytes, dict[str, int]]:
-    """What IPython asks an object for that ends a cell: without it, it shows figures of pyplot only.
-
-    Twice as many pixels as it takes room, so that it is sharp on today's screens.
-    """
-    file = io.BytesIO()
-    with _settings():
-        figure.savefig(file, format="png", dpi=2 * figure.dpi)
-    width, height = figure.get_size_inches() * figure.dpi
-    return file.getvalue(), {"width": round(width), "height": round(height)}
+    shell = get_ipython()  # type: ignore[no-untyped-call]
+    formatter = shell.display_formatter.formatters["image/png"] if shell else None
+    if formatter is not None and Figure not in formatter:
+        formatter.for_type(Figure, retina_figure)
 
 
 def single(width: float, height: float) -> tuple[Figure, Axes]:
@@ -74,7 +71,7 @@ def class_colours(count: int) -> list[tuple[float, float, float]]:
 
 
 def _with_luminance(hue: float, luminance: float) -> tuple[float, float, float]:
-    """The colour of this hue whose relative luminance (WCAG) is as given, found by halving."""
+    """The colour of this hue with the given relative luminance (WCAG), found by bisection."""
     low, high = 0.0, 1.0
     for _ in range(12):
         middle = (low + high) / 2
