@@ -6,6 +6,7 @@ from mlcl.analysis.evaluation import (
     Companion,
     CoOccurrence,
     Decisions,
+    Errors,
     Floats,
     Ints,
     PRCurve,
@@ -15,6 +16,7 @@ from mlcl.analysis.evaluation import (
     decisions,
     pr_curve,
     reliability,
+    worst_errors,
 )
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "CoOccurrence",
     "Companion",
     "Decisions",
+    "Errors",
     "Floats",
     "Ints",
     "PRCurve",
@@ -32,4 +35,5 @@ __all__ = [
     "decisions",
     "pr_curve",
     "reliability",
+    "worst_errors",
 ]

@@ -72,6 +72,13 @@ class CoOccurrence:
         largest = np.maximum(weight.max(0), weight.max(1))
         return np.sort(np.argsort(-largest, kind="stable")[:most])
 
+    def pairs(self, most: int) -> list[tuple[int, int]]:
+        """The pairs predicted together most too often, then those most too rarely; at most so many of each."""
+        order = np.argsort(self.weight, axis=None, kind="stable")
+        often = [place for place in order[::-1][:most] if self.weight.flat[place] > 0]
+        rarely = [place for place in order[:most] if self.weight.flat[place] < 0]
+        return [divmod(int(place), len(self.images)) for place in (*often, *rarely)]
+
     def _excess(self, divisor: NDArray[Any]) -> Floats:
         result: Floats = (self.predicted - self.present) / np.maximum(divisor, 1)
         return result
@@ -161,3 +168,24 @@ def companions(images: Bools, entries: Bools, known: Bools, own: int, most: int 
     excess[own] = 0
     best = np.argsort(-excess, kind="stable")[:most]
     return [Companion(int(k), int(count[k]), float(usual[k])) for k in best if excess[k] >= 1]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The worst images of a class, by row, worst first."""
+
+    absent: list[int]  # without the class, scored highest
+    present: list[int]  # with the class, scored lowest
+
+
+def worst_errors(scores: Floats, targets: NDArray[Any], most: int = 4) -> Errors:
+    """The images of one class that are ranked worst, on whichever side of the threshold they are.
+
+    Args:
+        scores: (N,), higher means more likely present.
+        targets: (N,) integer.
+        most: images of each kind, at most.
+    """
+    rising, falling = np.argsort(scores, kind="stable"), np.argsort(-scores, kind="stable")
+    absent, present = falling[targets[falling] == 0], rising[targets[rising] == 1]
+    return Errors(absent[:most].tolist(), present[:most].tolist())

@@ -1,4 +1,4 @@
-"""After a test, what W&B and TensorBoard can show beyond numbers."""
+"""After a test, show tables, curves, pictures and embeddings in W&B and TensorBoard."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from mlcl.system.console import say
 
 
 class LoggedResults(Callback):
-    """Per-class table, curves, worst errors, embeddings, for the loggers that can show them; once for all processes.
+    """Log the per-class table, curves, worst errors and embeddings to the loggers that can show them, on rank 0.
 
-    It reads what :class:`mlcl.callbacks.Results` has written, so it comes after that.
+    It reads the files that :class:`mlcl.callbacks.Results` writes, so it comes after that callback.
 
     Args:
-        folder: where the results are.
+        folder: with the results.
         images: pictures of errors, at most; 0 for none.
         imports: modules whose classes the checkpoint may name.
     """
@@ -34,21 +34,22 @@ class LoggedResults(Callback):
             self._show(trainer)
 
     def _show(self, trainer: Trainer) -> None:
-        if not trainer.is_global_zero:
-            return
         able = [(logger, show) for logger in trainer.loggers if (show := showing(logger)) is not None]
-        if not able:
+        if not able or not trainer.is_global_zero:
             return
-        from mlcl.report import findings  # with matplotlib and scikit-learn, which most runs do without
+        from mlcl.report import findings, views  # with matplotlib and scikit-learn, which most runs do without
 
         root = getattr(getattr(trainer, "datamodule", None), "root", None)
         try:
-            with torch.inference_mode(False):  # Lightning's, in which no network can be made that computes
-                found = findings.gather(self.folder, self.images, str(root) if root else None, self.imports)
+            with torch.inference_mode(
+                False
+            ):  # a network made in Lightning's inference mode could not be used outside it
+                found = findings.gather(self.folder, str(root) if root else None, imports=self.imports)
+                shown = views.views(found, self.images)
             for logger, show in able:
-                show(logger.experiment, found)  # type: ignore[attr-defined]
-        except Exception as error:  # of several libraries; hours of training, whose results are written, do not fail
+                show(logger.experiment, shown)  # type: ignore[attr-defined]
+        except Exception as error:  # of several libraries; the run, whose results are written, does not fail
             say(f"not shown in the logger: {error if isinstance(error, MlclError) else repr(error)}")
         else:
-            for note in found.notes:
+            for note in found.evidence.notes:
                 say(f"not shown in the logger: {note}")

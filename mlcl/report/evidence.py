@@ -1,45 +1,48 @@
-"""The pictures and the network behind the results, where they are still there; where not, one line says why."""
+"""The pictures behind the results, and what the network makes of them; what is gone is left out with a note."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
-import yaml
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from mlcl import inference
+from mlcl.analysis import Errors
+from mlcl.analysis.embeddings import ClassEmbeddings, entries, join
+from mlcl.data.images import ImageError, read_image
 from mlcl.errors import MlclError
-from mlcl.report import pictures
-from mlcl.report.pictures import Errors, Seen
-from mlcl.report.results import Results
 from mlcl.runs import record
 from mlcl.runs.folders import beside
+from mlcl.runs.results import Results
+
+_MOST_EMBEDDINGS = 1500  # in the projection
+_BATCH = 32
 
 
 @dataclass
 class Evidence:
-    """What could be gathered."""
+    """Of N images and K classes, for some of the images (rows of the results)."""
 
-    paths: dict[int, Path] = field(default_factory=dict)  # row -> file, of those that exist
-    seen: Seen = field(default_factory=Seen)
+    paths: dict[int, Path] = field(default_factory=dict)  # by row, of the files that exist
+    attention: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)  # by row and class, (h, w)
+    embeddings: ClassEmbeddings | None = None  # present entries of the drawn images
     passed: int = 0  # images that went through the network
-    drawn: int = 0  # of them drawn at random, whose embeddings are shown
-    notes: list[str] = field(default_factory=list)  # what is left out of the report, and why
+    drawn: int = 0  # of them, drawn at random
+    notes: list[str] = field(default_factory=list)  # what is left out, and why
 
 
 def gather(
-    results: Results,
-    errors: dict[int, Errors],
-    data_root: str | None = None,
-    max_images: int = 400,
-    imports: tuple[str, ...] = (),
+    results: Results, errors: dict[int, Errors], data_root: str | None, max_images: int, imports: tuple[str, ...]
 ) -> Evidence:
-    """Find the pictures and send some of them through the network.
+    """Find the pictures, and send some of them through the network.
 
     Args:
         results: of the run.
-        errors: the worst images of the classes that are shown.
-        data_root: where the images lie; by default where the run found them.
-        max_images: how many may go through the network; 0 leaves it out.
+        errors: by class, the images that are shown.
+        data_root: where the images lie; None for where the run found them.
+        max_images: images to send through the network, at most.
         imports: modules whose classes the checkpoint may name.
     """
     evidence = Evidence()
@@ -47,57 +50,30 @@ def gather(
     evidence.paths = _paths(results, data_root or _root(results, checkpoint), evidence.notes)
     if not evidence.paths or not max_images:
         return evidence
-    if checkpoint is None:
-        evidence.notes.append(
-            f"no attention maps and no embeddings: the checkpoint is gone ({results.summary.get('checkpoint')})"
-        )
-        return evidence
     try:
-        _look(evidence, results, errors, checkpoint, max_images, imports)
+        if checkpoint is None:
+            raise MlclError(f"the checkpoint is gone ({results.summary.get('checkpoint')})")
+        model = inference.load(checkpoint, imports=imports)
+        if list(model.classes) != results.classes:
+            raise MlclError(f"{checkpoint} has other classes than these results")
+        _run_network(model, evidence, results, errors, max_images)
     except MlclError as error:
         evidence.notes.append(f"no attention maps and no embeddings: {error}")
     return evidence
 
 
-def _look(
-    evidence: Evidence,
-    results: Results,
-    errors: dict[int, Errors],
-    checkpoint: Path,
-    max_images: int,
-    imports: tuple[str, ...],
-) -> None:
-    model = inference.load(checkpoint, imports=imports)
-    if list(model.classes) != results.classes:
-        raise MlclError(f"{checkpoint} has other classes than these results")
-    hard, drawn = pictures.choose(list(errors.values()), len(results.images), max_images)
-    drawn = [row for row in drawn if row in evidence.paths]
-    maps: dict[int, list[int]] = {row: [] for row in hard if row in evidence.paths}
-    for k, error in errors.items():
-        for row in {*error.absent, *error.present} & {*maps, *drawn}:
-            maps.setdefault(row, []).append(k)
-    evidence.seen = pictures.look(model, evidence.paths, maps, drawn, results.targets)
-    evidence.passed, evidence.drawn = len({*maps, *drawn}), len(drawn)
-    if not evidence.seen.attention:
-        evidence.notes.append("no attention maps: the head of this network has none")
-
-
 def _checkpoint(results: Results) -> Path | None:
-    """The one that was evaluated: where it lies in the run now, since a copied run is its own; or where it was."""
+    """The one that was evaluated: in the run's folder, which may have been moved, or where it was."""
     given = Path(results.summary.get("checkpoint") or "none")
     return beside(results.folder, f"checkpoints/{given.name}") or (given if given.is_file() else None)
 
 
 def _root(results: Results, checkpoint: Path | None) -> str | None:
-    """The data root as the checkpoint's record has it, or else the run's config."""
+    """The data root in the checkpoint's record, or else in the run's config."""
     try:
-        if checkpoint is not None:
-            config = record.config_of(record.load(checkpoint), checkpoint)
-        else:
-            file = beside(results.folder, "config.yaml")
-            config = yaml.safe_load(file.read_text(encoding="utf-8")) if file else {}
+        config = record.config_of(record.load(checkpoint), checkpoint) if checkpoint else results.config
         root: str | None = config["data"]["init_args"]["root"]
-    except (MlclError, KeyError, TypeError, yaml.YAMLError):
+    except (MlclError, KeyError, TypeError):
         return None
     return root
 
@@ -110,15 +86,64 @@ def _paths(results: Results, root: str | None, notes: list[str]) -> dict[int, Pa
     places = [Path(root or ".") / name for name in results.images]
     paths = {row: path for row, path in enumerate(places) if path.is_file()}
     if not paths:
-        place = f"under {root}" if root else "and where they lay is not known"
+        place = f"under {root}" if root else "and their folder is not known"
         notes.append(f"no pictures: the images are not there {place}; --data.root DIR says where they are")
     elif len(paths) < len(places):
         notes.append(f"{len(places) - len(paths):,} of {len(places):,} images are not there under {root}")
     return paths
 
 
-def classes_shown(results: Results, most: int) -> Sequence[int]:
-    """The classes with a section: all, or those with the lowest AP; in the order of the dataset."""
-    if len(results.classes) <= most:
-        return range(len(results.classes))
-    return sorted(results.class_ap.argsort()[:most].tolist())
+def choose(errors: list[Errors], count: int, most: int) -> tuple[list[int], list[int]]:
+    """Choose the images that go through the network.
+
+    Half of them, at most, are the worst errors, every class's worst first. The rest is drawn at random (always the
+    same), because a projection of the errors alone would show hard images only.
+
+    Args:
+        errors: of every class that is shown.
+        count: N.
+        most: images, at most.
+
+    Returns:
+        Rows of errors, and drawn rows; some may be in both.
+    """
+    ranks = zip_longest(*(error.absent for error in errors), *(error.present for error in errors))
+    hard = list(dict.fromkeys(row for rank in ranks for row in rank if row is not None))[: most // 2]
+    order = np.random.default_rng(0).permutation(count).tolist()
+    fresh = np.cumsum(~np.isin(order, hard))
+    return hard, [row for row, used in zip(order, fresh, strict=True) if used <= most - len(hard)]
+
+
+def _run_network(
+    model: inference.Model, evidence: Evidence, results: Results, errors: dict[int, Errors], most: int
+) -> None:
+    """Fill in attention maps and embeddings, a batch at a time."""
+    chosen = choose([*errors.values()], len(results.images), most)
+    hard, drawn = ([row for row in rows if row in evidence.paths] for rows in chosen)
+    rows = sorted({*hard, *drawn})
+    evidence.passed, evidence.drawn = len(rows), len(drawn)
+    parts = []
+    for start in range(0, len(rows), _BATCH):
+        read = {row: read_picture(evidence.paths[row]) for row in rows[start : start + _BATCH]}
+        pictures = {row: picture for row, picture in read.items() if picture is not None}
+        if not pictures:
+            continue
+        out = model(pictures.values(), batch_size=_BATCH)
+        found = entries(out.embeddings, results.targets[[*pictures]], [*pictures])
+        parts.append(found.take(np.isin(found.rows, drawn)))
+        for row, maps in zip(pictures, out.attention if out.attention is not None else (), strict=False):
+            shown = (k for k, error in errors.items() if row in (*error.absent, *error.present))
+            evidence.attention |= {(row, k): maps[k].numpy() for k in shown}
+    if not evidence.attention:
+        evidence.notes.append("no attention maps: the head of this network has none")
+    if parts and len(every := join(parts)):
+        kept = np.random.default_rng(0).permutation(len(every))[:_MOST_EMBEDDINGS]
+        evidence.embeddings = every.take(np.sort(kept))
+
+
+def read_picture(path: Path) -> Tensor | None:
+    """A picture (3, H, W) uint8; None for one that is damaged, which the report leaves out."""
+    try:
+        return read_image(path)
+    except ImageError:
+        return None

@@ -1,4 +1,4 @@
-"""Where the files of a report lie. Imports nothing heavy: mistakes are to be told at once."""
+"""Where the results to report lie; imports nothing heavy, so that mistakes are answered at once."""
 
 from pathlib import Path
 

@@ -1,17 +1,54 @@
-"""``write``: from a run's folder to one HTML file."""
+"""The report of a run as one self-contained HTML page."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mlcl import analysis
-from mlcl.report import evidence, locate, pictures, sections
-from mlcl.report.results import Results, read, training_log
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from mlcl import analysis, viz
+from mlcl.analysis import Companion
+from mlcl.report import figures, locate
+from mlcl.report.evidence import read_picture
+from mlcl.report.findings import Findings, gather
+from mlcl.report.training_log import training_log
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
 from mlcl.viz import pages
 
-_MOST_SECTIONS = 100  # classes with a section of their own; with pictures, each weighs some 100 kB
+_PAIRS = 12  # of the co-occurrence table, either way
+_SIDE = 224  # pixels of the longer side of a thumbnail
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture and its captions."""
+
+    source: str  # data: address
+    width: int  # as shown; a picture smaller than a thumbnail is enlarged
+    height: int
+    attention: str | None  # data: address
+    name: str
+    probability: float
+    predicted: bool
+    labels: str
+
+
+@dataclass(frozen=True)
+class ClassSection:
+    """The part of the page about one class."""
+
+    index: int
+    curve: Markup | None
+    absent: list[Shot]
+    present: list[Shot]
+    false_positives: int
+    false_negatives: int
+    there_instead: list[Companion]  # present where this class is wrongly predicted
+    predicted_instead: list[Companion]  # wrongly predicted where this class is missed
 
 
 def write(
@@ -23,13 +60,13 @@ def write(
 ) -> Path:
     """Write the report of a run: one self-contained HTML file.
 
-    Where the checkpoint or the images are gone, it is written without what needs them, and one line says so.
+    Where the checkpoint or the images are gone, the page is written without what needs them, and one line says so.
 
     Args:
         run: see :func:`mlcl.report.locate.results_in`.
         output: the file; by default ``report.html`` beside the results.
         data_root: where the images lie; by default where the run found them.
-        max_images: how many images at most go through the network, for attention maps and embeddings.
+        max_images: images to send through the network, at most, for attention maps and embeddings.
         imports: modules of yours whose classes the checkpoint may name.
 
     Returns:
@@ -38,57 +75,92 @@ def write(
     Raises:
         MlclError: if there are no results to report, or the file cannot be written.
     """
-    results = read(locate.results_in(run))
-    output = output or results.folder / "report.html"
-    page = pages.render("report.html", **_values(results, data_root, max_images, imports))
-    write_whole(output, page)
+    found = gather(locate.results_in(run), data_root, max_images, imports)
+    for note in found.evidence.notes:
+        say(f"report: {note}")
+    output = output or found.results.folder / "report.html"
+    write_whole(output, pages.render("report.html", **_values(found)))
     say(f"report: {output} ({pages.size(output.stat().st_size)})")
     return output
 
 
-def _values(results: Results, data_root: str | None, max_images: int, imports: tuple[str, ...]) -> dict[str, Any]:
-    """What the template names."""
-    shown = evidence.classes_shown(results, _MOST_SECTIONS)
-    worst = pictures.worst(results.probabilities, results.targets)
-    errors = {k: worst[k] for k in shown}
-    gathered = evidence.gather(results, errors, data_root, max_images, imports)
-    for note in gathered.notes:
-        say(f"report: {note}")
-    table = analysis.decisions(results.probabilities, results.targets, results.thresholds)
-    counts = analysis.co_occurrence(results.predicted, results.targets)
-    diagram, error, error_before = sections.reliability(results)
-    heat_map, mapped = sections.heat_map(results, counts)
-    parts = [sections.class_section(results, k, errors[k], gathered, table) for k in shown]
+def _values(found: Findings) -> dict[str, Any]:
+    """The values that the template names."""
+    results, counts = found.results, found.co_occurrence
+    present = results.targets == 1
+    sections = [_section(found, k) for k in found.errors]
     log = training_log(results.folder)
+    embeddings = figures.embeddings(found)
     return {
         "run": _name(results.folder),
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        "found": found,
         "results": results,
-        "summary": results.summary,
-        "table": table,
+        "evidence": found.evidence,
+        "table": found.decisions,
         "unknown": (results.targets < 0).sum(0),
-        "sections": parts,
-        "first": _first(parts),
-        "evidence": gathered,
-        "diagram": diagram,
-        "calibration_error": error,
-        "calibration_error_before": error_before,
-        "heat_map": heat_map,
-        "mapped": mapped,
+        "images_without_label": int((~present.any(1)).sum()),
+        "without_positives": [results.classes[k] for k in np.flatnonzero(~present.any(0))],
+        "sections": sections,
+        "first": max(sections, key=lambda part: part.false_positives + part.false_negatives).index,
+        "reliability": pages.svg(*figures.reliability(found)),
+        "calibration_errors": [result.error for result in found.reliability.values()],
+        "counts": counts,
+        "pairs": counts.pairs(_PAIRS),
+        "heat_map": pages.svg(*figures.heat_map(found)),
+        "mapped": min(figures.MAP_CLASSES, len(results.classes)),
         "least_images": analysis.LEAST_IMAGES,
-        "pairs": sections.pairs(results, counts),
-        "embeddings": sections.embeddings(results, gathered),
-        "training": sections.training(log) if log else [],
+        "embeddings": pages.svg(*embeddings) if embeddings else None,
+        "training": [pages.svg(*described) for described in (figures.training(log) if log else ())],
     }
 
 
-def _first(parts: list[sections.ClassSection]) -> int:
-    """The class that is open at first: the one with the most wrong decisions."""
-    return max(parts, key=lambda part: part.false_positives + part.false_negatives).index
+def _section(found: Findings, k: int) -> ClassSection:
+    results = found.results
+    targets, known = results.targets, results.targets >= 0
+    wrong = results.predicted[:, k] & (targets[:, k] == 0)
+    missed = ~results.predicted[:, k] & (targets[:, k] == 1)
+    falsely = results.predicted & (targets == 0)
+    return ClassSection(
+        index=k,
+        curve=pages.svg(*figures.pr_curve(found, k)) if k in found.curves else None,
+        absent=_shots(found, k, found.errors[k].absent),
+        present=_shots(found, k, found.errors[k].present),
+        false_positives=int(wrong.sum()),
+        false_negatives=int(missed.sum()),
+        there_instead=analysis.companions(wrong, targets == 1, known, k),
+        predicted_instead=analysis.companions(missed, falsely, known, k),
+    )
+
+
+def _shots(found: Findings, k: int, rows: list[int]) -> list[Shot]:
+    """The images with thumbnails in their own proportions; those that are gone or damaged are left out."""
+    results, evidence, shots = found.results, found.evidence, []
+    for row in rows:
+        pixels = read_picture(evidence.paths[row]) if row in evidence.paths else None
+        if pixels is None:
+            continue
+        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        width, height = (max(1, round(side * _SIDE / max(picture.size))) for side in picture.size)
+        picture.thumbnail((_SIDE, _SIDE))
+        weights = evidence.attention.get((row, k))
+        shots.append(
+            Shot(
+                source=pages.jpeg(picture, quality=75),
+                width=width,
+                height=height,
+                attention=None if weights is None else pages.png(viz.overlay(weights)),
+                name=str(results.images[row]),
+                probability=float(results.probabilities[row, k]),
+                predicted=bool(results.predicted[row, k]),
+                labels=found.labels(row),
+            )
+        )
+    return shots
 
 
 def _name(folder: Path) -> str:
-    """The run as people call it, such as ``demo/version_0``."""
+    """The run's short name, such as ``demo/version_0``."""
     parts = folder.resolve().parts
     start = len(parts) - parts[::-1].index("runs") if "runs" in parts else max(0, len(parts) - 2)
     return "/".join(parts[start:]) or folder.name

@@ -88,6 +88,7 @@ def svg(figure: Figure, alt: str) -> Markup:
         alt: what the figure shows, in words; different for each figure of a page, whose ids derive from it.
     """
     clean_texts(figure)
+    alt = clean(alt)
     file = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser draws the text, with its own fonts

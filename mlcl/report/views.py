@@ -1,0 +1,160 @@
+"""The findings as tables and pictures that any logger can show."""
+
+import io
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from sklearn.decomposition import PCA
+
+from mlcl import viz
+from mlcl.analysis import Floats
+from mlcl.report import figures
+from mlcl.report.evidence import read_picture
+from mlcl.report.findings import Findings
+from mlcl.viz import pages
+
+_MOST_ROWS = 1000  # of a table
+_CURVE_CLASSES, _CURVE_POINTS = 10, 60
+_SIDE = 320  # pixels of a picture
+_DIMENSIONS = 32  # of embeddings: enough for a projector, and a table of 512 weighs megabytes
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values under named columns."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels (H, W, 3) uint8, and a caption."""
+
+    pixels: NDArray[np.uint8]
+    caption: str
+
+
+@dataclass
+class Views:
+    """Of one split; keys are names for the logger, and no text holds a character that cannot be stored."""
+
+    split: str
+    tables: dict[str, Table] = field(default_factory=dict)
+    curves: Table | None = None  # columns class, recall, precision
+    pictures: dict[str, list[Picture]] = field(default_factory=dict)
+    embeddings: Floats = field(default_factory=lambda: np.empty((0, 0)))  # (R, D)
+    owners: list[str] = field(default_factory=list)  # R class names
+
+
+def views(found: Findings, images: int = 24) -> Views:
+    """Everything that a logger shows.
+
+    Args:
+        found: from :func:`mlcl.report.findings.gather`.
+        images: pictures of errors, at most; 0 for none.
+    """
+    made = Views(found.results.split, {"metrics": _metrics(found), "per_class": _per_class(found)}, _curves(found))
+    halves = ("false_positives", "absent", (images + 1) // 2), ("false_negatives", "present", images // 2)
+    for name, kind, most in halves:
+        if pictures := _error_pictures(found, kind, most):
+            made.pictures[name] = pictures
+    diagrams = {"reliability": figures.reliability(found), "co_occurrence": figures.heat_map(found)}
+    if projected := figures.embeddings(found):
+        diagrams["embeddings"] = projected
+    made.pictures |= {name: [Picture(_pixels(figure), pages.clean(alt))] for name, (figure, alt) in diagrams.items()}
+    if (embeddings := found.evidence.embeddings) is not None:
+        made.owners = [pages.clean(found.results.classes[k]) for k in embeddings.owners]
+        made.embeddings = embeddings.vectors.astype(np.float64)
+        if min(made.embeddings.shape) > _DIMENSIONS:
+            made.embeddings = PCA(_DIMENSIONS, random_state=0).fit_transform(made.embeddings)
+    return made
+
+
+def _metrics(found: Findings) -> Table:
+    """Each number with its unit, its better direction and its definition."""
+    how = {name.strip(): str(text) for names, text in found.results.definitions.items() for name in names.split(",")}
+    rows = []
+    for name, value in found.results.metrics.items():
+        plain, _, top3 = name.partition("_")
+        definition = "; ".join(how[part] for part in (plain, top3) if part in how)
+        rows.append([name, None if value is None else 100 * value, "percent", "higher", definition])
+    return Table(["metric", "value", "unit", "better", "definition"], rows)
+
+
+def _per_class(found: Findings) -> Table:
+    """The lowest AP first; the end of a very long table is left out."""
+    results, decisions = found.results, found.decisions
+    numbers = {
+        "AP": results.class_ap,
+        "precision": decisions.precision,
+        "recall": decisions.recall,
+        "F1": decisions.f1,
+        "threshold": results.thresholds,
+    }
+    rows: list[list[Any]] = []
+    for k in results.class_ap.argsort(kind="stable")[:_MOST_ROWS]:  # NaN comes last
+        percents = (round(100 * float(values[k]), 3) for values in numbers.values())
+        rows.append([pages.clean(results.classes[k]), *(None if np.isnan(value) else value for value in percents)])
+        rows[-1].append(int(decisions.positives[k]))
+    return Table(["class", *(f"{name} (percent)" for name in numbers), "positives"], rows)
+
+
+def _curves(found: Findings) -> Table:
+    """The classes with the lowest AP, their curves thinned out."""
+    results, rows = found.results, []
+    for k in sorted(found.curves, key=lambda k: results.class_ap[k])[:_CURVE_CLASSES]:
+        curve, name = found.curves[k], pages.clean(f"{results.classes[k]} (AP {100 * results.class_ap[k]:.1f})")
+        kept = np.unique(np.linspace(0, len(curve.recall) - 1, _CURVE_POINTS).astype(int))
+        rows += [[name, float(curve.recall[i]), float(curve.precision[i])] for i in kept]
+    return Table(["class", "recall", "precision"], rows)
+
+
+def _error_pictures(found: Findings, kind: str, most: int) -> list[Picture]:
+    """Wrong decisions, the most certain first: two of each class, then two more in turn."""
+    results, attention = found.results, found.evidence.attention
+    wrong = []
+    for k, errors in found.errors.items():
+        for rank, row in enumerate(getattr(errors, kind)):
+            certainty = abs(float(results.probabilities[row, k] - results.thresholds[k]))
+            # Of many classes, not all errors went through the network.
+            if results.predicted[row, k] == (kind == "absent") and ((row, k) in attention or not attention):
+                wrong.append((rank // 2, -certainty, row, k))
+    pictures = []
+    for _, _, row, k in sorted(wrong)[:most]:
+        pixels = read_picture(found.evidence.paths[row]) if row in found.evidence.paths else None
+        if pixels is not None:
+            percent = f"{100 * results.probabilities[row, k]:.0f} %"
+            caption = f"{results.classes[k]} {percent} | labels: {found.labels(row)} | {results.images[row]}"
+            pictures.append(
+                Picture(beside(pixels.permute(1, 2, 0).numpy(), attention.get((row, k))), pages.clean(caption))
+            )
+    return pictures
+
+
+def beside(pixels: NDArray[np.uint8], weights: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+    """A picture and, beside it, the same one under its attention map; each padded to a square.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        weights: (h, w) attention of one class; None leaves the second square out.
+
+    Returns:
+        (S, 2 S, 3) or (S, S, 3) uint8.
+    """
+    parts = [pixels] if weights is None else [pixels, viz.veiled(pixels, weights)]
+    squares = [ImageOps.pad(Image.fromarray(part), (_SIDE, _SIDE), color="white") for part in parts]
+    return np.hstack([np.asarray(square) for square in squares])
+
+
+def _pixels(figure: Figure) -> NDArray[np.uint8]:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # drawn as a box; the tables have the whole name
+        pages.clean_texts(figure).savefig(file, format="png", dpi=110)
+    return np.asarray(Image.open(file).convert("RGB"))
