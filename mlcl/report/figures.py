@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from mlcl import viz
 from mlcl.report.findings import Findings
 from mlcl.report.training_log import TrainingLog
+from mlcl.viz import pages
 
 MAP_CLASSES = 40  # of the co-occurrence heat map
 
@@ -35,7 +36,7 @@ def reliability(found: Findings) -> Described:
 def heat_map(found: Findings) -> Described:
     """Co-occurrence of all classes, or of those with the largest deviations."""
     shown = found.co_occurrence.strongest(MAP_CLASSES)
-    names = [found.results.classes[k] for k in shown]
+    names = [pages.clean(found.results.classes[k]) for k in shown]  # ticks get their text again when drawn
     alt = f"Heat map of {len(shown)} classes: share predicted minus share present beside each other class, in points."
     return viz.cooccurrence(found.co_occurrence.difference[np.ix_(shown, shown)], names), alt
 

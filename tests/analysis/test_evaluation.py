@@ -1,4 +1,4 @@
-"""The report's numbers against naive loops, and which images it chooses."""
+"""Numbers of an evaluation against naive loops."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,6 @@ import torch
 
 from mlcl import analysis
 from mlcl.metrics import average_precision
-from mlcl.report import pictures
-from mlcl.report.results import sigmoid
 
 
 @pytest.fixture
@@ -44,7 +42,7 @@ def test_curve_as_a_loop_says_and_its_area_is_ap(split):
         scores, present = probabilities[known, k], targets[known, k] == 1
         curve = analysis.pr_curve(probabilities[:, k], targets[:, k], thresholds[k])
         levels = sorted(set(scores), reverse=True)
-        assert len(curve.recall) == len(levels)
+        assert curve.scores.tolist() == levels
         for level, recall, precision in zip(levels, curve.recall, curve.precision, strict=True):
             assert recall == present[scores >= level].sum() / present.sum()
             assert precision == present[scores >= level].mean()
@@ -101,21 +99,15 @@ def test_companions_are_more_frequent_than_usual():
     assert found == [analysis.Companion(1, 5, 0.25)]  # class 2 is as frequent as ever, class 0 is the one in question
 
 
-def test_probabilities_do_not_overflow():
-    assert sigmoid(np.array([-1e4, 0, 1e4])).tolist() == [0, 0.5, 1]
-
-
 def test_the_worst_images_and_no_unknown_one():
-    probabilities = np.array([[0.9], [0.8], [0.7], [0.2], [0.1], [0.9]])
-    targets = np.array([[1], [0], [0], [1], [0], [-1]])
-    assert pictures.worst(probabilities, targets, most=2) == [pictures.Errors(absent=[1, 2], present=[3, 0])]
+    scores, targets = np.array([0.9, 0.8, 0.7, 0.2, 0.1, 0.9]), np.array([1, 0, 0, 1, 0, -1])
+    assert analysis.worst_errors(scores, targets, most=2) == analysis.Errors(absent=[1, 2], present=[3, 0])
 
 
-@pytest.mark.parametrize(("most", "hard", "total"), [(100, 10, 50), (8, 4, 8), (1, 0, 1), (0, 0, 0)])
-def test_the_choice_keeps_to_its_limit(most, hard, total):
-    errors = [pictures.Errors([0, 1, 2], [3, 4, 5]), pictures.Errors([6, 0], [7, 8, 9])]
-    found, drawn = pictures.choose(errors, 50, most)
-    assert len(found) == hard
-    assert found[:4] == [0, 6, 3, 7][: min(4, hard)]  # every class's worst comes first
-    assert len({*found, *drawn}) == total
-    assert len(drawn) == len(set(drawn))
+def test_pairs_that_deviate_most_and_on_both_sides():
+    targets = np.array([[1, 1, 0]] * 6)
+    predicted = np.array([[True, False, True]] * 6)
+    counts = analysis.co_occurrence(predicted, targets)
+    assert {*counts.pairs(9)} == {(0, 2), (1, 2), (0, 1)}  # (1, 0) is right, and class 2 has no image
+    assert counts.pairs(1) == [(1, 2), (0, 1)]
+    assert counts.strongest(2).tolist() == [0, 1]

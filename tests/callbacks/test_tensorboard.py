@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mlcl.callbacks.logger_views import _in_tensorboard
 from mlcl.metrics import NAMES
-from mlcl.report.findings import Findings, Picture, Table
+from mlcl.report.views import Picture, Table, Views
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own, of its readers
 
@@ -46,13 +46,13 @@ def test_nothing_in_a_table_is_html_or_the_end_of_a_cell(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
     name = "<script>a|b</script>\n# c"
-    found = Findings(
+    shown = Views(
         "test",
         tables={"per_class": Table(["class", "AP"], [[name, 0.51234567], ["plain", None]])},
         pictures={"false_positives": [Picture(np.zeros((4, 4, 3), np.uint8), name)]},
     )
     with SummaryWriter(str(tmp_path)) as writer:
-        _in_tensorboard(writer, found)
+        _in_tensorboard(writer, shown)
     read = events(tmp_path)
     assert text(read, "test/per_class").splitlines()[2:] == [
         "| &lt;script&gt;a&#124;b&lt;/script&gt; # c | 0.5123 |", "| plain |  |",

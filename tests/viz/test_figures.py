@@ -1,17 +1,18 @@
 """Figures: what is drawn is what was given; nobody's settings are touched."""
 
-import io
 import re
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from PIL import Image
 
 from mlcl import analysis, viz
-from mlcl.viz import pages
+from mlcl.analysis.embeddings import distances, entries
+from mlcl.viz import pages, style
 
 RNG = np.random.default_rng(0)
 PROBABILITIES = RNG.random((60, 3))
@@ -28,6 +29,8 @@ FIGURES = {
     "cooccurrence_share": lambda: viz.cooccurrence_share([[1, 0.2, 0.1]] * 3, NAMES),
     "bars": lambda: viz.bars([1, np.nan, 2], NAMES, "images", "Bars", marks=[1, 1, 1], marks_label="guessing"),
     "pictures": lambda: viz.pictures([np.zeros((30, 40, 3), np.uint8)] * 3, NAMES, columns=2),
+    "projections": lambda: viz.projections({"a": (RNG.random((9, 2)), [0, 1, 2] * 3)}, NAMES),
+    "class_distances": lambda: viz.class_distances({"a": distances(entries(torch.randn(4, 3, 5), TARGETS[:4]))}, NAMES),
     "attention": lambda: viz.attention(np.zeros((30, 40, 3), np.uint8), [[0.9, 0.1], [0, 0]], "cat"),
 }
 
@@ -56,7 +59,7 @@ def test_the_curve_and_its_point():
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends():
     recall = np.linspace(0, 1, 5000)
-    shown = viz.pr_curve(analysis.PRCurve(recall, 1 - recall / 2, None), 0.1).axes[0].lines[0]
+    shown = viz.pr_curve(analysis.PRCurve(1 - recall, recall, 1 - recall / 2, None), 0.1).axes[0].lines[0]
     assert len(shown.get_xdata()) == 400
     assert shown.get_xdata()[[0, -1]].tolist() == [0, 1]
 
@@ -85,22 +88,28 @@ def test_colours_read_on_light_and_on_dark():
         assert (luminance(colour) + 0.05) / 0.058 > 3
 
 
-def test_the_veil_is_clear_where_the_class_looked():
-    veil = viz.overlay([[0.8, 0.4], [0.0, 0.8]])
-    assert veil.dtype == np.uint8
-    assert veil[..., 3].tolist() == [[0, 82], [165, 0]]
+def test_an_overlay_is_clear_where_the_attention_is_highest():
+    layer = viz.overlay([[0.8, 0.4], [0.0, 0.8]])
+    assert layer.dtype == np.uint8
+    assert layer[..., 3].tolist() == [[0, 82], [165, 0]]
     assert not viz.overlay(np.full((3, 3), 1 / 9))[..., 3].any()
     assert viz.overlay(np.zeros((2, 2)))[..., 3].tolist() == [[165, 165]] * 2
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_notebook_shows_them_on_white_with_nothing_to_set_up(name):
+def test_a_notebook_shows_a_figure_without_pyplot(monkeypatch):
+    import IPython
     from IPython.core.formatters import DisplayFormatter
 
-    data, metadata = DisplayFormatter().format(FIGURES[name]())
-    pixels = np.asarray(Image.open(io.BytesIO(data["image/png"])).convert("RGBA"))
-    assert pixels[0, 0].tolist() == [255] * 4
-    assert pixels.shape[1] == pytest.approx(2 * metadata["image/png"]["width"], abs=2)
+    formatter = DisplayFormatter()
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(display_formatter=formatter))
+    assert "image/png" not in formatter.format(FIGURES["bars"]())[0]
+    style.show_in_notebooks()
+    data, metadata = formatter.format(FIGURES["bars"]())
+    assert data["image/png"].startswith(b"\x89PNG") and metadata["image/png"]["width"] > 100
+    own = formatter.formatters["image/png"]
+    own.for_type(Figure, lambda figure: b"of pyplot")
+    style.show_in_notebooks()  # what the notebook's own pyplot has set stays
+    assert formatter.format(FIGURES["bars"]())[0]["image/png"] == b"of pyplot"
 
 
 def test_bars_are_sorted_and_what_is_not_defined_comes_last():
@@ -156,3 +165,41 @@ def test_shares_are_written_into_few_cells_and_leave_out_the_diagonal():
     assert share[0, 0] == 1  # what was given is left as it is
     assert np.ma.getmaskarray(axes.images[0].get_array()).tolist() == [[True, False], [True, True]]
     assert not viz.cooccurrence_share(np.full((30, 30), 0.5), ["a"] * 30).axes[0].texts
+
+
+def test_a_class_has_one_colour_in_all_panels():
+    rng = np.random.default_rng(0)
+    panels = {
+        name: (rng.normal(size=(9, 2)), np.array(owners)) for name, owners in (("a", [0, 1, 2] * 3), ("b", [2] * 9))
+    }
+    figure = viz.projections(panels, ["x", "y", "z"])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b"]
+    first, second = (
+        next(c for c in axes.collections if isinstance(c, PathCollection)).get_facecolors() for axes in figure.axes
+    )
+    assert len(np.unique(first, axis=0)) == 3 and len(np.unique(second, axis=0)) == 1
+    assert second[0].tolist() in first.tolist()
+    assert {text.get_text() for text in figure.axes[1].texts} == {"z"}
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_a_distance_that_is_not_there_has_no_mark(absent):
+    """The last class is on no image."""
+    table = distances(entries(torch.randn(4, 3, 5), [[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 1, 0]], absent=absent))
+    figure = viz.class_distances({"a": table, "b": table}, ["x", "y", "z"])
+    for axes in figure.axes:
+        marks = {line.get_label(): line.get_xdata() for line in axes.lines}
+        assert len(marks) == 2 + absent and all(np.isnan(values[2]) for values in marks.values())
+        np.testing.assert_array_equal(marks["same class"], table.intra)
+        assert len(axes.collections[0].get_segments()) == 2
+    figure.canvas.draw()
+
+
+def test_a_picture_is_clear_at_the_highest_weight():
+    image = torch.full((3, 6, 8), 200, dtype=torch.uint8)
+    weights = np.zeros((3, 4), dtype=np.float32)
+    weights[0, 0] = 1
+    shown = viz.veiled(image, weights)
+    assert shown.shape == (6, 8, 3) and shown.dtype == np.uint8
+    assert (shown[0, 0] == 200).all() and (shown[-1, -1] < 100).all()
+    np.testing.assert_array_equal(viz.veiled(image.permute(1, 2, 0).numpy(), weights), shown)
