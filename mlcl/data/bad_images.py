@@ -1,26 +1,23 @@
-"""Pictures that cannot be read, where the user wants a run to go on without them: listed, counted, limited."""
+"""Pictures that cannot be read, with ``data.on_bad_image: skip``: listed in a CSV file, counted, limited."""
 
 import csv
-import io
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from mlcl.data.file_names import short
 from mlcl.errors import MlclError, cell, visible
-from mlcl.runs import CHECKPOINTS
 
-_SAID = 10  # a line each; the others are in the list alone
+_HEADER = ["split", "image", "reason"]
+_PRINTED = 10  # pictures that get a line on the terminal
 
 
 class BadImages:
-    """Those of one split, found by any process: loaders' workers and ranks append to the same file.
+    """The unreadable pictures of one split. All processes (workers, ranks) append to the same file.
 
     Args:
         split: train, val or test.
         count: of the split's images, N.
-        file: the list; without one, each process knows only what it has found itself.
+        file: the list; without one, each process counts only the pictures that it has found itself.
     """
 
     def __init__(self, split: str, count: int, file: Path | None) -> None:
@@ -28,14 +25,14 @@ class BadImages:
         self._own: set[str] = set()
 
     def add(self, path: Path, reason: str) -> None:
-        """Note a picture.
+        """List a picture, unless it is listed already.
 
         Args:
             path: of the picture.
             reason: in a line.
 
         Raises:
-            MlclError: if the split now has too many.
+            MlclError: if the split now has too many, or the list cannot be written.
         """
         image = name_of(path)
         if image in self._own:  # in every epoch again
@@ -44,49 +41,49 @@ class BadImages:
         others = listed(self.file, self.split)
         if image not in others:
             self._append(image, reason)
-            if len(others) < _SAID:
-                line = f"not read, so skipped: {visible(short(image))}: {visible(short(reason))}\n"
-                sys.stderr.write(line)  # at once: print would write the end of the line after another process's
+            if len(others) < _PRINTED:
+                # One call: print writes the end of the line separately, and other processes' lines come between.
+                sys.stderr.write(f"not read, so skipped: {visible(short(image))}: {visible(short(reason))}\n")
         found = len(others | self._own)
         if found > self.limit:
-            where = f"; they are listed in {self.file}" if self.file else f", the last is {short(image)}"
+            where = f"listed in {self.file}" if self.file else f"the last is {short(image)}"
             raise MlclError(
                 f"{found:,} of {self.count:,} {self.split} images cannot be read, more than data.on_bad_image skip "
-                f"allows ({self.limit:,}){where}; mlcl check finds all of them"
+                f"allows ({self.limit:,}); {where}; mlcl check finds all of them"
             )
 
     def _append(self, image: str, reason: str) -> None:
-        """In one write, which the system does not mix with those of other processes."""
         if self.file is None:
             return
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if not self.file.exists():
-            writer.writerow(["split", "image", "reason"])
-        writer.writerow([self.split, image, cell(reason)])
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            with os.fdopen(descriptor, "ab", buffering=0) as file:
-                file.write(text.getvalue().encode(errors="backslashreplace"))  # the reason may name the file
+            # A short text is written at once when the file is closed, so that the rows of several processes stay whole.
+            with self.file.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if not file.tell():
+                    writer.writerow(_HEADER)
+                writer.writerow([self.split, image, cell(short(reason))])
         except OSError as error:
             raise MlclError(f"{self.file}: bad images cannot be listed: {error.strerror}") from error
 
 
 def new_list(folder: Path) -> Path:
-    """Where to list them; no file of somebody else is touched."""
-    file, number = folder / "bad_images.csv", 1
-    if (folder / CHECKPOINTS).is_dir():  # of the run that is continued: what was bad may be mended by now
-        with suppress(OSError):
-            file.unlink()
-    while file.exists():
-        number += 1
-        file = folder / f"bad_images_{number}.csv"
+    """The list of a run in ``folder``; an older one is removed, since images may be repaired by now.
+
+    Raises:
+        MlclError: if there is another file with this name.
+    """
+    file = folder / "bad_images.csv"
+    if file.exists():
+        with file.open(encoding="utf-8", errors="replace") as text:
+            if text.readline().strip() != ",".join(_HEADER):
+                raise MlclError(f"{file} is in the way: bad images are to be listed there; rename it")
+        file.unlink()
     return file
 
 
 def name_of(path: Path) -> str:
-    """A picture in the list, as it is read from it: no formula, since a list is opened by a double click, and UTF-8."""
+    """A picture's path in the list: valid UTF-8, and no formula for a spreadsheet that opens it."""
     return cell(str(path)).encode(errors="backslashreplace").decode()
 
 
@@ -99,6 +96,6 @@ def listed(file: Path | None, split: str | None = None) -> set[str]:
     """The images in a list, of one split or of all."""
     if file is None or not file.is_file():
         return set()
-    with file.open(newline="", encoding="utf-8") as rows:
-        whole = [row for row in csv.reader(rows) if len(row) == 3 and row[0] != "split"]
-    return {image for own, image, _ in whole if split in (None, own)}
+    with file.open(newline="", encoding="utf-8") as text:
+        rows = [row for row in csv.reader(text) if len(row) == len(_HEADER) and row != _HEADER]
+    return {image for own, image, _ in rows if split in (None, own)}

@@ -1,8 +1,7 @@
-"""The datamodule that every dataset shares: splits, views, loaders. A dataset adds where its labels come from."""
+"""The base of all datasets: splits, views, loaders. A dataset adds the reading of its labels."""
 
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +16,8 @@ from mlcl.data import augment as augmentations
 from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
-from mlcl.data.file_names import short
 from mlcl.data.labels import PRESENT, describe
+from mlcl.data.missing import check_files
 from mlcl.data.sampler import EpochSampler
 from mlcl.errors import MlclError
 from mlcl.system.console import say
@@ -35,20 +34,21 @@ class MultiLabelDataModule(LightningDataModule):
         root: folder of the dataset.
         image_size: side in pixels of what the network sees.
         batch_size: images per step and process.
-        num_workers: loader processes per training process; changes no number, only the speed.
+        num_workers: loader processes per training process; the results do not depend on it.
         views: augmented views of each training image.
         augment: training augmentation: none, flip, csra, mulcon_stage1, mulcon, sadcl_stage1, sadcl.
-        val_fraction: share of the training images carved out to select the checkpoint. 0 is the literature's
-            protocol: selection then sees the test images.
-        split_seed: of that carving; not the training's seed, so that runs of several seeds share the split.
+        val_fraction: share of the training images held out to select the checkpoint. With 0, the literature's protocol,
+            the test images select it.
+        split_seed: of that choice; not the training's seed, so that runs with several seeds share the split.
         empty_images: keep or drop images without any present label.
         interpolation: bilinear or bicubic; by default that of the backbone's weights.
         cache: keep decoded, resized pictures: none, disk (for all later runs) or ram (until this one ends).
         cache_dir: folder for them; by default in the user's cache folder, or in shared memory.
-        on_bad_image: raise stops at a picture that cannot be read. skip makes it a grey one of which nothing is known,
-            so that it enters no loss, no metric and no N, lists it in the run's bad_images.csv, and stops above 1 % of
-            a split (or 10 images, where that is more, but never above half of it).
-        augment_on: cpu (in the loader's processes) or device: whole batches, where the network is. Both draw the same.
+        augment_on: cpu (in the loader's processes) or device (whole batches, on the network's device); both use the
+            same random numbers.
+        on_bad_image: raise stops at a picture that cannot be read. skip replaces it by a grey one with unknown labels,
+            which enters no loss, no metric and no N, lists it in the run's bad_images.csv, and stops above 1 % of a
+            split (or 10 images, if that is more, but never above half of it).
     """
 
     classes: tuple[str, ...]
@@ -71,28 +71,18 @@ class MultiLabelDataModule(LightningDataModule):
         on_bad_image: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("image_size", image_size, 2),
-            ("batch_size", batch_size, 1),
-            ("views", views, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise MlclError(f"data.{name} is {value}, it must be at least {least}")
+        least = {"image_size": (image_size, 2), "batch_size": (batch_size, 1), "views": (views, 1)}
+        for name, (value, smallest) in (least | {"num_workers": (num_workers, 0)}).items():
+            if value < smallest:
+                raise MlclError(f"data.{name} is {value}, it must be at least {smallest}")
         if not 0 <= val_fraction < 1:
             raise MlclError(f"data.val_fraction is {val_fraction}, it must lie in [0, 1)")
-        choices: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
-            ("interpolation", interpolation, (None, "bilinear", "bicubic")),
-            ("empty_images", empty_images, ("keep", "drop")),
-            ("cache", cache, ("none", "ram", "disk")),
-            ("augment_on", augment_on, ("cpu", "device")),
-            ("on_bad_image", on_bad_image, ("raise", "skip")),
-        )
-        for name, choice, known in choices:
-            if choice not in known:
-                raise MlclError(f"data.{name} is {choice!r}, it must be {' or '.join(k for k in known if k)}")
-        if augment not in augmentations.AUGMENTATIONS:
-            raise MlclError(f"data.augment is {augment!r}; known: {', '.join(augmentations.AUGMENTATIONS)}")
+        one_of("interpolation", interpolation or "bilinear", "bilinear", "bicubic")
+        one_of("empty_images", empty_images, "keep", "drop")
+        one_of("cache", cache, "none", "ram", "disk")
+        one_of("augment_on", augment_on, "cpu", "device")
+        one_of("on_bad_image", on_bad_image, "raise", "skip")
+        one_of("augment", augment, *augmentations.AUGMENTATIONS)
         self.root = Path(root)
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.views, self.augment, self.empty_images = views, augment, empty_images
@@ -101,12 +91,12 @@ class MultiLabelDataModule(LightningDataModule):
         self.on_bad_image = on_bad_image
         self._bad_list: Path | None = None
         self.splits: dict[Split, Samples] = {}
-        self._training: ImageDataset | None = None  # augmented; knows what was left to the device
+        self._training: ImageDataset | None = None  # the augmented one, which finishes batches on the device
         self._next_epoch = 0
 
     @property
     def workers(self) -> int:
-        """Loader processes: as asked, but no more than the processors that this process may use (SLURM gives a few)."""
+        """Loader processes: ``num_workers``, but at most the processors that this process may use (under SLURM)."""
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(self.num_workers, usable)
 
@@ -124,23 +114,23 @@ class MultiLabelDataModule(LightningDataModule):
         """
 
     def portable_arguments(self) -> dict[str, Any]:
-        """The constructor arguments that let another process, in another folder, make this same dataset."""
+        """Constructor arguments with which another process, in another folder, makes the same dataset."""
         return {"root": str(self.root.resolve()), "interpolation": self.interpolation}
 
     def prepare_data(self) -> None:
-        """Download where asked to, and check that every image of the splits is there."""
+        """Download if asked to, and check that every image of the splits is there."""
         for split in ("train", "val", "test"):
             if samples := self.read_split(split):
-                _check_files(samples.paths, split, limit(len(samples.paths)) if self.on_bad_image == "skip" else 0)
+                check_files(samples.paths, split, limit(len(samples.paths)) if self.on_bad_image == "skip" else 0)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the splits and say what is in them."""
-        if self.trainer is not None:
-            own, skip = self._bad_list, self.on_bad_image == "skip"
+        """Read the splits and print a line about each."""
+        if self.trainer is not None:  # a rank with other settings, which is refused later, must broadcast, too
+            skip, own = self.on_bad_image == "skip", self._bad_list
             if skip and own is None and self.trainer.is_global_zero:
                 own = new_list(Path(self.trainer.default_root_dir))
-            place = self.trainer.strategy.broadcast(str(own))  # by all ranks, also where one was told otherwise
-            self._bad_list = Path(place) if skip else None
+            own = self.trainer.strategy.broadcast(own)
+            self._bad_list = own if skip else None
         if self.splits:
             return
         val_source = self.read_splits()
@@ -152,7 +142,7 @@ class MultiLabelDataModule(LightningDataModule):
             say(f"{split:5} {describe(samples.targets, self.classes)}{note}")
 
     def teardown(self, stage: str) -> None:
-        """Say how many pictures were skipped."""
+        """Print how many pictures were skipped."""
         if bad := listed(self._bad_list):
             say(f"{len(bad):,} images could not be read and count for nothing; they are listed in {self._bad_list}")
 
@@ -162,14 +152,14 @@ class MultiLabelDataModule(LightningDataModule):
         return [row for row, path in enumerate(self.splits[split].paths) if name_of(path) in bad] if bad else []
 
     def _own_name(self, split: Split) -> Split:
-        """Of images that stand for two splits one name, so that they are listed and counted once: as check does."""
+        """One name for images that serve as two splits, so that they are listed and counted once."""
         return next(name for name in reversed(self.splits) if self.splits[name] is self.splits[split])
 
     def read_splits(self) -> str:
-        """Fill ``splits``; returns where the validation images come from, in words.
+        """Fill ``splits``; returns a phrase that says where the validation images come from.
 
         Raises:
-            MlclError: if ``val_fraction`` cannot be carved, or a file is missing or wrong.
+            MlclError: if ``val_fraction`` is set for a dataset that does not allow it, or a file is missing or wrong.
         """
         train, val, test = (self._filtered(split) for split in ("train", "val", "test"))
         val_source = "its own split"
@@ -181,8 +171,8 @@ class MultiLabelDataModule(LightningDataModule):
             order = np.random.default_rng(self.split_seed).permutation(len(train.paths))
             held_out = np.zeros(len(order), dtype=bool)
             held_out[order[: round(self.val_fraction * len(order))]] = True
-            train, val, val_source = train.take(~held_out), train.take(held_out), "carved from train"
-            test, val_source = (test, val_source) if test is not None else (val, "carved from train; also the test")
+            train, val, val_source = train.take(~held_out), train.take(held_out), "held out from train"
+            test, val_source = (test, val_source) if test is not None else (val, "held out from train; also the test")
         elif val is None:
             val, val_source = test, "the test images: selection sees them; --data.val_fraction 0.1 holds some out"
         elif test is None:
@@ -192,14 +182,19 @@ class MultiLabelDataModule(LightningDataModule):
         return val_source
 
     def dataset(self, split: Split, augmented: bool = True) -> ImageDataset:
-        """The images of a split, augmented for ``train`` unless told otherwise, else plainly resized.
+        """The images of a split.
+
+        Args:
+            split: train, val or test.
+            augmented: augment training images; all others are resized only.
 
         Raises:
             MlclError: if the dataset has no such split, or it is empty.
         """
         if split not in self.splits or not len(self.splits[split].paths):
-            remedy = {"train": "check its splits and data.val_fraction" if self.splits else "call setup() first"}
-            hint = remedy.get(split, "hold some out with --data.val_fraction 0.1, or give them a split")
+            hint = "hold some out with --data.val_fraction 0.1, or give them a split"
+            if split == "train":
+                hint = "check its splits and data.val_fraction" if self.splits else "call setup() first"
             raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images: {hint}")
         mode = INTERPOLATIONS[self.interpolation or "bilinear"]
         training = split == "train" and augmented
@@ -209,7 +204,7 @@ class MultiLabelDataModule(LightningDataModule):
             else augmentations.evaluation(self.image_size, mode)
         )
         samples, pixels, skip = self.splits[split], None, self.on_bad_image == "skip"
-        if self.cache != "none" and (augmented or split != "train"):  # not for a single look at the plain images
+        if self.cache != "none" and (augmented or split != "train"):  # plain training images are read only once
             folder = Path(self.cache_dir) if self.cache_dir else None
             pixels = open_cache(samples.paths, augmentation, self.cache, folder, self.workers, skip)
         bad = BadImages(self._own_name(split), len(samples.paths), self._bad_list) if skip else None
@@ -218,9 +213,9 @@ class MultiLabelDataModule(LightningDataModule):
         return ImageDataset(samples, augmentation, self.views, global_seed(), pixels, self.augment_on == "device", bad)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """As Lightning does, and then the steps of the augmentation that were left to the device.
+        """As Lightning does, then the remaining steps of the augmentation (``augment_on`` device).
 
-        What was drawn for them stays on the CPU: what depends on it is decided without waiting for the device.
+        Their random numbers stay on the CPU, so that the device need not be waited for.
         """
         drawn = batch.pop("drawn", None) if isinstance(batch, dict) else None
         batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
@@ -229,7 +224,7 @@ class MultiLabelDataModule(LightningDataModule):
         return batch
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Shuffled; the last, smaller batch is dropped unless it is the only one."""
+        """In random order; the last batch is dropped if it is smaller, unless it is the only one."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -241,7 +236,7 @@ class MultiLabelDataModule(LightningDataModule):
         return self._loader("test")
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch to go on with: Lightning starts the loader's workers before it tells the sampler (2.6.6)."""
+        """The epoch to continue with: Lightning (2.6.6) starts the workers before it sets the sampler's epoch."""
         return {"next_epoch": self.trainer.current_epoch + 1 if self.trainer else 0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -270,29 +265,12 @@ class MultiLabelDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
             drop_last=training and len(sampler) >= self.batch_size,
-            # Its own generator: otherwise the base seed of the workers is drawn from the global one, which stands
-            # elsewhere after a resume.
+            # Otherwise the workers' base seed comes from the global generator, whose state differs after a resume.
             generator=torch.Generator().manual_seed(global_seed()),
         )
 
 
-class MissingImages(MlclError):
-    """Images that are listed are not there."""
-
-
-def _check_files(paths: Sequence[Path], split: str, allowed: int) -> None:
-    """One listing per folder instead of one question per file: 82,783 answers in a tenth of a second."""
-    folders = {folder: _listing(folder) for folder in {path.parent for path in paths}}
-    missing = [path for path in paths if path.name not in folders[path.parent]]
-    if len(missing) > allowed:
-        raise MissingImages(
-            f"{len(missing):,} of {len(paths):,} {split} images are missing, the first is {short(str(missing[0]))}; "
-            "check --data.root"
-        )
-
-
-def _listing(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except (OSError, ValueError):  # absent, no folder, or a name that none can have
-        return set()
+def one_of(name: str, value: str, *known: str) -> None:
+    """Raise MlclError unless the value of this data option is a known one."""
+    if value not in known:
+        raise MlclError(f"data.{name} is {value!r}; known: {', '.join(known)}")

@@ -1,16 +1,15 @@
-"""Decoded, resized pictures of a split in one file, shared by all processes and all runs that want the same pixels.
+"""Decoded, resized pictures of a split in one memory-mapped file, which all processes and later runs share.
 
-A row of it is mapped memory; decoding and resizing the JPEG takes dozens of times longer than copying that.
+Copying a row of it is dozens of times faster than decoding and resizing a JPEG.
 """
 
-import functools
+import atexit
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,19 +19,18 @@ import torch
 import torchvision
 from filelock import FileLock
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mlcl.data.augment import Augmentation
 from mlcl.data.images import ImageError, read_image
+from mlcl.data.progress import with_progress
 from mlcl.errors import MlclError, visible
-from mlcl.system import signals
+from mlcl.system.files import write_whole
 
-_FORMAT = 1  # to be raised with the meaning of what is written
+_FORMAT = 1  # to be raised when another content is written for the same pictures
 _NO_SIZE = torch.zeros(2, dtype=torch.int32)
-_AT_ONCE = 16  # pictures per message from a decoding process
+_BATCH = 16  # pictures per message from a decoding process
 
 
 class CachedPixels:
@@ -42,28 +40,28 @@ class CachedPixels:
         path: a ``.npy`` file, from :func:`open_cache`.
 
     Raises:
-        ValueError: if it is not what :func:`open_cache` writes.
+        ValueError: if it has another content.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Copy on write: the file is never written to, and torch wants arrays that it could write to.
+        # Copy on write: torch wants writable arrays, and the file must never change.
         self.rows: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
         if self.rows.ndim != 1 or self.rows.dtype.names != ("size", "pixels"):
-            raise ValueError(f"{path} is no cache of pictures")
+            raise ValueError(f"{path} is not a cache of pictures")
 
     def __call__(self, index: int) -> tuple[Tensor, tuple[int, int]]:
-        """The square picture (3, side, side) uint8, mapped, so to be copied before it is changed; the original's size.
+        """The square picture (3, side, side) uint8, and height and width of the original.
 
-        The size is 0 where the picture could not be read. (Reading a row into memory of its own halves the images per
-        second.)
+        The picture is mapped memory: copy it before changing it. (Copying here would halve the images per second.) The
+        size is 0 if the picture could not be read.
         """
         row = self.rows[index]
         height, width = row["size"].tolist()
         return torch.from_numpy(row["pixels"]).permute(2, 0, 1), (height, width)
 
     def __reduce__(self) -> tuple[type["CachedPixels"], tuple[Path]]:
-        """A process that is spawned, not forked, maps the file itself instead of being sent all of it."""
+        """A spawned process maps the file itself; pickling would send it all pixels."""
         return CachedPixels, (self.path,)
 
 
@@ -75,15 +73,12 @@ def open_cache(
     workers: int = 0,
     skip: bool = False,
 ) -> CachedPixels:
-    """The cache of these pictures; where there is none yet, the first process that asks writes it, the others wait.
-
-    Its name is a hash of all that changes its content: the files (path, size, time of change), the side, the
-    interpolation, the versions of what decodes and resizes. Three of its pictures are compared with their files.
+    """The cache of these pictures. If there is none, the first process writes it and the others wait.
 
     Args:
         paths: of the pictures.
         augmentation: whose square is kept.
-        kind: ``disk``; or ``ram``, shared memory, given back when this process ends.
+        kind: ``disk``; or ``ram``, a file in shared memory that is deleted when this process ends.
         folder: to write to; by default ``mlcl/pixels`` in the user's cache folder, or in shared memory.
         workers: processes that decode.
         skip: leave out pictures that cannot be read.
@@ -97,21 +92,20 @@ def open_cache(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder == _shared_memory() and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
             raise PermissionError(None, "the folder belongs to another user")
-        cache = _opened(path, paths, augmentation)  # without the lock: another user's folder may be read-only
+        cache = _opened(path, len(paths), augmentation)  # without the lock: the folder may be read-only
         if cache is None:
             with FileLock(path.with_suffix(".lock")):
-                cache = _opened(path, paths, augmentation)
+                cache = _opened(path, len(paths), augmentation)
                 if cache is None:
                     _write(path, _Squares(paths, augmentation, skip), workers, spare=0.1 if kind == "ram" else 0.0)
                     cache = CachedPixels(path)
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
         raise MlclError(
-            f"no cache of pictures in {folder}: {error.strerror or error}{where}; give --data.cache_dir another "
-            "folder, or --data.cache none"
+            f"no cache of pictures in {folder}: {error.strerror or error}; give --data.cache_dir another folder, or "
+            "--data.cache none"
         ) from error
-    if kind == "ram":  # who has it open keeps it; without this it would stay until the machine restarts
-        signals.when_ending(functools.partial(_remove, path, os.getpid()))
+    if kind == "ram":  # processes that have mapped it keep it; shared memory would otherwise stay until a restart
+        atexit.register(path.unlink, missing_ok=True)
     return cache
 
 
@@ -139,75 +133,50 @@ def _row(side: int) -> np.dtype[Any]:
 
 
 def _write(path: Path, squares: _Squares, workers: int, spare: float) -> None:
-    """Under another name until it is whole. Written, not mapped: on a full disk a mapped page kills the process."""
-    count, side, partial = len(squares), squares.augmentation.side, path.with_suffix(".partial")
+    """Write the cache, if a share ``spare`` of the free space remains: loaders use shared memory, too."""
+    count, side = len(squares), squares.augmentation.side
     dtype = _row(side)
-    if path.exists():
-        _tell(f"{path} is damaged and written again")
-    _announce(path.parent, count, dtype.itemsize, side, spare)
-    loader = DataLoader(squares, batch_size=_AT_ONCE, num_workers=workers)
-    columns = TextColumn("caching"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    try:
-        with partial.open("wb") as file, Progress(*columns, console=Console(file=sys.stderr)) as progress:
-            task = progress.add_task("caching", total=count)
+    needed, free = count * dtype.itemsize, shutil.disk_usage(path.parent).free
+    what = f"a cache of {count:,} pictures at {side} x {side} takes {_gigabytes(needed)} in {path.parent}"
+    if needed > (1 - spare) * free:
+        raise MlclError(
+            f"{what}, {_gigabytes(free)} are free: give --data.cache_dir another folder, or --data.cache none"
+        )
+    print(visible(what), file=sys.stderr, flush=True)  # not say: any rank may be the one that writes
+    for stale in path.parent.glob(f".{path.stem}.*"):  # of a killed process; as we have the lock, nobody is writing it
+        stale.unlink()
+
+    def content(partial: Path) -> None:
+        # Written, not mapped: on a full disk, writing to mapped memory kills the process.
+        with partial.open("wb") as file:
             header = {"descr": dtype.descr, "fortran_order": False, "shape": (count,)}
             np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
-            for pixels, sizes in loader:
+            for pixels, sizes in with_progress(DataLoader(squares, _BATCH, num_workers=workers), "caching"):
                 rows = np.empty(len(sizes), dtype=dtype)
                 rows["size"], rows["pixels"] = sizes.numpy(), pixels.numpy()
                 file.write(rows.tobytes())
-                progress.advance(task, len(rows))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    write_whole(path, content)
 
 
-def _announce(folder: Path, count: int, row: int, side: int, spare: float) -> None:
-    """Say what it will take.
-
-    Args:
-        folder: to write to.
-        count: of pictures.
-        row: bytes of each.
-        side: of each, in pixels.
-        spare: share of the free space to leave: loaders pass their batches through shared memory, too.
-
-    Raises:
-        MlclError: if that is more than there is.
-    """
-    needed, free = count * row, shutil.disk_usage(folder).free
-    what = f"a cache of {count:,} pictures at {side} x {side} takes {_size(needed)} in {folder} ({_size(free)} free)"
-    if needed > (1 - spare) * free:
-        raise MlclError(f"{what}: give --data.cache_dir another folder, or --data.cache none")
-    _tell(what)
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"
 
 
-def _tell(line: str) -> None:
-    """By whichever process writes, which need not be the first."""
-    print(visible(line), file=sys.stderr, flush=True)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _opened(path: Path, paths: Sequence[Path], augmentation: Augmentation) -> CachedPixels | None:
-    """The file, if it is there, of the right form, and holds what its pictures are; else None."""
-    squares = _Squares(paths, augmentation, skip=True)
+def _opened(path: Path, count: int, augmentation: Augmentation) -> CachedPixels | None:
+    """The file, if it is there and has the right form; else None."""
     try:
         cache = CachedPixels(path)
-        whole = len(cache.rows) == len(paths) and cache.rows.dtype == _row(augmentation.side)
-        for index in {0, len(paths) // 2, len(paths) - 1} if whole else ():
-            (pixels, size), (kept, kept_size) = squares[index], cache(index)
-            whole = whole and kept_size == tuple(size.tolist()) and torch.equal(kept.permute(1, 2, 0), pixels)
-    except (FileNotFoundError, ValueError, EOFError):  # none, no .npy file, or cut off
+    except (FileNotFoundError, ValueError, EOFError):  # missing, another content, or cut off
         return None
-    return cache if whole else None
+    return cache if len(cache.rows) == count and cache.rows.dtype == _row(augmentation.side) else None
 
 
 def _key(paths: Sequence[Path], augmentation: Augmentation, skip: bool) -> str:
+    """Hash of all that changes the pixels: files (path, size, modification time), resizing, versions of the libraries.
+
+    Not the fingerprint of a split in ``mlcl.runs.provenance``, which compares names and labels between machines.
+    """
     versions = torchvision.__version__, PIL.__version__
     digest = hashlib.blake2b(repr((_FORMAT, augmentation.side, str(augmentation.mode), versions)).encode())
     for path in paths:
@@ -230,9 +199,3 @@ def _shared_memory() -> Path:
     memory = Path("/dev/shm")
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return (memory if memory.is_dir() else Path(tempfile.gettempdir())) / f"mlcl-{user}"
-
-
-def _remove(path: Path, process: int) -> None:
-    if os.getpid() == process:  # not a forked one
-        with suppress(OSError), FileLock(path.with_suffix(".lock"), timeout=5):
-            path.unlink(missing_ok=True)

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-import tempfile
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlcl.data.download import fetch
 from mlcl.data.file_names import below, checked, short
 from mlcl.data.labels import encode
 from mlcl.errors import MlclError
+from mlcl.system.files import write_whole
 
 # In the order of the category ids, which run from 1 to 90 with holes.
 COCO_CLASSES = tuple(
@@ -31,8 +33,14 @@ _ARCHIVES = (
     (f"{_HOST}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014"),
     (f"{_HOST}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014"),
 )
-_KEYS = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotations": ("image_id", "category_id")}
-_CACHE_FORMAT = 2  # to be raised with the meaning of what _parse returns
+_ID = int | float | str
+_KEYS: dict[str, dict[str, Any]] = {  # the keys that are used, of the entries of each list
+    "categories": {"id": _ID, "name": str},
+    "images": {"id": _ID, "file_name": str},
+    "annotations": {"image_id": _ID, "category_id": _ID},
+}
+_LONGEST = 5000  # characters of a name: NumPy uses as many for every other name, 4 bytes each
+_CACHE_FORMAT = 2  # to be raised when _parse returns something else
 _FOLDERS: dict[Split, str] = {"train": "train2014", "test": "val2014"}
 
 
@@ -54,7 +62,7 @@ class COCO2014(MultiLabelDataModule):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Download where asked to; check that the tree is whole."""
+        """Download if asked to; check that every image is there."""
         if self.download:
             for url, md5, folder in _ARCHIVES:
                 fetch(url, self.root, md5, self.root / folder)
@@ -97,57 +105,43 @@ def read_coco(annotations: Path, images: Path, classes: tuple[str, ...]) -> Samp
 
 
 def _cached(annotations: Path) -> dict[str, Any]:
-    """The parsed file. COCO's own costs 10 s and 2 GB in every process; this costs 0.1 s after the first time."""
+    """The parsed file. Parsing COCO's own takes 10 s and 2 GB in every process; reading this cache takes 0.1 s."""
     state = annotations.stat()
     key = f"{_CACHE_FORMAT}:{annotations.resolve()}:{state.st_size}:{state.st_mtime_ns}"
     name = f"{annotations.stem}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.npz"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlcl" / "labels"
-    cache = folder / name
-    if cache.is_file():
-        try:
-            with cache.open("rb") as file, np.load(file) as stored:  # no pickle: arrays of numbers and text only
-                return {key: stored[key] for key in ("classes", "file_names", "targets")}
-        except Exception:  # damaged: parse again and replace it
-            cache.unlink(missing_ok=True)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlcl" / "labels" / name
+    with suppress(Exception):  # missing or damaged
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {key: stored[key] for key in ("classes", "file_names", "targets")}
     table = _parse(annotations)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz", delete=False) as partial:
-            np.savez_compressed(partial, **table)
-        os.replace(partial.name, cache)  # several processes may do this at once; each writes the same
-    except OSError:
-        pass  # no place for a cache: only slower
+    with suppress(MlclError):  # without a cache it is only slower
+        write_whole(cache, lambda partial: np.savez_compressed(partial, **table))
     return table
 
 
 def _parse(annotations: Path) -> dict[str, Any]:
-    """Read and checked by hand: pycocotools takes two images with one id for one, and a file without annotations."""
+    """Not by pycocotools, which silently drops an image whose id is that of another."""
     try:
-        with annotations.open(encoding="utf-8-sig") as file:
-            content = json.load(file)
+        content = json.loads(annotations.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise MlclError(f"{annotations} cannot be read: {error.strerror}") from None
     except RecursionError:
         raise _NotCOCO(annotations, "it is nested without end") from None
-    except ValueError as error:  # truncated or wrong JSON, with its line; or no UTF-8
+    except ValueError as error:  # truncated or wrong JSON, with its line; or not UTF-8
         raise _NotCOCO(annotations, str(error)) from None
     categories, images, objects = (_entries(content, key, annotations) for key in _KEYS)
-    column = {category: k for k, category in enumerate(_in_order(categories, "categories", annotations))}
-    ids = _in_order(images, "images", annotations)
+    column = {category: k for k, category in enumerate(_sorted_ids(categories, "categories", annotations))}
+    ids = _sorted_ids(images, "images", annotations)
     present: dict[Any, set[int]] = {image: set() for image in ids}
     for number, entry in enumerate(objects):
-        if not _is_id(entry["category_id"]) or entry["category_id"] not in column:
-            named = short(repr(entry["category_id"]))
-            raise _NotCOCO(annotations, f"annotations[{number}]: category {named} is missing or unknown")
-        if not _is_id(entry["image_id"]):
-            raise _NotCOCO(annotations, f"annotations[{number}]: image_id is {short(repr(entry['image_id']))}")
-        if entry["image_id"] in present:  # else of an image that is not listed: a part of the images, as many use it
+        if entry["category_id"] not in column:
+            raise _NotCOCO(
+                annotations, f"annotations[{number}]: category {short(repr(entry['category_id']))} is unknown"
+            )
+        if entry["image_id"] in present:  # many use a part of the images with all of the annotations
             present[entry["image_id"]].add(column[entry["category_id"]])
     names = {entry["id"]: checked(entry["file_name"], f"{annotations}, images[{n}]") for n, entry in enumerate(images)}
     classes = {entry["id"]: entry["name"] for entry in categories}
-    for name in classes.values():
-        if not isinstance(name, str) or len(name) > 1000:
-            raise _NotCOCO(annotations, f"a category is called {short(repr(name))}")
     return {
         "classes": np.array([classes[category] for category in column], dtype=str),
         "file_names": np.array([names[image] for image in ids], dtype=str),
@@ -161,35 +155,23 @@ class _NotCOCO(MlclError):
 
 
 def _entries(content: Any, key: str, annotations: Path) -> list[dict[str, Any]]:
-    """One of the lists in the file, its entries with all that is needed of them."""
+    """One of the lists in the file; what we use of each entry is number or text."""
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise _NotCOCO(annotations, f"it has no list {key!r}")
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise _NotCOCO(annotations, f"{key}[{number}] is {short(repr(entry))}")
-        for needed in _KEYS[key]:
-            if needed not in entry:
-                raise _NotCOCO(annotations, f"{key}[{number}]: {needed!r} is missing")
+        for name, kind in _KEYS[key].items():
+            value = entry.get(name) if isinstance(entry, dict) else None
+            if not isinstance(value, kind) or value != value or len(str(value)) > _LONGEST:  # NaN differs from itself
+                raise _NotCOCO(annotations, f"{key}[{number}]: {name} is {short(repr(value))}")
     return entries
 
 
-def _in_order(entries: list[dict[str, Any]], key: str, annotations: Path) -> list[Any]:
-    """Their ids, sorted."""
-    seen: dict[Any, int] = {}
-    for number, entry in enumerate(entries):
-        own = entry["id"]
-        if not _is_id(own):
-            raise _NotCOCO(annotations, f"{key}[{number}]: id is {short(repr(own))}")
-        if own in seen:
-            raise _NotCOCO(annotations, f"{key}[{number}]: id {short(repr(own))} is also that of {key}[{seen[own]}]")
-        seen[own] = number
+def _sorted_ids(entries: list[dict[str, Any]], key: str, annotations: Path) -> list[Any]:
+    counts = Counter(entry["id"] for entry in entries)
+    if twice := [number for number, count in counts.items() if count > 1]:
+        raise _NotCOCO(annotations, f"two of the {key} have the id {short(repr(twice[0]))}")
     try:
-        return sorted(seen)
+        return sorted(counts)
     except TypeError:
-        raise _NotCOCO(annotations, f"the ids of {key} are numbers and text") from None
-
-
-def _is_id(value: Any) -> bool:
-    """Number or text; NaN, which is not even itself, is none."""
-    return isinstance(value, int | float | str) and value == value
+        raise _NotCOCO(annotations, f"some ids of {key} are numbers, some text") from None

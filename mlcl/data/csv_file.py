@@ -5,36 +5,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlcl.data.base import MultiLabelDataModule, Split
-from mlcl.data.csv_rows import read_rows
+from mlcl.data.csv_rows import Rows, read_rows
 from mlcl.data.dataset import Samples
 from mlcl.data.file_names import checked, short
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets
 from mlcl.errors import MlclError
 
 _CODES = {"1": PRESENT, "0": ABSENT, "-1": UNKNOWN, "": UNKNOWN, "1.0": PRESENT, "0.0": ABSENT, "-1.0": UNKNOWN}
-_NO_LABEL = 9
 
 
 class CSVDataset(MultiLabelDataModule):
     """Pictures listed in a CSV file with a header line; commas, semicolons or tabs, UTF-8 or UTF-16.
 
-    Labels come as one column per class (1 present, 0 absent, -1 or empty unknown), or as one column of names
-    separated by ``;`` (then every other class is absent; an empty cell is an image without a label, -1 one whose
-    labels are unknown).
-    Splits come from a column (``train``, ``val``, ``test``), from a file each, or from fractions.
+    Labels are one column per class (1 present, 0 absent, -1 or empty unknown), or one column of names separated by
+    ``;`` (every other class is absent; an empty cell is an image without a label, -1 an image with unknown labels).
+    Splits are given by a column (``train``, ``val``, ``test``), by a file each, or by fractions.
 
     Args:
         csv: the table, relative to ``root``; with ``val_csv`` or ``test_csv`` it is the training split.
-        root: folder that the paths in the table start from; by default the table's own. The table is yours: its paths
-            may be absolute, and may leave the folder.
+        root: folder that the paths in the table start from; by default the table's own. Paths may be absolute, and may
+            lead out of the folder.
         image_column: column with the path of the picture.
         labels_column: column with ``;``-separated names; by default every other column is a class.
         split_column: column with the split of the row, used if the table has it.
         val_csv: table of the validation split.
         test_csv: table of the test split.
-        test_fraction: share of the rows carved out as the test split, where nothing else says which.
+        test_fraction: share of the rows held out as the test split, without a split column and ``test_csv``.
         classes: names of the classes in order; by default those found, columns in their order, names sorted.
         **settings: see :class:`MultiLabelDataModule`.
 
@@ -64,45 +63,42 @@ class CSVDataset(MultiLabelDataModule):
         self.files: dict[Split, str] = {"train": csv}
         self.files |= {"val": val_csv} if val_csv else {}
         self.files |= {"test": test_csv} if test_csv else {}
-        self._read: dict[Split, Samples] = {}  # of each table
         if twice := [name for name, times in Counter(classes or ()).items() if times > 1]:
             raise MlclError(f"data.classes names {short(twice[0])!r} more than once")
-        self._tables = {split: self._read_table(self.root / name) for split, name in self.files.items()}
-        self.classes = tuple(classes) if classes else self._find_classes()
+        tables = {split: self._read_table(self.root / name) for split, name in self.files.items()}
+        self.classes = tuple(classes) if classes else self._find_classes(tables)
         if not self.classes:
             raise MlclError(f"{self.root / csv} names no class; give data.classes, or a column per class")
+        self._samples = {split: self._labelled(split, *table) for split, table in tables.items()}
+        self._split_of_row = self._read_split_column(*tables["train"])
 
     def portable_arguments(self) -> dict[str, Any]:
-        """As in the base; the table by its place under that root, and the classes: another might not show all."""
+        """As in the base; the table by its place under that root, and the classes: another table might lack some."""
         return {**super().portable_arguments(), "csv": self.files["train"], "classes": list(self.classes)}
 
     def read_split(self, split: Split) -> Samples | None:
         """The rows of a split, by file, by column, or by fraction."""
         if len(self.files) > 1:
-            return self._samples(split, slice(None)) if split in self.files else None
-        header, rows = self._tables["train"]
-        if self.split_column in header:
-            named = np.array([row[header.index(self.split_column)].strip().lower() for row in rows.values()])
-            if unknown := set(named) - {"train", "val", "test"}:
-                raise MlclError(
-                    f"{self.root / self.files['train']}: column {self.split_column} holds "
-                    f"{short(sorted(unknown)[0])!r}; use train, val or test"
-                )
-            return self._samples("train", named == split) if (named == split).any() else None
-        order = np.random.default_rng(self.split_seed).permutation(len(rows))
-        in_test = np.zeros(len(rows), dtype=bool)
-        in_test[order[: round(self.test_fraction * len(rows))]] = True
-        chosen: dict[Split, Any] = {"train": ~in_test, "test": in_test if in_test.any() else None}
-        return None if chosen.get(split) is None else self._samples("train", chosen[split])
+            return self._samples.get(split)
+        samples = self._samples["train"]
+        if self._split_of_row is not None:
+            return samples.take(self._split_of_row == split) if split in self._split_of_row else None
+        count = len(samples.paths)
+        in_test = np.zeros(count, dtype=bool)
+        order = np.random.default_rng(self.split_seed).permutation(count)
+        in_test[order[: round(self.test_fraction * count)]] = True
+        if split == "val" or (split == "test" and not in_test.any()):
+            return None
+        return samples.take(in_test if split == "test" else ~in_test)
 
-    def _read_table(self, file: Path) -> tuple[list[str], dict[int, list[str]]]:
-        """Header and rows by their number in the file, each as long as the header; blank ones are left out."""
+    def _read_table(self, file: Path) -> tuple[list[str], Rows]:
+        """Header, and rows of the same length by their number in the file."""
         rows = read_rows(file, self.image_column)
         if len(rows) < 2:
             raise MlclError(f"{file} is empty: it needs a header line and a row per image")
         header = [name.strip() for name in rows.pop(min(rows))]
         while header[-1] == "" and all(row[len(header) - 1 :] in ([], [""]) for row in rows.values()):
-            header.pop()  # spreadsheets write columns that hold nothing
+            header.pop()  # spreadsheets write empty columns
             rows = {number: row[: len(header)] for number, row in rows.items()}
         if twice := sorted({name for name in header if name and header.count(name) > 1}):
             raise MlclError(f"{file} has two columns {short(twice[0])!r}")
@@ -112,13 +108,11 @@ class CSVDataset(MultiLabelDataModule):
         for number, row in rows.items():
             if len(row) != len(header):
                 raise MlclError(f"{file}, row {number}: {len(row)} cells, the header has {len(header)}")
-            if not (name := row[header.index(self.image_column)].strip()):
-                raise MlclError(f"{file}, row {number}: no picture in column {self.image_column!r}")
-            checked(name, f"{file}, row {number}")
+            checked(row[header.index(self.image_column)].strip(), f"{file}, row {number}, column {self.image_column}")
         return header, rows
 
-    def _find_classes(self) -> tuple[str, ...]:
-        header, _ = self._tables["train"]
+    def _find_classes(self, tables: dict[Split, tuple[list[str], Rows]]) -> tuple[str, ...]:
+        header, _ = tables["train"]
         if self.labels_column is None:
             if "" in header:
                 raise MlclError(
@@ -127,19 +121,29 @@ class CSVDataset(MultiLabelDataModule):
                 )
             return tuple(name for name in header if name not in (self.image_column, self.split_column))
         column = self.labels_column
-        cells = (row[head.index(column)] for head, rows in self._tables.values() for row in rows.values())
+        cells = (row[head.index(column)] for head, rows in tables.values() for row in rows.values())
         return tuple(sorted({name for cell in cells for name in _names(cell)} - {"-1"}))
 
-    def _samples(self, table: Split, chosen: Any) -> Samples:
-        if table not in self._read:  # each split is asked for several times, and may be a part of one table
-            header, rows = self._tables[table]
-            file = self.root / self.files[table]
-            paths = [self.root / row[header.index(self.image_column)].strip() for row in rows.values()]
-            targets = self._named(header, rows, file) if self.labels_column else self._coded(header, rows, file)
-            self._read[table] = Samples(paths, targets)
-        return self._read[table].take(chosen)
+    def _read_split_column(self, header: list[str], rows: Rows) -> NDArray[np.str_] | None:
+        """(N,) train, val or test; None if there is no such column, or each split has its own file."""
+        if self.split_column not in header or len(self.files) > 1:
+            return None
+        named = np.array([row[header.index(self.split_column)].strip().lower() for row in rows.values()])
+        if unknown := set(named.tolist()) - {"train", "val", "test"}:
+            raise MlclError(
+                f"{self.root / self.files['train']}: column {self.split_column} holds "
+                f"{short(min(unknown))!r}; use train, val or test"
+            )
+        return named
 
-    def _named(self, header: list[str], rows: dict[int, list[str]], file: Path) -> Targets:
+    def _labelled(self, split: Split, header: list[str], rows: Rows) -> Samples:
+        file = self.root / self.files[split]
+        paths = [self.root / row[header.index(self.image_column)].strip() for row in rows.values()]
+        return Samples(
+            paths, self._named(header, rows, file) if self.labels_column else self._coded(header, rows, file)
+        )
+
+    def _named(self, header: list[str], rows: Rows, file: Path) -> Targets:
         """(N, K) from a column of names."""
         column, place = header.index(str(self.labels_column)), {name: k for k, name in enumerate(self.classes)}
         targets = np.full((len(rows), self.num_classes), ABSENT, dtype=np.int8)
@@ -147,31 +151,31 @@ class CSVDataset(MultiLabelDataModule):
             names = _names(row[column])
             if names == {"-1"}:
                 target[:] = UNKNOWN
-                continue
-            if unknown := names - place.keys():
+            elif unknown := names - place.keys():
                 known = short(", ".join(self.classes[:12]))
-                wrong = short(sorted(unknown)[0])
-                raise MlclError(f"{file}, row {number}: unknown class {wrong!r}; known: {known}")
-            target[[place[name] for name in names]] = PRESENT
+                raise MlclError(f"{file}, row {number}: unknown class {short(min(unknown))!r}; known: {known}")
+            else:
+                target[[place[name] for name in names]] = PRESENT
         return targets
 
-    def _coded(self, header: list[str], rows: dict[int, list[str]], file: Path) -> Targets:
-        """(N, K) from a column per class; each is looked up once, as there may be thousands."""
+    def _coded(self, header: list[str], rows: Rows, file: Path) -> Targets:
+        """(N, K) from a column per class; the columns are found once, as there may be thousands."""
         place = {name: column for column, name in enumerate(header)}
         if missing := [name for name in self.classes if name not in place]:
             raise MlclError(f"{file} has no column for the class {short(missing[0])!r}")
         columns = [place[name] for name in self.classes]
         targets = np.empty((len(rows), self.num_classes), dtype=np.int8)
         for target, (number, row) in zip(targets, rows.items(), strict=True):
-            codes = [_CODES.get(row[column].strip(), _NO_LABEL) for column in columns]
-            if _NO_LABEL in codes:
-                wrong = codes.index(_NO_LABEL)
-                raise MlclError(
-                    f"{file}, row {number}: {short(row[columns[wrong]].strip())!r} in column "
-                    f"{short(self.classes[wrong])!r} is no label; use 1, 0, -1 or nothing (or, for a column of names, "
-                    "data.labels_column)"
+            try:
+                target[:] = [_CODES[row[column].strip()] for column in columns]
+            except KeyError as error:
+                name = next(
+                    n for n, column in zip(self.classes, columns, strict=True) if row[column].strip() == error.args[0]
                 )
-            target[:] = codes
+                raise MlclError(
+                    f"{file}, row {number}: {short(error.args[0])!r} in column {short(name)!r} is no label; use 1, 0, "
+                    "-1 or nothing (or, for a column of names, data.labels_column)"
+                ) from None
         return targets
 
 

@@ -1,4 +1,4 @@
-"""A table as people save it: with commas, semicolons or tabs, in UTF-8 or what spreadsheets call Unicode text."""
+"""Reading a CSV table: with commas, semicolons or tabs, in UTF-8, or in UTF-16 as spreadsheets save it."""
 
 import codecs
 import csv
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlcl.errors import MlclError
 
-Rows = dict[int, list[str]]  # by their number in the file
+Rows = dict[int, list[str]]  # by their number in the file, from 1
 
 
 def read_rows(file: Path, column: str) -> Rows:
@@ -18,52 +18,35 @@ def read_rows(file: Path, column: str) -> Rows:
         column: a name in the header: the delimiter (comma, semicolon, tab) is the one that shows it.
 
     Raises:
-        MlclError: if the file is missing or no such table; with the line.
+        MlclError: if the file is missing or not such a table.
     """
     text = _text(file)
-    found = next((d for d in ",;\t" if column in _header(text, d)), ",")
-    return _parsed(text, found, file)
+    for delimiter in ",;\t":
+        rows = _parsed(text, delimiter, file)
+        if column in [cell.strip() for cell in next(iter(rows.values()), [])]:
+            return rows
+    return _parsed(text, ",", file)
 
 
 def _text(file: Path) -> str:
     try:
         data = file.read_bytes()
-    except FileNotFoundError:
-        raise MlclError(f"{file}: no such table (data.csv, relative to data.root)") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        reason = getattr(error, "strerror", None) or error
-        raise MlclError(f"{file} cannot be read: {reason} (data.csv, relative to data.root)") from None
+        raise MlclError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error} (data.csv)") from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if not wide and (at := data.find(0)) >= 0:  # UTF-16 without its mark, or no text at all
-        raise MlclError(f"{file}, line {data.count(10, 0, at) + 1}: a zero byte; save the table as UTF-8 text")
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        if wide:
-            raise MlclError(f"{file} is not the UTF-16 file that it starts like: {error.reason}") from None
-        # Latin-1 and its like are not guessed: a wrong guess is another file name, or another class.
-        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
-        raise MlclError(
-            f"{file}, line {line}: byte 0x{byte:02x} is not UTF-8; save the table as UTF-8, for example with "
-            f"iconv -f LATIN1 -t UTF-8"
-        ) from None
-
-
-def _header(text: str, delimiter: str) -> list[str]:
-    try:
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        return [cell.strip() for cell in next((row for row in rows if any(cell.strip() for cell in row)), [])]
-    except csv.Error:
-        return []
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:  # other encodings are not guessed: a wrong guess is another file name or class
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MlclError(f"{file}, line {line}: {error}; save the table as UTF-8") from None
+    if (at := text.find("\0")) >= 0:  # UTF-16 without its mark, or no text at all
+        raise MlclError(f"{file}, line {text.count(chr(10), 0, at) + 1}: a zero byte; save the table as UTF-8")
+    return text
 
 
 def _parsed(text: str, delimiter: str, file: Path) -> Rows:
-    rows: Rows = {}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        for number, row in enumerate(reader, 1):
-            if any(cell.strip() for cell in row):
-                rows[number] = row
+        return {number: row for number, row in enumerate(reader, 1) if any(cell.strip() for cell in row)}
     except csv.Error as error:
         raise MlclError(f"{file}, line {reader.line_num}: {error} (a quote that nothing closes?)") from None
-    return rows

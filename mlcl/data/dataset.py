@@ -1,4 +1,4 @@
-"""Samples of a split as the batch contract wants them: pixels, targets, index."""
+"""The samples of a split: pixels, targets, index; and how they become a batch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ from mlcl.data.labels import UNKNOWN, Targets
 from mlcl.system.seeding import seeded
 
 Size = tuple[int, int]  # height and width in pixels
+Pixels = Callable[[int], tuple[Tensor, Size]]  # index -> input of the first step (3, h, w), size of the original
 _GREY = 128
-Pixels = Callable[[int], tuple[Tensor, Size]]  # index to what the steps begin with, and the size of the original
 
 
 class Samples(NamedTuple):
-    """The images of a split and what is known of them."""
+    """The images of a split and their labels."""
 
     paths: Sequence[Path]  # N
     targets: Targets  # (N, K) int8 in {1, 0, -1}
@@ -33,17 +33,17 @@ class Samples(NamedTuple):
 
 
 class ImageDataset(Dataset[dict[str, Tensor]]):
-    """Pictures and targets as the batch contract wants them.
+    """Augmented pictures, targets and indices.
 
     Args:
         samples: paths and targets.
         augmentation: any picture to (3, S, S).
-        views: number of times each picture is augmented; 1 gives no view axis.
+        views: V, number of times each picture is augmented; 1 gives no view axis.
         seed: of the augmentation.
-        pixels: where pictures come from; by default each is decoded from its file.
-        on_device: leave what can wait to :meth:`finish`, on the whole batch.
-        bad: where pictures that cannot be read are noted; they come as grey ones of which nothing is known. By default
-            they are an error.
+        pixels: a cache; by default each picture is decoded from its file.
+        on_device: leave all steps that take pictures of one size to :meth:`finish`, on the whole batch.
+        bad: the list of pictures that cannot be read; they become grey ones with unknown labels. By default they are an
+            error.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         self.samples, self.augmentation, self.views, self.seed, self.bad = samples, augmentation, views, seed, bad
         self.pixels = pixels or self._decoded
         steps = len(augmentation.steps)
-        # Pictures of different sizes make no batch: where the first step sees the original, it belongs here.
+        # Pictures of different sizes make no batch: a step that crops the original is done here.
         originals = pixels is None and augmentation.crops_original
-        self.here = (1 if originals else 0) if on_device else steps  # so many steps are done in this process
+        self.here = (1 if originals else 0) if on_device else steps  # number of steps done by __getitem__
 
     def __len__(self) -> int:
         """Number of images."""
@@ -71,14 +71,14 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         """The sample of ``(epoch, index)`` (a plain index means epoch 0).
 
         Returns:
-            ``image`` (3, S, S) or (V, 3, S, S) uint8, ``target`` (K,) int8, ``index`` () int64; with steps left to the
-            device also ``drawn`` (V, P) float64, what they need to know, and S may be another until then.
+            ``image`` (3, S, S) or (V, 3, S, S) uint8, ``target`` (K,) int8, ``index`` () int64. With steps left to the
+            device also ``drawn`` (V, P) float64, the random numbers of all steps; S may be another until then.
         """
         sample = self._sample(key)
-        return {**sample, "image": sample["image"].clone()}  # it may be a cache's own memory
+        return {**sample, "image": sample["image"].clone()}  # it may be mapped memory of the cache
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, Tensor]]:
-        """The samples of a batch, for torch's loader, which copies them into one tensor at once."""
+        """The samples of a batch, for torch's loader; not cloned, since collating copies them."""
         return [self._sample(key) for key in keys]
 
     def _sample(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
@@ -86,8 +86,9 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         target = torch.from_numpy(self.samples.targets[index])
         try:
             picture, size = self.pixels(index)
-            if not size[0]:  # the cache has none of it
-                picture, size = self._read_again(index)
+            if not size[0]:  # could not be read when the cache was written: read again, for the reason
+                picture, size = self._decoded(index)
+                picture = self.augmentation.resized(picture)
         except ImageError as error:
             if self.bad is None:
                 raise error.with_remedy(self.samples.paths[index]) from error
@@ -108,14 +109,14 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         return sample | ({"drawn": torch.stack(drawn)} if self.here < len(self.augmentation.steps) else {})
 
     def finish(self, image: Tensor, drawn: Tensor) -> Tensor:
-        """The steps that were left out, on a batch.
+        """The remaining steps, on a batch.
 
         Args:
             image: (B, 3, H, W) or (B, V, 3, H, W) uint8, on any device.
             drawn: (B, V, P), on the CPU.
 
         Returns:
-            The same with S for H and W.
+            (B, 3, S, S) or (B, V, 3, S, S) uint8.
         """
         done = self.augmentation.apply(image.flatten(0, -4), drawn.flatten(0, 1), first=self.here)
         return torch.unflatten(done, 0, image.shape[:-3])
@@ -125,17 +126,11 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         height, width = picture.shape[-2:]
         return self.augmentation.square(picture), (height, width)
 
-    def _read_again(self, index: int) -> tuple[Tensor, Size]:
-        """For the reason, or because the file is there by now."""
-        picture = read_image(self.samples.paths[index])
-        height, width = picture.shape[-2:]
-        return self.augmentation.resized(picture), (height, width)
-
 
 def collate(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A batch, its pixels left as decoders and resizing leave them, the three channels of a pixel side by side.
+    """A batch whose images are (B, 3, S, S) or (B, V, 3, S, S) in channels-last order in memory.
 
-    To sort them into planes here costs more than the copy itself, and the network wants ``channels_last`` anyway.
+    Decoding and resizing leave the pixels in that order; changing it here would cost more than the copy itself.
     """
     moved = [{**sample, "image": torch.as_tensor(sample["image"]).movedim(-3, -1)} for sample in samples]
     batch: dict[str, Tensor] = default_collate(moved)

@@ -4,11 +4,10 @@ from typing import Any
 
 from mlcl.data.coco import COCO2014
 from mlcl.data.demo_scenes import CLASSES, write_scenes
-from mlcl.errors import MlclError
 
 
 class Demo(COCO2014):
-    """Synthetic scenes with 12 classes, written on first use and the same for the same settings.
+    """Synthetic scenes with 12 classes, written on first use; the same settings give the same pictures.
 
     Args:
         root: folder to write to.
@@ -35,12 +34,5 @@ class Demo(COCO2014):
 
     def prepare_data(self) -> None:
         """Write the scenes where they are not there yet."""
-        try:
-            write_scenes(self.root, **self.scenes)
-        except FileExistsError as error:
-            raise MlclError(f"{error} (--data.root)") from None
-        except ValueError as error:
-            raise MlclError(f"data.train_images, test_images, scene_size or scene_seed is {error}") from None
-        except OSError as error:
-            raise MlclError(f"the scenes cannot be written to {self.root} (--data.root): {error.strerror}") from None
+        write_scenes(self.root, **self.scenes)
         super().prepare_data()

@@ -1,4 +1,4 @@
-"""An archive from the network: downloaded, compared with its checksum, and only then unpacked."""
+"""Downloading an archive, comparing its checksum, and unpacking it."""
 
 import tarfile
 import zipfile
@@ -10,21 +10,19 @@ from mlcl.errors import MlclError
 
 
 def fetch(url: str, root: Path, md5: str, brings: Path) -> None:
-    """Unpack an archive into a folder, unless that is done; a finished download that lies there is not fetched again.
-
-    Redirects are followed: whoever sends the file, it must be the one that the checksum tells.
+    """Unpack an archive into a folder, unless that is done; a finished download is not fetched again.
 
     Args:
-        url: of a zip or tar file.
+        url: of a zip or tar file; redirects are followed.
         root: folder.
         md5: of the file, hexadecimal.
-        brings: a file or folder of the archive: where it is there, so are the others, or an attempt was broken off.
+        brings: a file or folder of the archive: if it is there, the archive has been unpacked.
 
     Raises:
-        MlclError: if it cannot be had, is another file, or cannot be unpacked.
+        MlclError: if it cannot be downloaded, has another checksum, or cannot be unpacked.
     """
     file = root / url.rpartition("/")[2]
-    unfinished = root / f".{file.name}.unfinished"
+    unfinished = root / f".{file.name}.unfinished"  # is there while the archive is being unpacked
     if brings.exists() and not unfinished.exists():
         return
     try:
@@ -36,8 +34,7 @@ def fetch(url: str, root: Path, md5: str, brings: Path) -> None:
         reason = " ".join(str(error).split())[:200]
         if file.is_file() and not check_integrity(str(file), md5):
             file.unlink()
-            if isinstance(error, RuntimeError):  # torchvision's word for it
-                reason = f"what came is not the file with the MD5 checksum {md5}, and was removed"
+            reason = f"this is not the file with the MD5 checksum {md5}, so it was removed ({reason})"
         raise MlclError(
             f"{url} could not be downloaded to {root} (data.download): {reason}; try again, or unpack it there by hand"
         ) from error

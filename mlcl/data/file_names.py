@@ -1,4 +1,4 @@
-"""File names from annotation files, which others wrote: what no file can be called, what leads out of the dataset."""
+"""Checks of the file names in annotation files, which may come from strangers."""
 
 import os
 import sys
@@ -6,60 +6,49 @@ from pathlib import Path
 
 from mlcl.errors import MlclError
 
-_LONGEST = 4096  # what Linux takes for a path; NumPy would keep 4 bytes per character for every other name, too
-
 
 def checked(name: object, place: str) -> str:
     """A name that a file can have.
 
     Args:
-        name: as the annotation file gives it.
-        place: where it stands, for the message.
+        name: from the annotation file.
+        place: file and entry, for the message.
 
     Raises:
-        MlclError: if it is no text, or none that names a file.
+        MlclError: if it is no text, or no file can have that name.
     """
     if not isinstance(name, str) or not name.strip(" ./"):
         raise MlclError(f"{place}: {short(repr(name))} is no file name")
-    if len(name) > _LONGEST:
-        raise MlclError(f"{place}: a file name of {len(name):,} characters, {short(name)}")
-    if "\0" in name or not _encodes(name, "utf-8"):
-        raise MlclError(f"{place}: no file can be called {short(ascii(name))}")
-    if not _encodes(name, encoding := sys.getfilesystemencoding()):
-        raise MlclError(f"{place}: {short(ascii(name))} is no name in {encoding}; set PYTHONUTF8=1 in the environment")
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:  # half of a surrogate pair, or the locale is C
+        encoded = b"\0"
+    if b"\0" in encoded:
+        encoding = sys.getfilesystemencoding()
+        raise MlclError(f"{place}: {short(ascii(name))} cannot be a file's name (in {encoding}; see PYTHONUTF8)")
     return name
 
 
 def below(folder: Path, name: str, root: Path, place: str) -> Path:
-    """``folder / name``, as long as that lies in ``root``.
-
-    The path alone is looked at: links in the dataset may point elsewhere, which is how many keep theirs on other disks.
+    """``folder / name``, which must lie in ``root``. Links are not resolved: they may point to other disks.
 
     Args:
         folder: that the name is relative to.
-        name: as the annotation file gives it.
+        name: from the annotation file.
         root: of the dataset.
-        place: where it stands, for the message.
+        place: file and entry, for the message.
 
     Raises:
-        MlclError: if it is absolute, or climbs with ``..``, and does not end inside.
+        MlclError: if the path is outside of the root.
     """
     path = folder / name
-    if ".." in name or os.path.isabs(name):  # else there is nothing to resolve, 82,783 times
+    if ".." in name or os.path.isabs(name):  # resolving all of COCO's 82,783 names would take seconds
         inside = os.path.abspath(root)
         if os.path.commonpath([inside, os.path.abspath(path)]) != inside:
-            raise MlclError(f"{place}: {short(name)} leads out of the dataset's folder {root}; it is not read")
+            raise MlclError(f"{place}: {short(name)} leads out of the dataset's folder {root}")
     return path
 
 
 def short(text: str) -> str:
-    """A text of any length for a message, its middle left out."""
+    """At most about 200 characters for a message; of a longer text, its beginning and its end."""
     return text if len(text) <= 200 else f"{text[:90]}...{text[-90:]}"
-
-
-def _encodes(name: str, encoding: str) -> bool:
-    try:
-        name.encode(encoding, sys.getfilesystemencodeerrors())
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write
-        return False
-    return True

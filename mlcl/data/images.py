@@ -1,4 +1,4 @@
-"""Reading one picture, whatever it is, as upright 8-bit RGB."""
+"""Reading a picture in any format as upright 8-bit RGB."""
 
 import io
 import math
@@ -20,7 +20,7 @@ from mlcl.errors import MlclError
 Image.init()
 _FORMATS = [kind for kind in Image.ID if kind != "EPS"]
 
-# JPEG's markers: a frame in Huffman code (baseline, extended, progressive), and what may stand before it.
+# JPEG's markers: a Huffman-coded frame (baseline, extended, progressive), and the segments allowed before it.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 
@@ -29,10 +29,10 @@ class ImageError(MlclError):
     """A picture that cannot be read; the message names the file and the reason."""
 
     def with_remedy(self, path: Path) -> "ImageError":
-        """The same, for a picture of a dataset."""
+        """The same with what to do, for a picture of a dataset."""
         if not path.parent.is_dir():
             return ImageError(f"{self}; its folder is gone, too: is the disk still there?")
-        return ImageError(f"{self}; mlcl check finds all of these, --data.on_bad_image skip does without them")
+        return ImageError(f"{self}; mlcl check finds all of these, --data.on_bad_image skip leaves them out")
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -45,18 +45,17 @@ def read_image(path: str | Path) -> Tensor:
         (3, H, W) uint8 RGB.
 
     Raises:
-        ImageError: if the file is missing, truncated, no picture, or too large to be one in good faith
-            (Pillow's decompression-bomb limit).
+        ImageError: if the file is missing, truncated, no picture, or beyond Pillow's decompression-bomb limit.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for ever
             raise ImageError(f"{path}: not a regular file")
-        data = bytearray(Path(path).read_bytes())  # which torch may take as it is
+        data = bytearray(Path(path).read_bytes())  # a writable buffer, which torch uses without a copy
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is read past; torchvision 0.29 deprecates its decoders
+            warnings.simplefilter("ignore")  # odd metadata; torchvision 0.29 deprecates its decoders
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # JPEG: torchvision decodes it exactly as Pillow does, and faster. The rest (PNG, at whose damaged files
-            # torchvision 0.29 dies with a segmentation fault, WebP whose EXIF it ignores, GIF, ...) is for Pillow.
+            # Torchvision decodes JPEG exactly as Pillow does, and faster. In version 0.29 it crashes on damaged PNG
+            # files and ignores WebP's EXIF rotation.
             if _is_plain_jpeg(data):
                 raw = torch.frombuffer(data, dtype=torch.uint8)
                 decoded: Tensor = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
@@ -71,35 +70,35 @@ def read_image(path: str | Path) -> Tensor:
         raise ImageError(f"{path}: not a picture in any known format") from None
     except Exception as error:  # decoders raise whatever they like on broken files
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        reason = re.sub(r"^.*\.cpp:\d+, ", "", reason.splitlines()[0])  # torchvision says where in its source
+        reason = re.sub(r"^.*\.cpp:\d+, ", "", reason.splitlines()[0])  # torchvision's source line
         raise ImageError(f"{path}: {reason.rstrip('.')}") from None
 
 
 def _is_plain_jpeg(data: bytearray) -> bool:
-    """Whether this is a JPEG of 1, 3 or 4 channels and of a size in good faith; whatever is odd is left to Pillow.
+    """Whether this is a JPEG of 1, 3 or 4 channels below the decompression-bomb limit; Pillow reads all others.
 
-    Looked up by hand: to have Pillow open each file costs a twentieth of decoding it. Only what libjpeg walks over in
-    the same way is walked over here; else a file could show a small size here and a bomb's there.
+    Opening each file with Pillow would take a twentieth of the time of decoding it. Only segments that libjpeg skips in
+    the same way are skipped here; otherwise a file could have a small size here and a bomb's size there.
     """
     at = 2
     while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if marker in _FRAMES:  # ITU T.81, B.2.2; of a second one libjpeg makes an error
+        if marker in _FRAMES:  # ITU T.81, B.2.2; a second frame is an error in libjpeg
             height, width = (int.from_bytes(data[at + n : at + n + 2]) for n in (5, 7))
             fits = height * width <= (Image.MAX_IMAGE_PIXELS or math.inf)
             return fits and data[at + 4] == 8 and data[at + 9] in (1, 3, 4)
-        if marker not in _SEGMENTS or length < 2:  # padding, markers without a length, what nobody writes
+        if marker not in _SEGMENTS or length < 2:  # padding, or markers without a length
             return False
         at += 2 + length
     return False
 
 
 def from_pillow(picture: Image.Image) -> Tensor:
-    """The same from an open Pillow image: (3, H, W) uint8 RGB, upright."""
+    """An open Pillow image as (3, H, W) uint8 RGB, upright."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
         values = np.asarray(upright).astype(np.int64)
         scaled = values // 256 if upright.mode != "I" or values.max(initial=0) > 255 else values
         upright = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
     pixels = np.array(upright.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)  # channels side by side, as decoded JPEGs are
+    return torch.from_numpy(pixels).permute(2, 0, 1)  # channels-last in memory, as decoded JPEGs are

@@ -1,4 +1,4 @@
-"""The target code and the two tools every reader needs: targets from sets of names, counts in words."""
+"""The target code (1 present, 0 absent, -1 unknown), encoding into it, and a summary of a split."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,7 +20,7 @@ def encode(present: Sequence[Iterable[int]], num_classes: int) -> Targets:
 
 
 def from_voc(flags: NDArray[np.int64], difficult: str) -> Targets:
-    """Decode PASCAL's image-level flags: 1 present, -1 absent, 0 only present as "difficult".
+    """Decode PASCAL's image-level flags: 1 present, -1 absent, 0 present but only "difficult".
 
     Args:
         flags: any shape, integers in {1, 0, -1}.

@@ -1,18 +1,20 @@
-"""RandAugment's operations at its usual strength, on batches: one kernel per kind of operation instead of per picture.
+"""RandAugment on batches: one kernel per kind of operation instead of per picture.
 
-The operations, their strengths (9 of 30) and the order of the draws are torchvision's (``v2.RandAugment()``; Cubuk et
-al., arXiv 1909.13719), and so are the kernels.
+The operations, their strength (9 of 30), the order of the random numbers and the kernels are those of torchvision's
+``v2.RandAugment()`` (Cubuk et al., arXiv 1909.13719), which draws and applies picture by picture.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
+
+from mlcl.data.augment_steps import Step, to_device
 
 ROUNDS = 2
 STRENGTH = 9 / 30
@@ -44,37 +46,34 @@ OPERATIONS: dict[str, tuple[bool, Callable[[Any, float], Any]]] = {
     "Equalize": (False, lambda image, m: F.equalize(image)),
 }
 _FUNCTIONS = list(OPERATIONS.values())
+Drawn = list[tuple[int, float]]  # for each picture the number of an operation and its sign, -1 or 1
 
 
-Drawn = list[tuple[int, float]]  # number and sign of one operation for each picture
+class RandAugment(Step):
+    """Two random operations of medium strength, one after the other."""
 
+    numbers = 2 * ROUNDS
 
-def draw() -> tuple[float, float]:
-    """The number of an operation and its sign, -1 or 1."""
-    number = int(torch.randint(len(_FUNCTIONS), ()))
-    return number, -1.0 if _FUNCTIONS[number][0] and torch.rand(()) <= 0.5 else 1.0
+    def draw(self, height: int, width: int) -> Sequence[float]:
+        """The number of an operation and its sign, -1 or 1; twice."""
+        drawn: list[float] = []
+        for _ in range(ROUNDS):
+            number = int(torch.randint(len(_FUNCTIONS), ()))
+            drawn += [number, -1.0 if _FUNCTIONS[number][0] and torch.rand(()) <= 0.5 else 1.0]
+        return drawn
 
-
-def apply(images: Tensor, drawn: Tensor) -> Tensor:
-    """All operations, one after the other.
-
-    Args:
-        images: (B, 3, H, W) uint8, left as they are.
-        drawn: (B, ROUNDS * 2) on the CPU, from :func:`draw`.
-
-    Returns:
-        (B, 3, H, W) uint8.
-    """
-    rounds = [[(int(number), sign) for number, sign in chosen.tolist()] for chosen in torch.split(drawn, 2, dim=1)]
-    if images.device.type == "cpu":
-        return by_pillow(images, rounds)
-    for chosen in rounds:
-        images = by_kernel(images, chosen)
-    return images
+    def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """(B, 3, H, W) to the same."""
+        rounds = [[(int(number), sign) for number, sign in chosen.tolist()] for chosen in torch.split(drawn, 2, dim=1)]
+        if images.device.type == "cpu":
+            return by_pillow(images, rounds)
+        for chosen in rounds:
+            images = by_kernel(images, chosen)
+        return images
 
 
 def by_pillow(images: Tensor, rounds: list[Drawn]) -> Tensor:
-    """Picture by picture, as the papers' code does: on a CPU three times faster than torchvision's tensor kernels."""
+    """Picture by picture with Pillow: on a CPU three times faster than torchvision's tensor kernels."""
     done = []
     for image, *drawn in zip(images, *rounds, strict=True):
         picture = F.to_pil_image(image)
@@ -85,7 +84,7 @@ def by_pillow(images: Tensor, rounds: list[Drawn]) -> Tensor:
 
 
 def by_kernel(images: Tensor, drawn: Drawn) -> Tensor:
-    """Once per kind of operation, on all the pictures that drew it; what is done is known without asking the device."""
+    """One operation per picture, called once for all pictures that drew the same operation and sign."""
     groups: dict[tuple[int, float], list[int]] = defaultdict(list)
     for place, kind in enumerate(drawn):
         groups[kind].append(place)
@@ -94,8 +93,3 @@ def by_kernel(images: Tensor, drawn: Drawn) -> Tensor:
     parts = torch.split(images[forth], [len(places) for places in groups.values()])
     changed = [_FUNCTIONS[number][1](part, STRENGTH * sign) for part, (number, sign) in zip(parts, groups, strict=True)]
     return torch.cat(changed)[back]
-
-
-def to_device(values: Tensor, like: Tensor) -> Tensor:
-    """CPU values beside ``like``, without waiting for its device."""
-    return values.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else values.to(like.device)

@@ -13,8 +13,8 @@ from mlcl.system.seeding import derive
 class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
     """Yields ``(epoch, index)``, so that a dataset can seed its transforms without knowing the trainer.
 
-    A subclass of ``DistributedSampler`` also on one process: Lightning leaves those alone and tells them the epoch.
-    Over several ranks the order is cut into equal parts, the last images repeated where it does not divide.
+    A subclass of ``DistributedSampler`` on one process, too: Lightning does not replace it and sets its epoch. Every
+    rank gets an equal part of the order; where it does not divide, the first images are repeated.
 
     Args:
         dataset: anything with a length.
@@ -31,7 +31,7 @@ class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
         return iter([(self.epoch, index) for index in own.tolist()])
 
     def order(self) -> Tensor:
-        """The epoch's order over all ranks, (N,) int64: a rank's part is every W-th of it, from its own number on."""
+        """The epoch's order over all W ranks, int64, its length a multiple of W; rank r has r, r + W, r + 2 W, ..."""
         count = len(self.dataset)  # type: ignore[arg-type]
         if self.shuffle:
             generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
@@ -41,14 +41,13 @@ class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
         return order.repeat(1 + self.total_size // max(count, 1))[: self.total_size]
 
     def largest_batch(self, counts: Tensor, batch_size: int) -> int:
-        """The largest sum over any step of this epoch, all ranks together; known to every rank without asking.
+        """The largest sum of counts in any step of this epoch, over all ranks, without communication.
 
-        In step b a rank takes the images b * B to (b + 1) * B of its part, and the parts take turns in the order: so
-        together the ranks take b * B * W to (b + 1) * B * W of it. Fewer steps (``drop_last``, a limit on batches)
-        only make the maximum smaller.
+        In step b the ranks together take b * B * W to (b + 1) * B * W of the order. Fewer steps (``drop_last``, a limit
+        on batches) only make the maximum smaller.
 
         Args:
-            counts: (N,) integer, what an image of the dataset counts for.
+            counts: (N,) integer, of each image of the dataset.
             batch_size: B, of each rank.
         """
         counts, images = counts[self.order()], batch_size * self.num_replicas

@@ -1,10 +1,9 @@
-"""Images that nobody labelled: which files there are, and reading them without stopping at a broken one."""
+"""Images without labels, for predictions: finding the files, and reading them without stopping at a broken one."""
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,28 +16,31 @@ from mlcl.errors import MlclError
 
 Image.init()
 ENDINGS = frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN) - {
-    ".eps", ".ps", ".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr",  # no pictures for Pillow alone
+    ".eps", ".ps", ".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr",  # not for Pillow alone
 }  # fmt: skip
 
 
 def find_images(patterns: Sequence[str]) -> list[str]:
     """The image files that folders, files and glob patterns name, each once, in a fixed order.
 
-    In folders (searched with all that lies below them) and globs the ending decides what is an image; a file named by
-    itself is taken as one whatever its ending. A folder that is named like an image and holds none is listed too, so
-    that it is reported instead of passed over.
+    In folders (with all their subfolders) and globs, the ending says what is an image; a file that is named by itself
+    is taken as one, whatever its ending.
 
     Args:
         patterns: as a user gives them; ``**`` in a glob crosses folders.
 
     Raises:
-        MlclError: if one of them names no image.
+        MlclError: if one of them names no image, or a folder cannot be read.
     """
-    found: dict[str, str] = {}  # by place: "a" and "./a" are one
+    found: dict[str, str] = {}  # by absolute path: "a" and "./a" are the same
     for pattern in patterns:
         given = os.path.lexists(pattern)
-        named = [pattern] if given else [p for p in sorted(glob.glob(pattern, recursive=True)) if _is_wanted(p)]
-        images = [path for place in named for path in (_in_folder(place) if os.path.isdir(place) else [place])]
+        named = [pattern] if given else sorted(glob.glob(pattern, recursive=True))
+        images = [
+            path
+            for place in named
+            for path in (_in_folder(place) if os.path.isdir(place) else [place] if given or _is_image(place) else [])
+        ]
         if not images:
             what = "no image in there (by the endings: .jpg, .png, ...)" if given else "no image there matches"
             raise MlclError(f"--images {pattern}: {what}")
@@ -47,26 +49,19 @@ def find_images(patterns: Sequence[str]) -> list[str]:
     return list(found.values())
 
 
-def _is_wanted(path: str) -> bool:
-    """Of what a glob matches: folders and images."""
-    return os.path.isdir(path) or _is_image(os.path.basename(path))
-
-
-def _in_folder(folder: str) -> Iterator[str]:
+def _in_folder(folder: str) -> list[str]:
     """Depth first, by name; symbolic links to folders are not followed, since they may lead round in a circle."""
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    nothing = True
-    for entry in entries:
-        is_folder = entry.is_dir(follow_symlinks=False)
-        for path in _in_folder(entry.path) if is_folder else [entry.path] if _is_image(entry.name) else []:
-            nothing = False
-            yield path
-    if nothing and _is_image(os.path.basename(folder)):
-        yield folder
+
+    def stop(error: OSError) -> None:
+        raise MlclError(f"--images {error.filename} cannot be read: {error.strerror}") from error
+
+    walk = os.walk(folder, onerror=stop)
+    images = [os.path.join(place, name) for place, _, names in walk for name in names if _is_image(name)]
+    return sorted(images, key=lambda path: path.split(os.sep))
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in ENDINGS
+def _is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in ENDINGS
 
 
 @dataclass
@@ -90,9 +85,8 @@ class FolderDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``image`` (3, S, S) uint8, ``index``, ``error``: empty, or why it could not be read (then it is black)."""
         try:
-            image = self.preprocess(read_image(Path(self.paths[index])))
-            return {"image": image, "index": index, "error": ""}
+            return {"image": self.preprocess(read_image(self.paths[index])), "index": index, "error": ""}
         except ImageError as error:
-            reason = str(error).removeprefix(f"{Path(self.paths[index])}: ")
+            reason = str(error).removeprefix(f"{self.paths[index]}: ")
             black = torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
             return {"image": black, "index": index, "error": reason}

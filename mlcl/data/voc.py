@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.base import MultiLabelDataModule, Split, one_of
 from mlcl.data.dataset import Samples
 from mlcl.data.download import fetch
 from mlcl.data.file_names import below, checked, short
@@ -22,32 +22,42 @@ Difficult = Literal["ignore", "negative"]
 
 
 class _VOC(MultiLabelDataModule):
-    """What both years share; ``root`` holds ``VOCdevkit/VOC20xx`` (or is it)."""
+    """Both years; ``root`` holds ``VOCdevkit/VOC20xx``, or is one of these two folders.
+
+    Args:
+        root: folder of the dataset.
+        train_split: image set to train on: train, val or trainval.
+        test_split: image set to test on.
+        difficult: a class seen only as "difficult" is unknown (``ignore``) or absent (``negative``).
+        train_difficult: the same for training, if it should differ. CSRA's protocol is ``negative`` here and ``ignore``
+            for the test, that of Q2L and SADCL is ``negative`` for both.
+        download: fetch the archives where the tree is missing.
+        **settings: see :class:`MultiLabelDataModule`.
+    """
 
     classes = VOC_CLASSES
     year: str
-    downloads: ClassVar[dict[str, str]]  # torchvision's names of the archives, and an image set that each brings
+    downloads: ClassVar[dict[str, str]]  # torchvision's name of an archive -> an image set in it
 
     def __init__(
         self,
         root: str,
         train_split: str,
         test_split: str,
-        difficult: Difficult,
-        train_difficult: Difficult | None,
-        download: bool,
+        difficult: Difficult = "ignore",
+        train_difficult: Difficult | None = None,
+        download: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(root=root, **settings)
-        for name, value in (("difficult", difficult), ("train_difficult", train_difficult or difficult)):
-            if value not in ("ignore", "negative"):
-                raise MlclError(f"data.{name} is {value!r}, it must be ignore or negative")
+        one_of("difficult", difficult, "ignore", "negative")
+        one_of("train_difficult", train_difficult or difficult, "ignore", "negative")
         self.sets: dict[Split, str] = {"train": train_split, "test": test_split}
         self.difficult: dict[Split, str] = {"train": train_difficult or difficult, "test": difficult}
         self.download = download
 
     def prepare_data(self) -> None:
-        """Download where asked to; check that the tree is whole."""
+        """Download if asked to; check that every image is there."""
         devkit = self.root / "VOCdevkit" / f"VOC{self.year}"  # what the archives hold
         if self.download and self._devkit() == devkit:
             for name, image_set in self.downloads.items():
@@ -74,66 +84,34 @@ class _VOC(MultiLabelDataModule):
 
 
 class VOC2007(_VOC):
-    """PASCAL VOC 2007: trainval (5,011 images) to train, test (4,952) to test.
-
-    Args:
-        train_split: image set to train on: train, val or trainval.
-        test_split: image set to test on.
-        difficult: a class seen only as "difficult" is unknown (``ignore``) or absent (``negative``).
-        train_difficult: the same for training, where it should differ: ``negative`` beside ``ignore`` is CSRA's
-            protocol, ``negative`` for both that of Q2L and SADCL.
-        download: fetch the archives where the tree is missing.
-        **settings: see :class:`MultiLabelDataModule`.
-    """
+    """PASCAL VOC 2007: trainval (5,011 images) to train, test (4,952) to test."""
 
     year = "2007"
     downloads: ClassVar = {"2007": "trainval", "2007-test": "test"}
 
     def __init__(
-        self,
-        root: str = "data/voc2007",
-        train_split: str = "trainval",
-        test_split: str = "test",
-        difficult: Difficult = "ignore",
-        train_difficult: Difficult | None = None,
-        download: bool = False,
-        **settings: Any,
+        self, root: str = "data/voc2007", train_split: str = "trainval", test_split: str = "test", **settings: Any
     ) -> None:
-        super().__init__(root, train_split, test_split, difficult, train_difficult, download, **settings)
+        super().__init__(root, train_split, test_split, **settings)
 
 
 class VOC2012(_VOC):
     """PASCAL VOC 2012: train (5,717 images) to train, val (5,823) to test.
 
     The labels of its test images are with the PASCAL server; for that, train on trainval (11,540).
-
-    Args:
-        train_split: image set to train on: train, val or trainval.
-        test_split: image set to test on.
-        difficult: a class seen only as "difficult" is unknown (``ignore``) or absent (``negative``).
-        train_difficult: the same for training, where it should differ.
-        download: fetch the archive where the tree is missing.
-        **settings: see :class:`MultiLabelDataModule`.
     """
 
     year = "2012"
     downloads: ClassVar = {"2012": "trainval"}
 
     def __init__(
-        self,
-        root: str = "data/voc2012",
-        train_split: str = "train",
-        test_split: str = "val",
-        difficult: Difficult = "ignore",
-        train_difficult: Difficult | None = None,
-        download: bool = False,
-        **settings: Any,
+        self, root: str = "data/voc2012", train_split: str = "train", test_split: str = "val", **settings: Any
     ) -> None:
-        super().__init__(root, train_split, test_split, difficult, train_difficult, download, **settings)
+        super().__init__(root, train_split, test_split, **settings)
 
 
 def _read_flags(folder: Path, image_set: str) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int64]]]:
-    """Image ids of a set and their (N, K) flags, by the known class names: ``train`` is a class and a set."""
+    """Image ids of a set and their (N, K) flags, file by file: ``train`` is a class and a set."""
     ids: list[str] = []
     columns: list[list[int]] = []
     for name in VOC_CLASSES:
@@ -147,15 +125,16 @@ def _read_flags(folder: Path, image_set: str) -> tuple[list[str], np.ndarray[Any
             lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         except OSError as error:
             raise MlclError(f"{file} cannot be read: {error.strerror}") from None
-        rows = [line.split() for line in lines if line.strip()]
-        for number, row in enumerate(map(str.split, lines), 1):
-            if row and (len(row) != 2 or row[1] not in ("1", "0", "-1")):
+        rows = {number: line.split() for number, line in enumerate(lines, 1) if line.strip()}
+        for number, row in rows.items():
+            if len(row) != 2 or row[1] not in ("1", "0", "-1"):
                 raise MlclError(f"{file}, line {number}: each line must be an image and 1, 0 or -1")
-        if columns and [row[0] for row in rows] != ids:
-            raise MlclError(f"{file} lists other images than {folder / f'{VOC_CLASSES[0]}_{image_set}.txt'}")
+        listed = [row[0] for row in rows.values()]
         if not columns:
-            ids = [checked(row[0], str(file)) for row in rows]
+            ids = [checked(name, str(file)) for name in listed]
             if twice := [name for name, count in Counter(ids).items() if count > 1]:
                 raise MlclError(f"{file} lists {short(twice[0])} twice")
-        columns.append([int(row[1]) for row in rows])
+        if listed != ids:
+            raise MlclError(f"{file} lists other images than {folder / f'{VOC_CLASSES[0]}_{image_set}.txt'}")
+        columns.append([int(row[1]) for row in rows.values()])
     return ids, np.array(columns, dtype=np.int64).T.reshape(len(ids), len(VOC_CLASSES))

@@ -41,7 +41,6 @@ def test_everything_that_is_wrong(mlcl, root, tmp_path):
     (root / "2.jpg").write_bytes((root / "3.jpg").read_bytes())
     (root / "t1.jpg").write_bytes((root / "0.jpg").read_bytes())
     (root / "t2.jpg").unlink()
-    (root / "unlisted.png").write_bytes(b"")
     with (root / "labels.csv").open("a") as table:
         table.write("5.jpg,1,1,0,train\n5.jpg,1,1,0,test\n")
     outcome = mlcl("check", *FLAGS, root, "--output", "list.csv")
@@ -50,20 +49,19 @@ def test_everything_that_is_wrong(mlcl, root, tmp_path):
         ("problem", "split", "file", "detail"),
         ("bad image", "test", str(root / "t2.jpg"), "no such image"),
         ("bad image", "train", str(root / "1.jpg"), "not a picture in any known format"),
-        ("listed twice", "train", str(root / "5.jpg"), "2 times"),
-        ("leak", "train test", str(root / "5.jpg"), "the same file"),
+        ("leak", "train test", str(root / "5.jpg"), "listed twice"),
         ("leak", "train test", str(root / "t1.jpg"), f"same content as {root / '0.jpg'}"),
         ("duplicate", "train", str(root / "3.jpg"), f"same content as {root / '2.jpg'}"),
-        ("class without positives", "train", "never", "no positive"),
+        ("duplicate", "train", str(root / "5.jpg"), "listed twice"),
         ("class without positives", "test", "never", "no positive"),
+        ("class without positives", "train", "never", "no positive"),
     ]
     for words in (
         "2 images cannot be read",
         "1.jpg: not a picture in any known format",
         "t2.jpg: no such image",
         "2 images are in more than one split: a test on them measures memory",
-        "1 images are copies of others in their split",
-        "1 other files lie in the same folders and are in no split",
+        "2 images are copies of others in their split",
         "2 of 10 images cannot be read",
     ):
         assert words in outcome.out, outcome.out
@@ -174,9 +172,7 @@ def test_annotations_are_checked_first(mlcl, tmp_path):
     outcome = mlcl("check", "--data", "COCO2014", "--data.root", "coco")
     assert outcome.status == 1 and outcome.err.count("\n") == 1 and "1 categories, expected 80" in outcome.err
     outcome = mlcl("check", *FLAGS, "nowhere")
-    assert outcome.status == 1 and outcome.err == (
-        "mlcl: nowhere/labels.csv: no such table (data.csv, relative to data.root)\n"
-    )
+    assert outcome.status == 1 and outcome.err.startswith("mlcl: nowhere/labels.csv cannot be read")
 
 
 AT_ONCE = [
@@ -206,7 +202,7 @@ def test_mistakes_that_need_no_class(arguments, words, tmp_path):
         ([*FLAGS, "data", "--data.batch_size", "many"], 2, "--data.batch_size: expected an integer, got 'many'"),
         ([*FLAGS, "data", "--data.batch_size", "0"], 1, "data.batch_size is 0, it must be at least 1"),
         ([*FLAGS, "data", "--data.val_fraction", "-0.5"], 1, "data.val_fraction is -0.5"),
-        ([*FLAGS, "data", "--output", "file/x.csv"], 1, "--output file/x.csv cannot be written"),
+        ([*FLAGS, "data", "--output", "file/x.csv"], 1, "file/x.csv cannot be written"),
     ],
 )
 def test_mistakes_that_need_the_classes(mlcl, root, tmp_path, arguments, status, words):

@@ -119,7 +119,7 @@ MISTAKES = [
     (["--model.init_from", "nope.ckpt"], 1, "nope.ckpt: no such checkpoint"),
     (["--data", "VOC2007", "--data.root", "nowhere"], 1, "nowhere/VOCdevkit/VOC2007/ImageSets/Main/aeroplane_trainval"),
     (["--data", "COCO2014", "--data.root", "nowhere"], 1, "nowhere/annotations/instances_train2014.json is missing"),
-    (["--data", "CSVDataset", "--data.root", "."], 1, "labels.csv: no such table"),
+    (["--data", "CSVDataset", "--data.root", "."], 1, "labels.csv cannot be read"),
     (["--trainer.precision", "nonsense"], 2, "--trainer.precision: expected one of"),
     (["--data.empty_images", "no"], 2, "--data.empty_images: expected one of 'keep', 'drop', got 'no'"),
     (["--ema_decay", "2"], 1, "--ema_decay is 2.0, it must lie between 0 and 1"),

@@ -223,7 +223,7 @@ def test_bytes_that_are_no_text_are_named(annotations):
 
 def test_an_unknown_category_is_named(annotations):
     annotations.write_text(NOT_COCO["an unknown category"])
-    with pytest.raises(MlclError, match=r"\b4 is missing or unknown"):
+    with pytest.raises(MlclError, match=r"category 4 is unknown"):
         read(annotations)
 
 
@@ -277,7 +277,7 @@ GOOD = json.dumps(coco_json({1: "a", 2: "b"}, {1: [1, 2], 2: []})).encode()
 BYTES = st.sampled_from(b'0129aex",:[]{}-. \0\xff')
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     length=st.floats(0, 1) | st.just(1.0),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), BYTES), max_size=5),

@@ -202,8 +202,8 @@ def test_the_portable_classes_outlive_a_table_that_shows_fewer(table):
         (COLUMNS, {"image_column": "file"}, ("labels.csv", "'file'", "image, cat, dog, split")),
         (COLUMNS, {"labels_column": "tags"}, ("labels.csv", "'tags'")),
         (COLUMNS, {"test_fraction": 1.0}, ("data.test_fraction", "1.0")),
-        (COLUMNS, {"csv": "other.csv"}, ("other.csv", "no such table", "data.csv")),
-        (COLUMNS, {"val_csv": "other.csv"}, ("other.csv", "no such table")),
+        (COLUMNS, {"csv": "other.csv"}, ("other.csv", "cannot be read", "data.csv")),
+        (COLUMNS, {"val_csv": "other.csv"}, ("other.csv", "cannot be read")),
         (COLUMNS, {"csv": "."}, ("cannot be read", "data.csv")),
         (["image,cat"], {}, ("labels.csv", "is empty")),
         ([], {}, ("labels.csv", "is empty")),
@@ -277,5 +277,5 @@ def test_minus_one_among_names_is_an_image_whose_labels_are_unknown(tmp_path):
 
 def test_a_row_without_a_picture_is_named(tmp_path):
     write_table(tmp_path, ["image,cat", "1.jpg,1", ",0"])
-    with pytest.raises(MlclError, match=r"labels.csv, row 3: no picture in column 'image'"):
+    with pytest.raises(MlclError, match=r"labels.csv, row 3, column image: '' is no file name"):
         CSVDataset(root=str(tmp_path))

@@ -4,7 +4,8 @@ import torch
 from support.trees import write_table
 from torchvision.transforms.v2 import InterpolationMode
 
-from mlcl.data.augment import Augmentation, Step
+from mlcl.data.augment import Augmentation
+from mlcl.data.augment_steps import Step
 from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.csv_file import CSVDataset
 from mlcl.data.dataset import ImageDataset, Samples
@@ -142,7 +143,7 @@ def test_a_share_of_the_training_images_is_carved_out(data, said):
     assert (len(train), len(val), len(test)) == (9, 3, TEST)
     assert train | val == {f"{i}.jpg" for i in range(TRAIN)}
     assert not train & val
-    assert "carved from train" in said()[1]
+    assert "held out from train" in said()[1]
 
 
 def test_the_carving_depends_on_the_split_seed_alone(data, monkeypatch):
@@ -284,8 +285,7 @@ def test_a_resumed_run_goes_on_with_the_next_epoch(data):
 # --- What is wrong
 
 
-@workers
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=workers)])
 def test_a_picture_that_cannot_be_read_is_named(tmp_path, num_workers):
     write_table(tmp_path, ["image,a", "x.jpg,1", "y.jpg,0"])
     (tmp_path / "y.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:300])
@@ -386,7 +386,7 @@ def test_a_demo_that_cannot_be_written_is_told(tmp_path):
 def test_demo_settings_out_of_range_are_told(tmp_path):
     with pytest.raises(MlclError) as error:
         Demo(str(tmp_path / "demo"), scene_size=8).prepare_data()
-    one_line(error, "scene_size", "size=8")
+    one_line(error, "data.scene_size 8")
 
 
 def test_a_held_out_part_is_also_the_test_where_there_is_no_other(tmp_path):

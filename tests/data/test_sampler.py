@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -67,36 +69,31 @@ def test_it_leaves_the_global_generator_alone(sampler):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("count", [1, 2, 7, 12, 13])
-@pytest.mark.parametrize("world", [2, 3])
-def test_the_ranks_share_the_order_of_one_process(sampler, world, count, shuffle):
-    whole = indices(sampler(count, shuffle=shuffle, epoch=2))
-    made = [sampler(count, world, rank, shuffle=shuffle, epoch=2) for rank in range(world)]
-    parts = [indices(one) for one in made]
-    length = -(-count // world)
-    assert [len(part) for part in parts] == [len(one) for one in made] == [length] * world
-    merged = [index for row in zip(*parts, strict=True) for index in row]
-    assert merged[:count] == whole  # step by step the images of one process
-    assert merged[count:] == (whole * world)[: world * length - count]  # the padding, taken from the start again
+def test_the_ranks_share_the_order_of_one_process(sampler):
+    for world, count, shuffle in itertools.product((2, 3), (1, 2, 7, 12, 13), (True, False)):
+        whole = indices(sampler(count, shuffle=shuffle, epoch=2))
+        made = [sampler(count, world, rank, shuffle=shuffle, epoch=2) for rank in range(world)]
+        parts = [indices(one) for one in made]
+        length = -(-count // world)
+        assert [len(part) for part in parts] == [len(one) for one in made] == [length] * world
+        merged = [index for row in zip(*parts, strict=True) for index in row]
+        assert merged[:count] == whole  # step by step the images of one process
+        assert merged[count:] == (whole * world)[: world * length - count]  # the padding, taken from the start again
 
 
-@pytest.mark.parametrize("epoch", [0, 3])
-@pytest.mark.parametrize("count", [1, 5, 12, 13, 31])
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize("drop_last", [True, False])
-def test_the_largest_batch_is_that_of_the_loaders_of_all_ranks(sampler, world, count, epoch, drop_last):
-    """A rank finds it out by itself, and no step of any loader exceeds it."""
-    counts = torch.randint(0, 9, (count,), generator=torch.Generator().manual_seed(count))
-    made = [sampler(count, world, rank, epoch=epoch) for rank in range(world)]
-    loaders = [DataLoader(counts, 4, sampler=IndexOnly(one), drop_last=drop_last) for one in made]
-    steps = [sum(int(part.sum()) for part in step) for step in zip(*loaders, strict=True)]
-    bounds = {one.largest_batch(counts, 4) for one in made}
-    assert len(bounds) == 1
-    if drop_last:
-        assert all(step <= max(bounds) for step in steps)
-    else:
-        assert max(steps) == max(bounds)
+def test_the_largest_batch_is_that_of_the_loaders_of_all_ranks(sampler):
+    """Every rank computes it alone, and no step of any loader exceeds it."""
+    for world, count, drop_last in itertools.product((1, 2, 3), (1, 5, 12, 13, 31), (True, False)):
+        counts = torch.randint(0, 9, (count,), generator=torch.Generator().manual_seed(count))
+        made = [sampler(count, world, rank, epoch=3) for rank in range(world)]
+        loaders = [DataLoader(counts, 4, sampler=IndexOnly(one), drop_last=drop_last) for one in made]
+        steps = [sum(int(part.sum()) for part in step) for step in zip(*loaders, strict=True)]
+        bounds = {one.largest_batch(counts, 4) for one in made}
+        assert len(bounds) == 1
+        if drop_last:
+            assert all(step <= max(bounds) for step in steps)
+        else:
+            assert max(steps) == max(bounds)
 
 
 class IndexOnly(list):

@@ -20,7 +20,7 @@ from support.lives import alive, assert_same_run, at, live, sadcl, when_there_is
 from mlcl.runs import record
 
 LAST, SAVING = (f"runs/victim/*/checkpoints/.{name}.ckpt.partial" for name in ("last", "*"))
-CACHE = "pixels/*.partial"
+CACHE = "pixels/.*.partial.npy"
 
 
 @pytest.fixture

@@ -135,4 +135,4 @@ def test_a_name_that_the_locale_cannot_write_says_what_to_set():
     script = "from mlcl.data.file_names import checked; checked('\\xe9.jpg', 'table.csv')"
     plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", script], env=plain, capture_output=True, text=True, check=False)
-    assert "is no name in ascii; set PYTHONUTF8=1 in the environment" in done.stderr, done.stderr
+    assert "cannot be a file's name (in ascii; see PYTHONUTF8)" in done.stderr, done.stderr

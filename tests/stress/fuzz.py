@@ -1,11 +1,11 @@
 """Fuzzing of what reads other people's files: pictures, COCO JSON, VOC lists, tables, configs, command lines.
 
-    python tests/fuzz.py [--seconds 600] [--readers jpeg png coco ...] [--seed 0]
+    python tests/stress/fuzz.py [--seconds 600] [--readers jpeg png coco ...] [--seed 0]
 
 Valid files are mutated at random. What is right: a result, or one line (MlclError). What is counted: tracebacks (any
 other exception), hangs (an input that takes longer than the time-out), crashes (a process that dies; a segmentation
 fault is one) and refusals of too much memory. Each reader runs in a child process, which keeps its current input in a
-file, so that it is known what killed it. Inputs that did harm are kept in ``--keep`` (default: a temporary folder).
+file, so that it survives a crash. Inputs that did harm are kept in ``--keep`` (default: a temporary folder).
 
 With ``atheris`` installed (pip install atheris) the readers written in Python run under it, guided by the branches of
 ``mlcl`` that an input reaches; without, mutations are guided by the lines that they reach first (``sys.settrace``).
@@ -25,6 +25,7 @@ import time
 import traceback
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as the tests find the package "stress"
 from stress.fuzz_inputs import READERS, changes_of, mutated, reader_of, seeds
 
 try:

@@ -1,6 +1,6 @@
 """A long training, watched from outside: memory, file handles, threads and shared memory must not grow.
 
-python tests/soak.py --minutes 120 [--output soak.svg] [--flags ...]
+python tests/stress/soak.py --minutes 120 [--output soak.svg] [--flags ...]
 
 Trains on generated scenes in two processes with two loader workers each (gloo, on the CPU), validating after every
 short epoch, so that thousands of epochs, checkpoints and worker starts fit into the time. Exit status 1 if something
