@@ -1,16 +1,13 @@
 """The report of a run as one self-contained HTML page."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
 from mlcl import analysis, viz
-from mlcl.analysis import Companion
 from mlcl.report import figures, locate
 from mlcl.report.evidence import read_picture
 from mlcl.report.findings import Findings, gather
@@ -21,34 +18,6 @@ from mlcl.viz import pages
 
 _PAIRS = 12  # of the co-occurrence table, either way
 _SIDE = 224  # pixels of the longer side of a thumbnail
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One picture and its captions."""
-
-    source: str  # data: address
-    width: int  # as shown; a picture smaller than a thumbnail is enlarged
-    height: int
-    attention: str | None  # data: address
-    name: str
-    probability: float
-    predicted: bool
-    labels: str
-
-
-@dataclass(frozen=True)
-class ClassSection:
-    """The part of the page about one class."""
-
-    index: int
-    curve: Markup | None
-    absent: list[Shot]
-    present: list[Shot]
-    false_positives: int
-    false_negatives: int
-    there_instead: list[Companion]  # present where this class is wrongly predicted
-    predicted_instead: list[Companion]  # wrongly predicted where this class is missed
 
 
 def write(
@@ -102,7 +71,7 @@ def _values(found: Findings) -> dict[str, Any]:
         "images_without_label": int((~present.any(1)).sum()),
         "without_positives": [results.classes[k] for k in np.flatnonzero(~present.any(0))],
         "sections": sections,
-        "first": max(sections, key=lambda part: part.false_positives + part.false_negatives).index,
+        "first": max(sections, key=lambda part: part["false_positives"] + part["false_negatives"])["index"],
         "reliability": pages.svg(*figures.reliability(found)),
         "calibration_errors": [result.error for result in found.reliability.values()],
         "counts": counts,
@@ -115,48 +84,49 @@ def _values(found: Findings) -> dict[str, Any]:
     }
 
 
-def _section(found: Findings, k: int) -> ClassSection:
+def _section(found: Findings, k: int) -> dict[str, Any]:
+    """The part about one class."""
     results = found.results
     targets, known = results.targets, results.targets >= 0
     wrong = results.predicted[:, k] & (targets[:, k] == 0)
     missed = ~results.predicted[:, k] & (targets[:, k] == 1)
     falsely = results.predicted & (targets == 0)
-    return ClassSection(
-        index=k,
-        curve=pages.svg(*figures.pr_curve(found, k)) if k in found.curves else None,
-        absent=_shots(found, k, found.errors[k].absent),
-        present=_shots(found, k, found.errors[k].present),
-        false_positives=int(wrong.sum()),
-        false_negatives=int(missed.sum()),
-        there_instead=analysis.companions(wrong, targets == 1, known, k),
-        predicted_instead=analysis.companions(missed, falsely, known, k),
-    )
+    return {
+        "index": k,
+        "curve": pages.svg(*figures.pr_curve(found, k)) if k in found.curves else None,
+        "absent": _pictures(found, k, found.errors[k].absent),
+        "present": _pictures(found, k, found.errors[k].present),
+        "false_positives": int(wrong.sum()),
+        "false_negatives": int(missed.sum()),
+        "there_instead": analysis.companions(wrong, targets == 1, known, k),
+        "predicted_instead": analysis.companions(missed, falsely, known, k),
+    }
 
 
-def _shots(found: Findings, k: int, rows: list[int]) -> list[Shot]:
-    """The images with thumbnails in their own proportions; those that are gone or damaged are left out."""
-    results, evidence, shots = found.results, found.evidence, []
+def _pictures(found: Findings, k: int, rows: list[int]) -> list[dict[str, Any]]:
+    """Thumbnails in their own proportions; images that are gone or damaged are left out."""
+    results, evidence, shown = found.results, found.evidence, []
     for row in rows:
         pixels = read_picture(evidence.paths[row]) if row in evidence.paths else None
         if pixels is None:
             continue
         picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
         width, height = (max(1, round(side * _SIDE / max(picture.size))) for side in picture.size)
-        picture.thumbnail((_SIDE, _SIDE))
+        picture.thumbnail((_SIDE, _SIDE))  # never larger than the picture, which the page enlarges
         weights = evidence.attention.get((row, k))
-        shots.append(
-            Shot(
-                source=pages.jpeg(picture, quality=75),
-                width=width,
-                height=height,
-                attention=None if weights is None else pages.png(viz.overlay(weights)),
-                name=str(results.images[row]),
-                probability=float(results.probabilities[row, k]),
-                predicted=bool(results.predicted[row, k]),
-                labels=found.labels(row),
-            )
+        shown.append(
+            {
+                "source": pages.jpeg(picture, quality=75),
+                "width": width,
+                "height": height,
+                "attention": None if weights is None else pages.png(viz.overlay(weights)),
+                "name": results.images[row],
+                "probability": results.probabilities[row, k],
+                "predicted": results.predicted[row, k],
+                "labels": found.labels(row),
+            }
         )
-    return shots
+    return shown
 
 
 def _name(folder: Path) -> str:

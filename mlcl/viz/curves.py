@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from mlcl.analysis import PRCurve, Reliability
@@ -51,7 +51,7 @@ def reliability(results: Mapping[str, Reliability]) -> Figure:
     figure.legend(loc="outside upper left", handlelength=1.4)
     lower.set(xlabel="predicted probability", ylabel="entries", yscale="log")
     lower.set_ylim(bottom=0.8)
-    lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    lower.yaxis.set_major_formatter("{x:,.0f}")
     lower.minorticks_off()
     return figure
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, ListedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from mlcl.viz.style import BLUE, ORANGE, SOFT, shortened, single, styled
@@ -67,7 +67,7 @@ def bars(
         axes.set(ylim=(rows - 0.4, -0.6), xlabel=xlabel)
         axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.xaxis.set_major_formatter("{x:,g}")
     panels[0].set_xlim(0, 1.16 * max(float(np.nan_to_num(heights).max()), 1e-9))  # room for the longest one's number
     if references is not None and marks_label:
         panels[0].legend(loc="lower right", handlelength=1)
