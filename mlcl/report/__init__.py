@@ -1,1 +1,1 @@
-"""The report of a run: one self-contained HTML page. ``page.write`` makes it; light to import, so nothing is here."""
+"""The report of a run as one HTML page (``page.write``), and the same findings for loggers (``views.views``)."""

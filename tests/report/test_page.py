@@ -91,7 +91,7 @@ def test_a_checkpoint_with_other_classes_is_not_used(copy):
     assert "other classes" in note
 
 
-def test_without_pictures_and_log_the_numbers_of_the_weakest_classes_stay(copy, data, monkeypatch):
+def test_without_pictures_and_log_the_numbers_of_the_weakest_classes_stay(copy, monkeypatch):
     monkeypatch.setattr(findings, "_MOST_CLASSES", 2)
     (copy / "metrics.csv").unlink()
     text = page.write(copy, copy / "a" / "b.html", str(copy)).read_text()
@@ -146,8 +146,9 @@ def test_mistakes_cost_one_line(mlcl, tmp_path, arguments, named):
     assert outcome.err.count("\n") == 1
 
 
-def test_a_test_writes_it_too_and_finds_data_that_has_moved(mlcl, trained, demo_root, tmp_path):
+def test_a_test_writes_it_too_and_finds_data_that_has_moved(mlcl, trained, demo_root, tmp_path, monkeypatch):
     """The checkpoint names a folder that is gone; --data.root says where the images are now."""
+    monkeypatch.setattr(findings, "_MOST_CLASSES", 2)
     content = record.load(runs.best_checkpoint(trained))
     content[record.KEY]["config"] = content[record.KEY]["config"].replace(str(demo_root), str(tmp_path / "gone"))
     torch.save(content, tmp_path / "moved.ckpt")
@@ -159,7 +160,8 @@ def test_a_test_writes_it_too_and_finds_data_that_has_moved(mlcl, trained, demo_
     assert not (trained / "report.html").exists()  # no report unless it is wanted
 
 
-def test_characters_that_no_page_and_no_logger_may_hold(copy):
+def test_characters_that_no_page_and_no_logger_may_hold(copy, monkeypatch):
+    monkeypatch.setattr(findings, "_MOST_CLASSES", 1)
     odd = ["a\x01\x1b", "b\x0b\uffff", "c\ud800", "d\udcff\x9f"]
     results = dict(np.load(copy / "scores.npz"))
     np.savez_compressed(copy / "scores.npz", **{**results, "classes": np.array(odd)})

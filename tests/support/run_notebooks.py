@@ -1,4 +1,4 @@
-"""Execute notebooks in fresh kernels: ``python tests/run_notebooks.py notebooks/*.ipynb``, or ``make notebooks``."""
+"""Execute notebooks, each in a fresh kernel: ``make notebooks``."""
 
 import argparse
 import ast
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel says that it cannot be debugged
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel warns about debugging
 
 import nbformat
 from nbclient import NotebookClient
@@ -18,8 +18,8 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-SLOW = 120  # seconds of a whole notebook that are said to be too many: a reader waits no longer
-CELL_LIMIT = 240  # seconds of one cell; above what a busy machine takes, so that only a cell that hangs fails
+SLOW = 120  # seconds of a whole notebook, above which a warning is printed
+CELL_LIMIT = 240  # seconds of one cell; more than a busy machine takes, so that only a cell that hangs fails
 
 
 def read(path: Path) -> NotebookNode:
@@ -27,7 +27,7 @@ def read(path: Path) -> NotebookNode:
 
 
 def shorten(notebook: NotebookNode, settings: Mapping[str, Any]) -> None:
-    """Other values for what the cell tagged ``parameters`` sets, in a cell after it, as papermill does."""
+    """Override the variables of the cell tagged ``parameters`` in a cell after it, as papermill does."""
     place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
     own = {node.id for node in ast.walk(ast.parse(notebook.cells[place].source)) if isinstance(node, ast.Name)}
     text = "\n".join(f"{name} = {value!r}" for name, value in settings.items() if name in own)
@@ -35,8 +35,8 @@ def shorten(notebook: NotebookNode, settings: Mapping[str, Any]) -> None:
 
 
 def execute(notebook: NotebookNode, folder: Path) -> None:
-    """Fill in the outputs, as Jupyter would in this folder; ``CellExecutionError`` where a cell fails."""
-    ipc = Config({"KernelManager": {"transport": "ipc"}})  # no port, and no warning that others could listen to it
+    """Fill in the outputs, as Jupyter would in this folder; raise ``CellExecutionError`` where a cell fails."""
+    ipc = Config({"KernelManager": {"transport": "ipc"}})  # instead of a network port
     with tempfile.TemporaryDirectory() as sockets:
         ipc.KernelManager.ip = f"{sockets}/kernel"
         where = {"metadata": {"path": str(folder)}}

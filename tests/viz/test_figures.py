@@ -149,6 +149,10 @@ def test_pictures_take_what_datasets_and_files_give():
     assert "\n" in titles[0] and titles[1:] == ["b\nc", "", ""]
 
 
+def test_captions_name_what_is_present_and_mark_what_is_unknown():
+    assert viz.captions([[1, 1, 0], [0, 0, 0], [1, 0, -1]], ["a", "b", "c"]) == ["a, b", "no label", "a, c?"]
+
+
 @pytest.mark.parametrize(
     ("images", "captions", "said"),
     [([], [], "0 pictures"), ([np.zeros((4, 4, 3))], ["a", "b"], "2 captions"), ([np.zeros((4, 4))], [], "(4, 4)")],
