@@ -25,7 +25,9 @@ _BLOCK = 2**20  # entries of (N, K) whose copies are made at a time: with thousa
 
 
 def average_precision(scores: Tensor, targets: Tensor, interpolation: Interpolation = "none") -> Tensor:
-    """Average precision of every class; equal scores are retrieved together, as in scikit-learn.
+    """Average precision of every class, (K,) float64; NaN for a class without positives.
+
+    Equal scores are retrieved together, as in scikit-learn.
 
     Args:
         scores: (N, K) float, higher means more likely present.
@@ -33,9 +35,6 @@ def average_precision(scores: Tensor, targets: Tensor, interpolation: Interpolat
         interpolation: ``none`` averages the precision at each positive (ML-GCN, ASL, MulCon); ``envelope`` the
             highest precision at this or a higher recall (VOC2010+, Q2L, SADCL); ``11point`` the same at the recalls
             0, 0.1, ..., 1 (VOC2007).
-
-    Returns:
-        (K,) float64; NaN for a class without positives.
 
     Raises:
         ValueError: if the shapes differ, a score is NaN, or the interpolation is unknown.
@@ -76,7 +75,7 @@ def _class_ap(scores: NDArray[Any], targets: NDArray[Any], interpolation: Interp
 
 
 def f1_family(predicted: Tensor, targets: Tensor, cf1: CF1Definition = "harmonic") -> dict[str, Tensor]:
-    """Per-class (C) and overall (O) precision, recall and F1 of binary decisions.
+    """Per-class (C) and overall (O) precision, recall and F1 of decisions: ``CP, CR, CF1, OP, OR, OF1``.
 
     CP and CR are means over the classes with at least one positive; a class that is never predicted has precision 0.
 
@@ -84,9 +83,6 @@ def f1_family(predicted: Tensor, targets: Tensor, cf1: CF1Definition = "harmonic
         predicted: (N, K) bool.
         targets: (N, K) integer in {1, 0, -1}.
         cf1: ``harmonic`` is 2 CP CR / (CP + CR) (ML-GCN, CSRA, MulCon); ``mean`` the mean of the classes' F1 (SADCL).
-
-    Returns:
-        ``CP, CR, CF1, OP, OR, OF1``, float64 scalars.
     """
     present, predicted = targets == 1, predicted & (targets >= 0)
     hits, claimed, positives = (_count(entries) for entries in (predicted & present, predicted, present))
@@ -149,7 +145,7 @@ class Evaluation:
 
 
 class MultiLabelMetrics(Metric):
-    """Collects logits and targets of a split, gathers them over ranks once, and computes everything from them.
+    """Collects logits and targets of a split, gathers them over ranks, computes ``NAMES`` and an :class:`Evaluation`.
 
     Args:
         num_classes: K.
@@ -185,14 +181,12 @@ class MultiLabelMetrics(Metric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, targets: Tensor, index: Tensor | None = None) -> None:
-        """Add a batch; ValueError for other shapes.
+        """Add logits (B, K), targets (B, K) in {1, 0, -1} and positions in the dataset (B,), all of them or none.
 
-        Args:
-            logits: (B, K) raw scores; kept in at least fp32, since half-precision probabilities tie.
-            targets: (B, K) integer in {1, 0, -1}.
-            index: (B,) position in the dataset, by which the duplicates of a distributed sampler are dropped.
+        Of images with the same position, which a distributed sampler adds, the first counts. ValueError for other
+        shapes. Logits are kept in at least fp32, since half-precision probabilities tie.
         """
-        if logits.shape != targets.shape or logits.ndim != 2 or logits.shape[1] != self.num_classes:
+        if logits.shape != targets.shape or logits.shape[1:] != (self.num_classes,):
             got = f"{(*logits.shape,)} and {(*targets.shape,)}"
             raise ValueError(f"logits and targets must be (B, {self.num_classes}), got {got}")
         self.logits.append(logits.detach().to(torch.promote_types(logits.dtype, torch.float32)))
@@ -212,7 +206,7 @@ class MultiLabelMetrics(Metric):
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:
-        """``mAP, CP, CR, CF1, OP, OR, OF1`` and their ``_top3`` forms; per class and image: ``self.evaluation``."""
+        """The values of ``NAMES``; what they come from is kept as ``self.evaluation``."""
         index, order = dim_zero_cat(self.index).cpu().sort(stable=True)
         first = torch.ones_like(index, dtype=torch.bool)  # of the duplicates
         first[1:] = (index[1:] != index[:-1]) | (index[1:] < 0)
