@@ -138,9 +138,7 @@ def test_an_image_of_which_nothing_is_known_is_not_even_a_key(loss):
     torch.testing.assert_close(loss(embeddings, targets), loss(embeddings[rest], targets[rest]))
 
 
-@pytest.mark.parametrize(
-    "loss", [MulSupConLoss(T), MulSupConLoss(T, "image"), JaccardSupConLoss(T)], ids=_name
-)
+@pytest.mark.parametrize("loss", [MulSupConLoss(T), MulSupConLoss(T, "image"), JaccardSupConLoss(T)], ids=_name)
 def test_one_label_per_image_is_plain_supervised_contrastive(loss):
     """Khosla et al., L_out: for every anchor the mean over its positives, then the mean over anchors."""
     generator = torch.Generator().manual_seed(0)
