@@ -1,6 +1,9 @@
 """Multi-label contrastive learning: image classifiers for pictures with many labels."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlcl.inference import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]

@@ -31,6 +31,10 @@ _KEYS = (
     *("import", "print_config", "help", "help_all"),
 )
 _FILES = 65_536
+_LONE_IMAGE = (
+    "a BatchNorm cannot train on a single image here; give a larger --data.batch_size or --data.image_size, or "
+    "--model.network.freeze_batch_norm true"
+)
 _NO_SHARED_MEMORY = "; shared memory is full: give /dev/shm more (docker run --shm-size), or --data.num_workers 0"
 
 
@@ -110,6 +114,8 @@ def _one_line(error: BaseException) -> str:
     text = " ".join(text.split()) or "no message"
     if match := re.search(r"Errors: - (.*?) - Expected .*?class_path='(?:[\w]+\.)*(\w+)'", text):
         return f"{match[2]}: {match[1]}"  # a constructor of ours, wrapped by jsonargparse
+    if "more than 1 value per channel" in text:
+        return f"{text}; {_LONE_IMAGE}"
     if isinstance(error, ValueError) and (part := _part(error)):
         return f"{part}: {text}"
     return f"{type(error).__name__}: {text[:600]} (MLCL_DEBUG=1 shows where)"

@@ -1,43 +1,123 @@
-"""What the field reports: average precision (AP) and the CP CR CF1 OP OR OF1 family, exact, in float64.
+"""Average precision (AP) and the precision/recall/F1 family of multi-label papers, exact, in float64.
 
 Targets are 1 present, 0 absent, -1 unknown; an unknown entry enters no number. All values lie in [0, 1].
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
-from typing import Any, cast
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from mlcl.average_precision import AP_NAMES, Interpolation, average_precision
 from mlcl.errors import MlclError
-from mlcl.f1_family import CF1Definition, count, f1_family, family_of, image_blocks, per_class, top_k
 
-__all__ = [
-    "NAMES",
-    "CF1Definition",
-    "Evaluation",
-    "Interpolation",
-    "MultiLabelMetrics",
-    "average_precision",
-    "f1_family",
-    "top_k",
-]
-
-# What MultiLabelMetrics computes; of all of them higher is better.
+Interpolation = Literal["none", "envelope", "11point"]
+CF1Definition = Literal["harmonic", "mean"]
+AP_NAMES = {"none": "not interpolated", "envelope": "precision envelope (VOC2010+)", "11point": "11-point (VOC2007)"}
+# What MultiLabelMetrics computes; higher is better for all of them.
 NAMES = ("mAP", *(f"{name}{form}" for form in ("", "_top3") for name in ("CP", "CR", "CF1", "OP", "OR", "OF1")))
-# Batches made one tensor: of thousands of classes it is so large that the system has the memory back once it is
-# freed, while what small ones leave stays with the process.
-_JOINED = 32
+_BLOCK = 2**20  # entries of (N, K) whose copies are made at a time: with thousands of classes a whole one is gigabytes
+
+
+def average_precision(scores: Tensor, targets: Tensor, interpolation: Interpolation = "none") -> Tensor:
+    """Average precision of every class, (K,) float64; NaN for a class without positives.
+
+    Equal scores are retrieved together, as in scikit-learn.
+
+    Args:
+        scores: (N, K) float, higher means more likely present.
+        targets: (N, K) integer in {1, 0, -1}.
+        interpolation: ``none`` averages the precision at each positive (ML-GCN, ASL, MulCon); ``envelope`` the
+            highest precision at this or a higher recall (VOC2010+, Q2L, SADCL); ``11point`` the same at the recalls
+            0, 0.1, ..., 1 (VOC2007).
+
+    Raises:
+        ValueError: if the shapes differ, a score is NaN, or the interpolation is unknown.
+
+    >>> average_precision(torch.tensor([[3.0], [2.0], [1.0]]), torch.tensor([[1], [0], [1]]))
+    tensor([0.8333], dtype=torch.float64)
+    """
+    scores, targets = torch.as_tensor(scores).detach().cpu(), torch.as_tensor(targets).cpu()
+    if scores.ndim != 2 or scores.shape != targets.shape:
+        raise ValueError(f"scores and targets must both be (N, K), got {(*scores.shape,)} and {(*targets.shape,)}")
+    if interpolation not in AP_NAMES:
+        raise ValueError(f"interpolation must be one of {', '.join(AP_NAMES)}, got {interpolation!r}")
+    if scores.isnan().any():
+        raise ValueError("scores hold NaN: the network's output is not a number (a diverged training?)")
+    scores = scores.float() if scores.dtype == torch.bfloat16 else scores  # numpy has no bfloat16
+    blocks, class_ap = max(1, scores.numel() // _BLOCK), []
+    for block in zip(scores.chunk(blocks, dim=1), targets.chunk(blocks, dim=1), strict=True):
+        by_class, labels = (part.contiguous().T.contiguous().numpy() for part in block)  # (classes, N)
+        class_ap += [_class_ap(*pair, interpolation) for pair in zip(by_class, labels, strict=True)]
+    return torch.tensor(class_ap, dtype=torch.float64)
+
+
+def _class_ap(scores: NDArray[Any], targets: NDArray[Any], interpolation: Interpolation) -> float:
+    """AP of one class; in numpy, whose sort is several times faster on a CPU than torch's."""
+    hits = np.sort(scores[targets == 1])
+    if not len(hits):
+        return float("nan")
+    retrieved = np.sort(scores[(targets >= 0) & (scores >= hits[0])])
+    # At each positive, from the lowest score up: how many positives, and how many entries, score at least as much.
+    found = len(hits) - np.searchsorted(hits, hits)
+    precision = found / (len(retrieved) - np.searchsorted(retrieved, hits))
+    if interpolation != "none":
+        precision = np.maximum.accumulate(precision)
+    if interpolation == "11point":  # in integers: 3 of 10 found is a recall of exactly 0.3
+        reached = found * 10 >= np.arange(11)[:, None] * len(hits)
+        return float(np.where(reached, precision, 0).max(1).mean())
+    return float(precision.mean())
+
+
+def f1_family(predicted: Tensor, targets: Tensor, cf1: CF1Definition = "harmonic") -> dict[str, Tensor]:
+    """Per-class (C) and overall (O) precision, recall and F1 of decisions: ``CP, CR, CF1, OP, OR, OF1``.
+
+    CP and CR are means over the classes with at least one positive; a class that is never predicted has precision 0.
+
+    Args:
+        predicted: (N, K) bool.
+        targets: (N, K) integer in {1, 0, -1}.
+        cf1: ``harmonic`` is 2 CP CR / (CP + CR) (ML-GCN, CSRA, MulCon); ``mean`` the mean of the classes' F1 (SADCL).
+    """
+    present, predicted = targets == 1, predicted & (targets >= 0)
+    hits, claimed, positives = (_count(entries) for entries in (predicted & present, predicted, present))
+    counted = positives > 0
+    cp, cr = _ratio(hits, claimed)[counted].mean(), _ratio(hits, positives)[counted].mean()
+    op, or_ = _ratio(hits.sum(), claimed.sum()), _ratio(hits.sum(), positives.sum())
+    mean_f1 = _ratio(2 * hits, claimed + positives)[counted].mean()
+    values = {"CP": cp, "CR": cr, "CF1": _ratio(2 * cp * cr, cp + cr) if cf1 == "harmonic" else mean_f1}
+    return {**values, "OP": op, "OR": or_, "OF1": _ratio(2 * op * or_, op + or_)}
+
+
+def _count(entries: Tensor) -> Tensor:
+    """(K,) how many of (N, K) are true; torch's sum would make a copy in int64."""
+    return torch.from_numpy(np.count_nonzero(entries.cpu().numpy(), axis=0))
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Numerator / denominator in float64, 0 where the denominator is 0."""
+    return torch.where(denominator == 0, 0.0, numerator.double() / denominator.double())
+
+
+def top_k(scores: Tensor, targets: Tensor, k: int) -> Tensor:
+    """The k highest known entries of each image, (N, K) bool; of equal scores the lower class index comes first."""
+    known = targets >= 0
+    chosen, left = torch.zeros_like(known), scores.masked_fill(~known, -torch.inf)
+    for _ in range(min(k, scores.shape[1])):
+        best = left.argmax(1, keepdim=True)  # the first of equal ones, which torch.topk does not promise
+        chosen.scatter_(1, best, True)
+        left.scatter_(1, best, -torch.inf)
+    return chosen & known
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluated split: what was scored (sorted by ``index``, duplicates gone) and what came out."""
+    """One evaluated split: what was scored (sorted by ``index``, without duplicates) and the results."""
 
     logits: Tensor  # (N, K) float
     targets: Tensor  # (N, K) int8
@@ -49,26 +129,23 @@ class Evaluation:
     temperature: float
 
     def without(self, index: Sequence[int]) -> "Evaluation":
-        """Without those of these images (positions) of which nothing is known; no number but counts of them changes."""
-        left = torch.isin(self.index, torch.tensor(index, dtype=torch.int64))
-        if not left.any():
-            return self
-        left[left.clone()] = (self.targets[left] < 0).all(1)
-        return replace(self, logits=self.logits[~left], targets=self.targets[~left], index=self.index[~left])
+        """Without those of these images (positions) whose targets are all unknown; no metric changes."""
+        kept = ~torch.isin(self.index, torch.tensor(index, dtype=torch.int64)) | (self.targets >= 0).any(1)
+        return replace(self, logits=self.logits[kept], targets=self.targets[kept], index=self.index[kept])
 
-    @cached_property
+    @property
     def positives(self) -> Tensor:
         """(K,) number of images in which each class is present."""
-        return cast(Tensor, sum(per_class(targets == 1) for (targets,) in image_blocks(self.targets)))
+        return _count(self.targets == 1)
 
-    @cached_property
+    @property
     def unknown(self) -> Tensor:
         """(K,) number of images in which each class is unknown."""
-        return cast(Tensor, sum(per_class(targets < 0) for (targets,) in image_blocks(self.targets)))
+        return _count(self.targets < 0)
 
 
 class MultiLabelMetrics(Metric):
-    """Collects logits and targets over a split, gathers them once, and computes everything from them.
+    """Collects logits and targets of a split, gathers them over ranks, computes ``NAMES`` and an :class:`Evaluation`.
 
     Args:
         num_classes: K.
@@ -92,38 +169,33 @@ class MultiLabelMetrics(Metric):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        self.num_classes, self.threshold, self.interpolation, self.cf1 = num_classes, threshold, interpolation, cf1
         thresholds = threshold if isinstance(threshold, list) else [threshold] * num_classes
         if len(thresholds) != num_classes or not all(0 <= value <= 1 for value in thresholds):
             raise MlclError(f"model.threshold is {threshold}, it must lie in [0, 1], once or {num_classes} times")
         if not 0 < temperature < float("inf"):
             raise MlclError(f"model.temperature is {temperature}, it must be above 0")
+        self.num_classes, self.threshold, self.interpolation, self.cf1 = num_classes, threshold, interpolation, cf1
         self.thresholds, self.temperature = torch.tensor(thresholds, dtype=torch.float64), temperature
         self.evaluation: Evaluation | None = None
         for state in ("logits", "targets", "index"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, targets: Tensor, index: Tensor | None = None) -> None:
-        """Add a batch; ValueError for other shapes.
+        """Add logits (B, K), targets (B, K) in {1, 0, -1} and positions in the dataset (B,), all of them or none.
 
-        Args:
-            logits: (B, K) raw scores; kept in at least fp32, since half-precision probabilities tie.
-            targets: (B, K) integer in {1, 0, -1}.
-            index: (B,) position in the dataset; the duplicates that a distributed sampler adds are dropped by it.
+        Of images with the same position, which a distributed sampler adds, the first counts. ValueError for other
+        shapes. Logits are kept in at least fp32, since half-precision probabilities tie.
         """
-        if logits.shape != targets.shape or logits.ndim != 2 or logits.shape[1] != self.num_classes:
+        if logits.shape != targets.shape or logits.shape[1:] != (self.num_classes,):
             got = f"{(*logits.shape,)} and {(*targets.shape,)}"
             raise ValueError(f"logits and targets must be (B, {self.num_classes}), got {got}")
         self.logits.append(logits.detach().to(torch.promote_types(logits.dtype, torch.float32)))
         self.targets.append(targets.detach().to(torch.int8))
-        unknown = torch.full((len(logits),), -1, device=logits.device)
-        self.index.append(unknown if index is None else index.detach().to(torch.int64))
-        if self._update_count % _JOINED == 0:
-            for state in (self.logits, self.targets, self.index):
-                state[-_JOINED:] = [torch.cat(state[-_JOINED:])]
+        index = torch.full((len(logits),), -1) if index is None else index.detach()
+        self.index.append(index.to(logits.device, torch.int64))
 
     def reset(self) -> None:
-        """Forget everything, the evaluation too: two epochs never lie in memory beside each other."""
+        """Forget everything, the evaluation too: two of them may not fit the memory."""
         super().reset()
         self.evaluation = None
 
@@ -134,38 +206,21 @@ class MultiLabelMetrics(Metric):
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:
-        """``mAP, CP, CR, CF1, OP, OR, OF1`` and their ``_top3`` forms; per class and image: ``self.evaluation``."""
-        logits, targets, index = self._in_order()
-        class_ap = average_precision(logits, targets, self.interpolation)
-        counts = torch.zeros(2, 3, self.num_classes, dtype=torch.int64)
-        for some_logits, some_targets in image_blocks(logits, targets):
-            predicted = (some_logits.double() / self.temperature).sigmoid() >= self.thresholds
-            top3 = predicted & top_k(some_logits, some_targets, 3)
-            counts += torch.stack([count(predicted, some_targets), count(top3, some_targets)])
-        values = {"mAP": class_ap.nanmean(), **family_of(counts[0], self.cf1)}
-        values |= {f"{name}_top3": value for name, value in family_of(counts[1], self.cf1).items()}
-        how = self.definitions(), self.thresholds, self.temperature
-        self.evaluation = Evaluation(logits, targets, index, class_ap, values, *how)
-        return values
-
-    def _in_order(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, targets and index on the CPU, sorted by index, the first of duplicates.
-
-        The state becomes this very result where it lies on the CPU and is not a copy for synchronisation: the same to
-        further updates, and the batches can go while they are copied instead of lying beside the whole.
-        """
+        """The values of ``NAMES``; what they come from is kept as ``self.evaluation``."""
         index, order = dim_zero_cat(self.index).cpu().sort(stable=True)
-        first = torch.ones_like(index, dtype=torch.bool)
+        first = torch.ones_like(index, dtype=torch.bool)  # of the duplicates
         first[1:] = (index[1:] != index[:-1]) | (index[1:] < 0)
-        order, index = order[first], index[first]
-        place = torch.full_like(first, -1, dtype=torch.int64)
-        place[order] = torch.arange(len(order))
-        states = self.logits, self.targets, self.index
-        own = all(isinstance(state, list) and all(part.device.type == "cpu" for part in state) for state in states)
-        logits, targets = (_placed(state if own else _parts(state), place, len(order)) for state in states[:2])
-        if own:
-            self.logits[:], self.targets[:], self.index[:] = [logits], [targets], [index]
-        return logits, targets, index
+        logits, targets = (dim_zero_cat(state).cpu()[order[first]] for state in (self.logits, self.targets))
+        class_ap = average_precision(logits, targets, self.interpolation)
+        blocks = max(1, logits.numel() // _BLOCK)
+        pairs = list(zip(logits.chunk(blocks), targets.chunk(blocks), strict=True))
+        predicted = torch.cat([(x.double() / self.temperature).sigmoid() >= self.thresholds for x, _ in pairs])
+        top3 = predicted & torch.cat([top_k(*pair, 3) for pair in pairs])
+        values = {"mAP": class_ap.nanmean(), **f1_family(predicted, targets, self.cf1)}
+        values |= {f"{name}_top3": value for name, value in f1_family(top3, targets, self.cf1).items()}
+        how = self.definitions(), self.thresholds, self.temperature
+        self.evaluation = Evaluation(logits, targets, index[first], class_ap, values, *how)
+        return values
 
     def definitions(self) -> dict[str, Any]:
         """The variants in use, in words, to be printed with the numbers."""
@@ -179,22 +234,3 @@ class MultiLabelMetrics(Metric):
             "top3": "among the three highest known scores and above the threshold",
             "unknown": "left out",
         }
-
-
-def _parts(state: list[Tensor] | Tensor) -> list[Tensor]:
-    return [state] if isinstance(state, Tensor) else [*state]  # synchronised, torchmetrics' state is one tensor
-
-
-def _placed(batches: list[Tensor], place: Tensor, size: int) -> Tensor:
-    """The rows of all batches at their places, -1 left out: (size, K) on the CPU; the list is emptied on the way."""
-    if len(batches) == 1 and torch.equal(place, torch.arange(size)):
-        return batches[0].cpu()
-    dtype = reduce(torch.promote_types, {batch.dtype for batch in batches})
-    placed = torch.empty(size, batches[0].shape[1], dtype=dtype)
-    end = len(place)
-    while batches:  # from the last, where the heap can shrink
-        batch = batches.pop().cpu()
-        to = place[end - len(batch) : end].numpy()  # numpy copies whole rows, torch entries
-        placed.numpy()[to[to >= 0]] = batch.numpy()[to >= 0]
-        end -= len(batch)
-    return placed

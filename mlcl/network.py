@@ -10,10 +10,7 @@ from mlcl.heads import Head, HeadOutput
 
 
 class Network(nn.Module):
-    """A backbone from timm, used as a feature map, and a head.
-
-    The normalisation lives in here (mean and std belong to the weights), so that loaders move uint8 pixels and an
-    exported network takes them.
+    """A backbone from timm, used as a feature map, and a head; it normalises uint8 pixels itself.
 
     Args:
         backbone: any timm model name; ``resnet101.tv_in1k`` is the ImageNet V1 weight set of the papers.
@@ -57,7 +54,7 @@ class Network(nn.Module):
         self.backbone.to(memory_format=self.memory_format)
         self.head = head.build(self.backbone.num_features, num_classes)
         self.num_classes, self.embedding_dim = num_classes, head.embedding_dim
-        self.train()  # Lightning starts a training in the mode that a module has
+        self.train()
 
     def forward(self, image: Tensor) -> HeadOutput:
         """Logits (B, K), embeddings (B, K, D) and, where the head has one, attention (B, K, h, w).
@@ -70,7 +67,7 @@ class Network(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """The backbone's feature map, (B, C, h, w)."""
-        # One new tensor, changed in place: on a CPU, making several takes longer than decoding the JPEG.
+        # In place: on a CPU, making several tensors takes longer than decoding the JPEG.
         scale = 1 / self.std / (255 if image.dtype == torch.uint8 else 1)
         normalised = image.to(self.mean.dtype, copy=True, memory_format=self.memory_format)
         normalised.mul_(scale).sub_(self.mean / self.std)

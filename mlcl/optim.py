@@ -203,6 +203,9 @@ class OneCycle(Schedule):
         )
 
 
+SCHEDULES: dict[str, type] = {kind.__name__: kind for kind in (Constant, OneCycle, StepDecay, WarmupCosine)}
+
+
 def _warmed_up(warmup: float, factor: Callable[[int], float]) -> Callable[[int], float]:
     """Linear from 1 / warmup at step 0; the first step already trains."""
     return lambda step: (step + 1) / warmup if step + 1 < warmup else factor(step)

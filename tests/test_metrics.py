@@ -70,7 +70,7 @@ def scored(draw):
 
 @pytest.mark.parametrize("interpolation", ["none", "envelope", "11point"])
 @given(case=scored())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_ap_equals_the_definition(case, interpolation):
     scores, targets = case
     found = average_precision(scores, targets, interpolation)
@@ -79,7 +79,7 @@ def test_ap_equals_the_definition(case, interpolation):
 
 
 @given(case=scored(), order=st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_ap_does_not_depend_on_the_order_of_images(case, order):
     scores, targets = case
     rows = list(range(len(scores)))
@@ -95,7 +95,7 @@ def test_ap_does_not_depend_on_the_order_of_images(case, order):
 
 @pytest.mark.parametrize("cf1", ["harmonic", "mean"])
 @given(case=scored(), threshold=st.sampled_from([0.2, 0.5, 0.7]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_f1_equals_the_definition(case, threshold, cf1):
     scores, targets = case
     targets[0, 0] = 1

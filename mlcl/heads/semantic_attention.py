@@ -1,4 +1,4 @@
-"""Class-specific features from class maps: each class pools the feature map where it looks."""
+"""Class-specific features from class maps: each class pools the feature map with its own weights."""
 
 from typing import Literal, Self
 
@@ -13,8 +13,7 @@ class SemanticAttention(Head):
     """Class maps by a 1x1 convolution, normalised over space, that weight the positions for each class.
 
     A_k = norm(Conv1x1(F))_k over positions p;  f_k = sum_p A_k(p) W_v F(p);  logit_k = <w_k, f_k> + b_k.
-    This is our reading of "disentangling" class features in Hassanin et al. (arXiv 2107.11159): the paper's own
-    layers are not public, so the form and every default here are inferred.
+    Form and defaults are inferred from Hassanin et al. (arXiv 2107.11159), whose layers are not public.
 
     Args:
         dim: D, width of the class-specific features.

@@ -14,25 +14,20 @@ from mlcl.losses.projector import Projector
 class LabelContrastiveLoss(EmbeddingLoss):
     """Pulls embeddings of one class together, pushes those of other present classes away.
 
-    With z a unit embedding, I the set of present (image, view, class) entries, A(i) = I without i, and P(i) the
-    members of A(i) of the same class (Dao et al., arXiv 2107.11626; Ma et al., arXiv 2307.09715, L_S2S)::
+    With z a unit embedding, I the present (image, view, class) entries, A(i) = I without i, and P(i) the members of
+    A(i) of the same class (Dao et al., arXiv 2107.11626; Ma et al., arXiv 2307.09715, L_S2S)::
 
         L = 1/|I'| sum_{i in I'} -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / t) / sum_{a in A(i)} exp(z_i.z_a / t) )
 
-    I' are the anchors with at least one positive, or all of I with ``compat`` (the official MulCon code). Absent and
-    unknown entries enter nowhere, except as ``hard_negatives``. Entries of the memory bank join every A(i), and P(i)
-    where they are of its class; they are not anchors themselves (our reading of SADCL, whose code also takes them as
-    anchors). Only present rows are compared: at 32 images, 80 classes and 2 views about 190 of 5,120.
-
-    It can be met by one constant embedding per class, whatever the image shows, so from scratch it fights the
-    classifier: both papers add it to a trained one.
+    I' are the anchors with at least one positive. Entries of the memory bank join A(i) and P(i) but are no anchors
+    (our reading; SADCL's code takes them as anchors too). One constant embedding per class, whatever the image shows,
+    also minimises this loss: both papers add it to a trained classifier.
 
     Args:
         temperature: t.
-        hard_negatives: so many absent entries, those most similar to a present one, join every denominator. (MulCon's
-            code takes the highest scored instead, and only fills up to that many rows in all; a loss on embeddings
-            does not see scores, so this rule is ours.)
-        compat: keep anchors without a positive in the divisor.
+        hard_negatives: so many absent entries, the nearest to any present one, join every denominator (our rule;
+            MulCon's code takes the highest scored, which a loss on embeddings does not see).
+        compat: divide by all of I instead of I', as the official MulCon code does.
         projection: P, width of a projector (MulCon: 128); 0 compares the embeddings themselves.
         bank: M, entries of the memory bank per class; 0 is none.
         confidence: probability above which a present label's embedding enters the bank.
@@ -85,17 +80,10 @@ def label_contrastive(
     compat: bool = False,
     capacity: int | None = None,
 ) -> Tensor:
-    """The formula of :class:`LabelContrastiveLoss` as a function.
+    """The formula of :class:`LabelContrastiveLoss`, whose arguments these are, as a function.
 
-    Args:
-        embeddings: (B, V, K, D).
-        targets: (B, K) in {1, 0, -1}.
-        project: (..., D) to unit vectors (..., P).
-        temperature: t.
-        bank: further embeddings (N, D), their classes (N,) and which of them count (N,), bool.
-        hard_negatives: as of the class.
-        compat: as of the class.
-        capacity: number of rows to select, see :func:`~mlcl.losses._rows.present_rows`.
+    ``project`` takes (..., D) to unit vectors (..., P). ``bank`` holds N further embeddings (N, D), their classes (N,)
+    and which of them are filled (N,). ``capacity`` fixes R, the number of rows: see ``present_rows``.
     """
     rows, _, labels, valid = present_rows(embeddings, targets, capacity)
     anchors = project(rows)  # (R, P)
@@ -107,7 +95,11 @@ def label_contrastive(
     compared = counted & ~torch.eye(*similarity.shape, dtype=torch.bool, device=anchors.device)
     others = similarity.masked_fill(~compared, -torch.inf)
     if hard_negatives:
-        nearest = _nearest_absent(project, embeddings, targets, anchors, valid, hard_negatives)
+        every, absent = embeddings.flatten(0, 2), (targets == 0)[:, None].expand(embeddings.shape[:3]).flatten()
+        with torch.no_grad():  # nearly all entries are absent, few are chosen
+            cosines = (anchors @ project(every).T).masked_fill(~valid[:, None], -torch.inf)
+            score, chosen = cosines.amax(0).masked_fill(~absent, -torch.inf).topk(min(hard_negatives, len(absent)))
+        nearest = (anchors @ project(every[chosen]).T).masked_fill(score == -torch.inf, -torch.inf)
         others = torch.cat([others, nearest / temperature], dim=1)
     positive = (labels[:, None] == classes) & compared & valid[:, None]
     count = positive.sum(1)
@@ -115,23 +107,3 @@ def label_contrastive(
     denominator = torch.where(count > 0, others.masked_fill((count == 0)[:, None], 0).logsumexp(1), 0)
     pulled = torch.where(positive, similarity - denominator[:, None], 0).sum(1) / count.clamp(min=1)
     return -pulled.sum() / (valid if compat else count > 0).sum().clamp(min=1)
-
-
-def _nearest_absent(
-    project: Callable[[Tensor], Tensor],
-    embeddings: Tensor,
-    targets: Tensor,
-    anchors: Tensor,
-    valid: Tensor,
-    number: int,
-) -> Tensor:
-    """Cosines (R, number) of the anchors with the absent entries that come closest to any of them; -inf is none.
-
-    The search has no graph: nearly all entries are absent, and few of them are chosen.
-    """
-    every = embeddings.flatten(0, 2)
-    absent = (targets == 0)[:, None].expand(embeddings.shape[:3]).flatten()
-    with torch.no_grad():
-        cosines = (anchors @ project(every).T).masked_fill(~valid[:, None], -torch.inf)
-        score, chosen = cosines.amax(0).masked_fill(~absent, -torch.inf).topk(min(number, len(absent)))
-    return (anchors @ project(every[chosen]).T).masked_fill(score == -torch.inf, -torch.inf)

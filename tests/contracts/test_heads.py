@@ -35,7 +35,7 @@ def assert_equal(actual, expected):
 
 
 @every_head
-@pytest.mark.parametrize("size", [(3, 3), (2, 5), (1, 1)])
+@pytest.mark.parametrize("size", [(2, 5), (1, 1)])
 def test_shapes(name, size):
     head = make(name)
     out = head(torch.randn(2, C, *size))

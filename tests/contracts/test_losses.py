@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -41,16 +39,16 @@ CASES = ("mixed", "no positives", "all positive", "all unknown", "one image", "s
 
 @every_loss
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", CASES)
-def test_value_and_gradient_are_finite(name, case, dtype):
-    logits, targets = batch(case, dtype=dtype)
-    logits.requires_grad_()
-    loss = make(name)(logits, targets)
-    loss.backward()
-    assert loss.ndim == 0 and loss.dtype in (torch.float32, torch.float64)
-    assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
-    if case == "all unknown":
-        assert logits.grad.abs().max() == 0
+def test_value_and_gradient_are_finite(name, dtype):
+    for case in CASES:
+        logits, targets = batch(case, dtype=dtype)
+        logits.requires_grad_()
+        loss = make(name)(logits, targets)
+        loss.backward()
+        assert loss.ndim == 0 and loss.dtype in (torch.float32, torch.float64)
+        assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all(), case
+        if case == "all unknown":
+            assert logits.grad.abs().max() == 0
 
 
 @every_loss
@@ -148,17 +146,3 @@ def test_ranking_losses_equal_the_formula_on_the_known_entries():
         expected += math.log1p(sum(math.exp(s) for s, t in known if t == 0))
         expected += math.log1p(sum(math.exp(-s) for s, t in known if t == 1))
     assert losses.ZLPRLoss()(logits, targets).item() == pytest.approx(expected / len(logits), rel=1e-5)
-
-
-def test_the_package_needs_torch_alone():
-    """A process in which nothing but torch can be imported still gets the losses."""
-    script = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("lightning", "pytorch_lightning", "timm", "wandb", "torchmetrics", "torchvision"):
-            raise ImportError(name)
-sys.meta_path.insert(0, Refuse())
-from mlcl.losses import BinaryCrossEntropy, EmbeddingLoss
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)

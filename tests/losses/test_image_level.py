@@ -26,6 +26,10 @@ every_case = pytest.mark.parametrize("case", TARGETS)
 every_number_of_views = pytest.mark.parametrize("views", [1, 2])
 
 
+def _name(loss: object) -> str:
+    return type(loss).__name__
+
+
 def batch(case: str, views: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(len(case))
     targets = torch.tensor(TARGETS[case])
@@ -111,7 +115,7 @@ def losses() -> list[MulSupConLoss | JaccardSupConLoss]:
     return [MulSupConLoss(T), MulSupConLoss(T, "image"), JaccardSupConLoss(T), JaccardSupConLoss(T, 0.5)]
 
 
-@pytest.mark.parametrize("loss", losses(), ids=repr)
+@pytest.mark.parametrize("loss", losses(), ids=_name)
 @pytest.mark.parametrize(("case", "views"), [("nothing known", 2), ("no label", 2), ("no shared label", 1)])
 def test_nothing_to_compare_is_zero_with_zero_gradient(loss, case, views):
     embeddings, targets = batch(case, views)
@@ -120,22 +124,21 @@ def test_nothing_to_compare_is_zero_with_zero_gradient(loss, case, views):
     assert value == 0 and embeddings.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize("loss", losses(), ids=repr)
-@every_number_of_views
-@every_case
+@pytest.mark.parametrize("loss", [MulSupConLoss(T), JaccardSupConLoss(T, 0.4)], ids=_name)
+@pytest.mark.parametrize(("case", "views"), [("all known", 1), *((case, 2) for case in TARGETS)])
 def test_gradient_is_that_of_the_value(loss, case, views):
     embeddings, targets = batch(case, views)
-    assert torch.autograd.gradcheck(lambda e: loss(e, targets), embeddings.requires_grad_())
+    assert torch.autograd.gradcheck(lambda e: loss(e, targets), embeddings.requires_grad_(), fast_mode=True)
 
 
-@pytest.mark.parametrize("loss", losses(), ids=repr)
+@pytest.mark.parametrize("loss", losses(), ids=_name)
 def test_an_image_of_which_nothing_is_known_is_not_even_a_key(loss):
     embeddings, targets = batch("an image of which nothing is known", 2)
     rest = [0, 2, 3]
     torch.testing.assert_close(loss(embeddings, targets), loss(embeddings[rest], targets[rest]))
 
 
-@pytest.mark.parametrize("loss", [MulSupConLoss(T), MulSupConLoss(T, "image"), JaccardSupConLoss(T)], ids=repr)
+@pytest.mark.parametrize("loss", [MulSupConLoss(T), MulSupConLoss(T, "image"), JaccardSupConLoss(T)], ids=_name)
 def test_one_label_per_image_is_plain_supervised_contrastive(loss):
     """Khosla et al., L_out: for every anchor the mean over its positives, then the mean over anchors."""
     generator = torch.Generator().manual_seed(0)

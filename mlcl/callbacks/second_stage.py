@@ -1,0 +1,43 @@
+"""A run that starts from another run's network (``--model.init_from``), prototypes included."""
+
+from typing import Any
+
+from lightning import Callback
+
+from mlcl import runs
+from mlcl.callbacks.class_means import class_means
+from mlcl.data import MultiLabelDataModule
+from mlcl.runs import record
+from mlcl.system.console import say
+
+
+class SecondStage(Callback):
+    """Loads the network of another run before training; a run that is continued has its own weights by then.
+
+    An embedding loss with ``starts_from_means`` also gets the class means of that network over the training images.
+
+    Args:
+        init_from: checkpoint or folder of the other run; None does nothing.
+    """
+
+    def __init__(self, init_from: str | None) -> None:
+        self.init_from = init_from
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Load the network."""
+        if self.init_from is not None and pl_module.stored is None:
+            classes = getattr(getattr(trainer, "datamodule", None), "classes", ())
+            say(record.load_network(pl_module.network, runs.best_checkpoint(self.init_from), list(classes)))
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Compute the class means; every rank takes its share of the images."""
+        loss, data = pl_module.embedding_loss, getattr(trainer, "datamodule", None)
+        if self.init_from is None or pl_module.stored is not None or loss is None or not loss.starts_from_means:
+            return
+        if not isinstance(data, MultiLabelDataModule):
+            say("prototypes stay as initialised: class means need a MultiLabelDataModule")
+            return
+        say("computing the prototypes from all training images ...")
+        found = class_means(pl_module.network, data, pl_module.device, batches=1 if trainer.fast_dev_run else None)
+        loss.start_from(found.means, found.positives > 0)
+        say(found.describe(list(data.classes)))
