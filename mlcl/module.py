@@ -22,6 +22,7 @@ from mlcl.metrics import CF1Definition, Interpolation, MultiLabelMetrics
 from mlcl.network import Network
 from mlcl.optim import Constant, OptimizerFactory, Schedule, make_optimizer, training_length
 from mlcl.runs import record
+from mlcl.runs.init_from import load_network
 from mlcl.system.console import say
 from mlcl.system.seeding import derive, global_seed
 
@@ -176,7 +177,7 @@ class MultiLabelModule(LightningModule):
         """Start from another run's network where asked to; a run that goes on has its own weights by now."""
         if self.init_from is not None and not self.goes_on:
             classes = getattr(getattr(self.trainer, "datamodule", None), "classes", ())
-            say(record.load_network(self.network, runs.best_checkpoint(self.init_from), list(classes)))
+            say(load_network(self.network, runs.best_checkpoint(self.init_from), list(classes)))
         if self.to_compile:
             fast_step.compile_step(self.network, self.embedding_loss)
 
