@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> None:
     """Raise MlclError for what is wrong with the command line itself."""
     files = [file for flag in PASSED_ON[:2] for file in values(options.passed_on, flag)]
-    if not files and not values(options.passed_on, "--data"):
+    if not any((*files, *values(options.passed_on, "--data"))):
         raise MlclError("check needs --config FILE or --data CLASS; mlcl check --help shows the options")
     for file in files:
         if not file.lstrip().startswith("{") and not os.path.isfile(file):

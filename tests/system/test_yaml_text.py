@@ -17,7 +17,7 @@ from mlcl.system import yaml_text
 DEMO = ["--config", str(REPOSITORY / "configs" / "demo.yaml")]
 LAUGHS = "\n".join(fuzz_configs.laughs())
 FILES = {
-    "laughs": (f"{LAUGHS}\nmodel: *l11\n", "--config mine.yaml: more than 1,000,000 values, with its aliases"),
+    "laughs": (f"{LAUGHS}\nmodel: *l7\n", "--config mine.yaml: more than 1,000,000 values, with its aliases"),
     "itself": ("model: &a [*a]\n", "nested more than 100 levels deep"),
     "brackets": (f"model: {'[' * 3000}\n", "--config mine.yaml is not YAML: nested too deeply"),
     "deep": (f"model: {'[' * 120}{']' * 120}\n", "nested more than 100 levels deep"),
