@@ -2,16 +2,15 @@
 
 import argparse
 import os
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from mlcl.cli import options as shared
+from mlcl.cli.command_line import values
 from mlcl.cli.verbs import importing
 from mlcl.errors import MlclError
 
 SUMMARY = "read every image and label of a dataset once, and say what is wrong with it"
-PASSED_ON = ("--config", "-c", "--data", "--data.")  # to the parser of fit, which knows the datasets
+PASSED_ON = ("--config", "-c", "--data", "--data.", "--import")  # to the parser of fit, which knows the datasets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,14 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise MlclError for what can be told at once."""
-    given: list[str] = options.passed_on
-    if not any(argument.split("=")[0] in ("--config", "-c", "--data") for argument in given):
+    """Raise MlclError for what is wrong with the command line itself."""
+    files = [file for flag in PASSED_ON[:2] for file in values(options.passed_on, flag)]
+    if not any((*files, *values(options.passed_on, "--data"))):
         raise MlclError("check needs --config FILE or --data CLASS; mlcl check --help shows the options")
-    pairs = zip(given, [*given[1:], ""], strict=True)
-    files = [
-        argument.partition("=")[2] or after for argument, after in pairs if argument.split("=")[0] in PASSED_ON[:2]
-    ]
     for file in files:
         if not file.lstrip().startswith("{") and not os.path.isfile(file):
             raise MlclError(f"--config {file}: no such file")
@@ -50,28 +45,16 @@ def check(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check; 1 if an image could not be read."""
     with importing():
-        from mlcl.cli import training
+        from jsonargparse import ArgumentParser
+
+        from mlcl.cli.settings import parse
+        from mlcl.data import MultiLabelDataModule
         from mlcl.data.check import check as check_dataset
         from mlcl.system import console
 
-    for module in options.imports:
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise MlclError(f"--import {module}: {error}") from error
-
-    class DataOnly(training.CLI):
-        """The parser, the layers and the messages of fit; of all that it makes, the dataset alone."""
-
-        def instantiate_classes(self) -> None:
-            from jsonargparse import ArgumentParser
-
-            from mlcl.data import MultiLabelDataModule
-
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_subclass_arguments(MultiLabelDataModule, "data", required=True)
-            self.datamodule: Any = parser.instantiate_classes(parser.parse_object({"data": self.config.data})).data
-
     console.quieten()
-    data = DataOnly("check", options.passed_on).datamodule
+    parsed = parse("check", options.passed_on).config.data
+    parser = ArgumentParser(exit_on_error=False)  # of the dataset alone: the one of fit would also make the network
+    parser.add_subclass_arguments(MultiLabelDataModule, "data", required=True)
+    data = parser.instantiate_classes(parser.parse_object({"data": parsed})).data
     return check_dataset(data, Path(options.output) if options.output else None)

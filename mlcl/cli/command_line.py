@@ -1,90 +1,126 @@
-"""What has to be known of a command line before it can be parsed: its null values, the run's name, its checkpoint."""
+"""What has to be known of a command line before jsonargparse parses it: config files, run name, checkpoint."""
 
 import ast
 import json
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlcl import runs
 from mlcl.errors import MlclError
 
+_CONFIG = ("--config", "-c")
+
+
+@dataclass
+class CommandLine:
+    """A command line whose config files were read once, and whose values are safe to parse.
+
+    Raises:
+        MlclError: for a file or value that :mod:`mlcl.system.yaml_text` refuses, or a config file without keys.
+    """
+
+    arguments: list[str]  # as given, W&B's None written as null
+    configs: dict[Path, dict[str, Any]] = field(default_factory=dict)  # file -> content, in the order given
+    parsed: list[str] = field(default_factory=list)  # the arguments for jsonargparse: config files as text
+
+    def __post_init__(self) -> None:
+        from mlcl.system import yaml_text  # help need not wait for YAML
+
+        self.arguments = [_with_null(argument) for argument in self.arguments]
+        for flag, value, words in options(self.arguments):
+            file = Path(value or "")
+            if flag in _CONFIG and os.path.isfile(file):
+                text = yaml_text.text_of(file, "--config")
+                content = yaml_text.read(text, f"--config {file}")
+                if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
+                    raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
+                self.configs[file] = content
+                words = [f"--config={text}"]
+            elif value is not None:
+                yaml_text.check_value(value, f"{flag} {value[:50]!r}")
+                if file.suffix in (".yaml", ".yml") and os.path.isfile(file):  # --data data.yaml
+                    yaml_text.read_file(file, flag)
+            self.parsed += words
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The modules that ``--import`` names."""
+        return values(self.arguments, "--import")
+
+    @property
+    def runs_root(self) -> Path:
+        """The folder of all runs."""
+        trainer = self._merged().get("trainer") or {}
+        root = self._last("--trainer.default_root_dir") or trainer.get("default_root_dir") or "."
+        return Path(root).absolute() / "runs"
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The file that ``--ckpt_path`` means."""
+        return checkpoint_of(self._last("--ckpt_path") or self._merged().get("ckpt_path"), self.runs_root / self.name())
+
+    def name(self, stored: str | None = None) -> str:
+        """The run's name: from the flag, else a config file, else the checkpoint's, else the names of the config files.
+
+        Raises:
+            MlclError: if it is no name of a folder inside ``runs``.
+        """
+        given = self._last("--name")
+        # recipes/x is laid over methods/x: its run is called x_recipe, not x_x. Another logger makes no other run.
+        stems = [file for file in self.configs if file.parent.name != "loggers"]
+        files = "_".join("recipe" if file.parent.name == "recipes" else file.stem for file in stems)
+        name = str((given if given != "null" else None) or self._merged().get("name") or stored or files or "run")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise MlclError(f"--name {name}: it must stay inside the folder runs")
+        return name
+
+    def _merged(self) -> dict[str, Any]:
+        return {key: value for content in self.configs.values() for key, value in content.items()}
+
+    def _last(self, flag: str) -> str | None:
+        return (values(self.arguments, flag) or (None,))[-1]
+
 
 def values(arguments: list[str], flag: str) -> tuple[str, ...]:
     """Every value of a flag, given as ``--flag value`` or ``--flag=value``."""
-    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
-    return tuple(a.partition("=")[2] if "=" in a else b for a, b in pairs if a.split("=")[0] == flag)
-
-
-def _value(arguments: list[str], flag: str) -> str | None:
-    return (values(arguments, flag) or (None,))[-1]
-
-
-def nulls(arguments: list[str]) -> list[str]:
-    """The command line with null for the ``None`` in ``--key=None`` and in ``--key={'a': None}``.
-
-    So W&B's sweep agents write it, and YAML, which reads the rest of what Python writes, would see text. Only behind
-    ``=``: in two words, ``--key None``, it stays the text that it may be.
-    """
-    pairs = [a.partition("=") if a.startswith("--") else (a, "", "") for a in arguments]
-    return [f"{flag}{equals}{_null(value)}" for flag, equals, value in pairs]
-
-
-def _null(value: str) -> str:
-    if value != "None" and not (value[:1] in ("{", "[") and "None" in value):
-        return value
-    try:
-        return json.dumps(ast.literal_eval(value))
-    except (ValueError, SyntaxError, TypeError):  # YAML, whose None is text
-        return value
-
-
-def early(arguments: list[str], layer: dict[str, Any]) -> tuple[str, Path, str | None]:
-    """What has to be known before the rest is parsed: name, folder of all runs, checkpoint.
-
-    From the flags, else the config files, else (the name) the checkpoint's record or the names of the config files.
-    """
-    from mlcl.system import yaml_text  # not above: help need not wait for YAML
-
-    files = [Path(value) for flag in ("--config", "-c") for value in values(arguments, flag)]
-    merged: dict[str, Any] = {key: layer[key] for key in ("name",) if key in layer}
-    for file in files:
-        content = yaml_text.read_file(file, "--config") if os.path.isfile(file) else {}
-        if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
-            raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
-        merged |= content
-    # recipes/x goes over methods/x: its run is told apart, without saying x twice. A logger makes no other run.
-    named = [file for file in files if os.path.isfile(file) and file.parent.name != "loggers"]
-    stems = "_".join("recipe" if file.parent.name == "recipes" else file.stem for file in named)
-    given = _value(arguments, "--name")
-    name = str((given if given != "null" else None) or merged.get("name") or stems or "run")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise MlclError(f"--name {name}: it must stay inside the folder runs")
-    root = _value(arguments, "--trainer.default_root_dir") or (merged.get("trainer") or {}).get("default_root_dir")
-    return name, Path(root or ".").absolute() / "runs", _value(arguments, "--ckpt_path") or merged.get("ckpt_path")
-
-
-def checked(arguments: list[str]) -> list[str]:
-    """The command line itself, after a look at every value before jsonargparse has one.
-
-    Raises:
-        MlclError: for one that YAML reads and nobody can use; see :func:`mlcl.system.yaml_text.check_value`.
-    """
-    from mlcl.system import yaml_text  # not above: help need not wait for YAML
-
-    flag = ""
-    for argument in arguments:
-        name, given, value = argument.partition("=") if argument.startswith("--") else (flag, "=", argument)
-        flag = name
-        if given:
-            yaml_text.check_value(value, name)
-            if name not in ("", "--config") and value.endswith((".yaml", ".yml")) and os.path.isfile(value):
-                yaml_text.read_file(Path(value), name)  # any value may be a file: --data data.yaml
-    return arguments
+    return tuple(value or "" for name, value, _ in options(arguments) if name == flag)
 
 
 def checkpoint_of(value: str | None, folder: Path) -> Path | None:
-    """The file that ``--ckpt_path`` means, ``last`` among the runs in this folder; of a run's folder its best one."""
+    """The file that ``--ckpt_path`` means: ``last`` among the runs in a folder; of a run's folder its best one."""
     if value in (None, "null"):
         return None
     return runs.last_checkpoint(folder) if value == "last" else runs.best_checkpoint(Path(str(value)))
+
+
+def options(arguments: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:
+    """Flag, value (None where it has none) and the words of both; a word of its own has no flag."""
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            yield "", word, [word]
+        elif equals:
+            yield flag, value, [word]
+        elif words and not words[0].startswith("--"):
+            yield flag, words[0], [word, words.pop(0)]
+        else:
+            yield flag, None, [word]
+
+
+def _with_null(argument: str) -> str:
+    """``--key=None`` and ``--key={'a': None}``, as W&B's sweep agents write them, with null for None.
+
+    Only behind ``=``: in two words, ``--key None``, it may be a text.
+    """
+    flag, equals, value = argument.partition("=")
+    if not argument.startswith("--") or not (value == "None" or (value[:1] in ("{", "[") and "None" in value)):
+        return argument
+    try:
+        return f"{flag}{equals}{json.dumps(ast.literal_eval(value))}"
+    except (ValueError, SyntaxError, TypeError):  # YAML, where None is a text
+        return argument

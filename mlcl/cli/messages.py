@@ -1,14 +1,12 @@
-"""From jsonargparse's diagnosis to one line that says which option, what is wrong, and what would be right."""
+"""Turning jsonargparse's messages into one line: which option, what is wrong, and what would be right."""
 
 import difflib
 import inspect
-import os
 import re
 import sys
-from pathlib import Path
+from itertools import takewhile
 from typing import Any, get_args, get_type_hints
 
-import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
 from torch.optim import SGD, AdamW
@@ -17,7 +15,7 @@ import mlcl.data
 import mlcl.heads
 import mlcl.losses
 import mlcl.optim
-from mlcl.cli import command_line
+from mlcl.cli.command_line import CommandLine, values
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
 
@@ -28,53 +26,65 @@ _CHOICES = {
     "embedding_loss": mlcl.losses.EMBEDDING_LOSSES,
     "schedule": mlcl.optim.SCHEDULES,
 }
+_KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}
 
 
-def translate(message: str, arguments: list[str]) -> str:
+def translate(message: str, given: CommandLine) -> str:
     """One clear line.
 
     Args:
-        message: what jsonargparse said, on any number of lines.
-        arguments: the command line, to find the option that was meant.
+        message: from jsonargparse, of any number of lines.
+        given: the command line, to find the option that was meant.
     """
     text = " ".join(message.split())
     if re.search(r"arguments are required: save_dir\b", text):
         return "--trainer.logger.save_dir is missing: where this logger writes, such as runs/tensorboard"
     if match := re.search(r"Option '([^']+)' is not accepted", text):
-        return f"{_place(match[1], arguments)}: unknown option{_meant(match[1])}"
+        return f"{_place(match[1], given)}: unknown option{_meant(match[1])}"
     if match := re.search(r"unrecognized arguments: (\S+)", text):
         return f"{match[1]}: unknown option{_meant(match[1].split('=')[0].split('.')[-1])}"
-    if match := re.search(r'Parser key "([^"]+)"', text):
-        key, name = match[1], match[1].split(".")[-1]
-        given = re.search(r"(?:Given value|Got value|dot import path string): (\S.*?)(?: - |$)", text)
-        value = given[1].strip() if given else ""
-        if name in _CHOICES and "class_path" not in value:
-            known = ", ".join(_CHOICES[name]) or "none yet"
-            reason = re.search(r"(Unable to import[^:]*|[Nn]o module named \S+|Import path \S+ does not[^.]*)", text)
-            detail = f" ({reason[1]})" if reason else ""
-            return f"{_place(key, arguments)}: unknown class {value!r}{detail}; known: {known}; or yours, as file.Class"
-        expected = [
-            kind for kind in re.findall(r"<class '([\w.]+)'>", text.split("Given value type")[0]) if kind != "NoneType"
-        ]
-        wanted = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}
-        if literal := re.search(r"Literal\[([^\]]*)\]", text):
-            return f"{_place(key, arguments)}: expected one of {literal[1]}, got {value or 'something else'!r}"
-        if value and expected and all(kind in wanted for kind in expected):
-            kinds = " or ".join(dict.fromkeys(wanted[kind] for kind in expected))
-            return f"{_place(key, arguments)}: expected {kinds}, got {_given(text, value, expected)}"
-        problem = f"{value!r} is not possible here" if value else "this value is not possible here"
-        return f"{_place(key, arguments)}: {problem[:200]}; mlcl <verb> --help_all shows what is"
+    if 'Parser key "' in message:
+        return _about_a_value(message, given)
     return text[:300]
 
 
-def misplaced_null(config: Namespace, arguments: list[str]) -> str | None:
-    """What is wrong with a null on the command line, given to an argument of a class that has no use for it.
+def _about_a_value(message: str, given: CommandLine) -> str:
+    """From the innermost of jsonargparse's nested paragraphs, which begin with ``Parser key "x":``."""
+    above, _, rest = message.rpartition('Parser key "')
+    key, _, rest = rest.partition('":')
+    first, *lines = rest.splitlines()
+    indent = len(above) - len(above.rstrip(" "))
+    inside = takewhile(lambda text: not text.strip() or text[: indent + 1].isspace(), lines)
+    return f"{_place(key, given)}: {_wrong_value(chr(10).join([first, *inside]), key.split('.')[-1])}"
 
-    jsonargparse (4.53) checks no null below a class, so that a run would fail later, at a place that says less.
+
+def _wrong_value(text: str, name: str) -> str:
+    """What is wrong with the value of an option, from jsonargparse's message about it."""
+    given = re.search(r"(?:Given value|Got value|dot import path string): (\S.*)", text)
+    value = given[1].strip() if given else ""
+    if name in _CHOICES and "class_path" not in value:
+        known = ", ".join(_CHOICES[name]) or "none yet"
+        reason = re.search(r"(Unable to import[^:]*|[Nn]o module named \S+|Import path \S+ does not[^.]*)", text)
+        detail = f" ({reason[1]})" if reason else ""
+        return f"unknown class {value!r}{detail}; known: {known}; or yours, as file.Class"
+    if literal := re.search(r"Literal\[([^\]]*)\]", text):
+        return f"expected one of {literal[1]}, got {value or 'something else'!r}"
+    kinds = re.findall(r"<class '(?!NoneType)([\w.]+)'>", text.split("Given value type")[0])
+    if value and kinds and all(kind in _KINDS for kind in kinds):
+        wanted = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
+        return f"expected {wanted}, got {_shown(text, value, kinds)}"
+    problem = f"{value!r} is not possible here" if value else "this value is not possible here"
+    return f"{problem[:200]}; mlcl <verb> --help_all shows what is"
+
+
+def misplaced_null(config: Namespace, arguments: list[str]) -> str | None:
+    """A message about a null on the command line for an argument of a class that does not take None, if there is one.
+
+    jsonargparse (4.53) does not check for None inside a class, so that the run would fail later and less clearly.
     """
     for flag in dict.fromkeys(argument.split("=")[0] for argument in arguments):
         *above, name = flag.removeprefix("--").rstrip("+").split(".")
-        if "null" not in command_line.values(arguments, flag)[-1:] or not above:
+        if "null" not in values(arguments, flag)[-1:] or not above:
             continue
         place: Any = config
         for part in above:
@@ -89,7 +99,7 @@ def _takes_none(class_path: str, name: str) -> bool:
     """Whether an argument of this class may be None, as far as its annotation says."""
     module, _, attribute = class_path.rpartition(".")
     chosen = getattr(sys.modules.get(module), attribute, None)
-    for base in inspect.getmro(chosen) if isinstance(chosen, type) else ():  # the rest of a **settings is further up
+    for base in inspect.getmro(chosen) if isinstance(chosen, type) else ():  # **settings are passed on to a base
         made_by = vars(base).get("__init__")
         if made_by is not None and name in inspect.signature(made_by).parameters:
             try:
@@ -100,7 +110,7 @@ def _takes_none(class_path: str, name: str) -> bool:
     return True
 
 
-def _given(text: str, value: str, expected: list[str]) -> str:
+def _shown(text: str, value: str, expected: list[str]) -> str:
     """The value and, for a frequent mistake, what to write instead."""
     if value == "None" and "NoneType" in text and "value type: <class 'str'>" in text:
         return "'None'; null is written null, or None behind an ="
@@ -109,21 +119,16 @@ def _given(text: str, value: str, expected: list[str]) -> str:
     return repr(value)
 
 
-def _place(key: str, arguments: list[str]) -> str:
+def _place(key: str, given: CommandLine) -> str:
     """The option as the user wrote it: on the command line, or in which config file."""
     name = key.split(".")[-1]
-    for argument in arguments:
+    for argument in given.arguments:
         flag = argument.split("=")[0]
         if flag.startswith("--") and flag.split(".")[-1].lstrip("-") == name:
             return flag
-    for argument in (value for a in arguments for value in (a.partition("=")[2], a) if value):
-        if Path(argument).suffix in (".yaml", ".yml") and os.path.isfile(argument):
-            try:
-                path = _find(yaml.safe_load(Path(argument).read_text()), name)
-            except (yaml.YAMLError, ValueError, RecursionError):
-                continue
-            if path:
-                return f"{argument}: {path}"
+    for file, content in given.configs.items():
+        if path := _find(content, name):
+            return f"{file}: {path}"
     return key
 
 

@@ -1,24 +1,25 @@
-"""The verbs beside fit, validate and test, one file each: arguments, what can be told at once, and the call.
+"""The verbs beside fit, validate and test, one file each.
 
-A verb's file imports nothing heavy at its top, so that help and mistakes are answered before torch is imported:
+A verb's file imports nothing heavy at its top, so that help and mistakes are answered before torch is imported. It has:
 
     SUMMARY                     one line, for ``mlcl --help``
     add_arguments(parser)
     check(options)              raises MlclError for what is wrong with the command line
     run(options) -> int         does it; returns the exit status
-    PASSED_ON                   options, or beginnings of them, that another parser reads; they come as
-                                options.passed_on, in their order
+    PASSED_ON                   options, or beginnings of them, for another parser; run finds them in options.passed_on
 """
 
 import argparse
 import difflib
 import gc
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
+from mlcl.cli.command_line import options
 from mlcl.errors import MlclError
 
 VERBS = ("predict", "calibrate", "export", "report", "compare", "check")
@@ -34,8 +35,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
-            known = [option for action in self._actions for option in action.option_strings]
-            close = difflib.get_close_matches(word, known, n=1)
+            close = difflib.get_close_matches(word, re.findall(r"--[\w.]+", self.format_help()), n=1)
             message = f"unknown option {word}{f' (did you mean {close[0]}?)' if close else ''}"
             if not word.startswith("-"):
                 message = f"unexpected {word!r}"
@@ -60,31 +60,27 @@ def run(verb: str, arguments: list[str]) -> int:
         MlclError: for what goes wrong later.
     """
     own, passed_on = _divided(arguments, getattr(_module(verb), "PASSED_ON", ()))
-    options = _parser(verb).parse_args(own)
-    options.passed_on = passed_on
+    parsed = _parser(verb).parse_args(own)
+    parsed.passed_on = passed_on
     try:
-        _module(verb).check(options)
+        _module(verb).check(parsed)
     except MlclError as error:
         raise UsageError(str(error)) from None
-    return int(_module(verb).run(options))
+    return int(_module(verb).run(parsed))
 
 
 def _divided(arguments: list[str], passed_on: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """A verb's own arguments, and those of another parser with their values."""
     parts: tuple[list[str], list[str]] = [], []
-    values = 0  # that the option before still waits for
-    for argument in arguments:
-        flag = argument.split("=")[0]
+    for flag, _, words in options(arguments):
         others = flag in passed_on or any(flag.startswith(start) for start in passed_on if start.endswith("."))
-        is_value = bool(values) and not argument.startswith("--")
-        parts[others or is_value].append(argument)
-        values = int(others and "=" not in argument)
+        parts[others].extend(words)
     return parts
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Around the imports of torch and the like, whose objects stay: searching them for garbage takes a quarter."""
+    """Import torch and the like without garbage collection, which takes a quarter of the time and finds nothing."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # two lines where it cannot write to the home folder
     on = gc.isenabled()
     gc.disable()

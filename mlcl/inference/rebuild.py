@@ -1,6 +1,5 @@
 """From the record in a checkpoint back to its network and its dataset, without a trainer or a command line."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from jsonargparse import ArgumentParser
 from mlcl.data import MultiLabelDataModule
 from mlcl.errors import MlclError
 from mlcl.network import Network
-from mlcl.runs import record
+from mlcl.runs import record, trust
 
 
 class Rebuilt:
@@ -24,15 +23,11 @@ class Rebuilt:
     """
 
     def __init__(self, path: Path, imports: tuple[str, ...] = ()) -> None:
-        for module in imports:
-            try:
-                import_module(module)
-            except ImportError as error:
-                raise MlclError(f"--import {module}: {error}") from error
+        trust.import_modules(imports)
         self.path = path
         self.content = record.load(path)
         self.config = record.for_evaluation(record.config_of(self.content, path))
-        record.check_classes(self.config, path, imports)
+        trust.check_classes(self.config, path, imports)
         self.classes: list[str] = self.content[record.KEY]["classes"]
 
     def network(self) -> Network:

@@ -1,4 +1,4 @@
-"""Run folders: ``runs/<name>/version_<n>``, where each run lives, and which is the last."""
+"""Run folders: ``runs/<name>/version_<n>``, what is in them, and which run is the last."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from typing import Any
 from mlcl.errors import MlclError
 from mlcl.system.files import write_whole
 
-CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
+CHECKPOINTS, CONFIG, ENVIRONMENT = "checkpoints", "config.yaml", "environment.json"
 _PACKAGES = ("mlcl", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy", "pillow")
 
 
@@ -40,8 +40,7 @@ def new_folder(parent: Path, prefix: str = "version_") -> Path:
 
 def discard_if_untouched(folder: Path) -> None:
     """Remove a run's folder in which nothing was trained or tested yet: a run that failed at its start."""
-    notes = {folder / CONFIG, folder / "environment.json"}
-    if folder.is_dir() and set(folder.iterdir()) <= notes:
+    if folder.is_dir() and set(folder.iterdir()) <= {folder / CONFIG, folder / ENVIRONMENT}:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -49,20 +48,22 @@ def last_checkpoint(runs: Path) -> Path:
     """The newest ``last.ckpt`` of the runs in this folder.
 
     Raises:
-        MlclError: if there is none, so that nobody believes to continue and starts from scratch.
+        MlclError: if there is none; a training that is to continue must not start from scratch.
     """
     found = sorted(runs.glob(f"*/{CHECKPOINTS}/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise MlclError(
             f"--ckpt_path last: no run under {runs} has a {CHECKPOINTS}/last.ckpt; give a file, or --name of the run"
         )
-    started = [run for run in runs.glob("version_*") if (run / CONFIG).is_file()]
-    run = max(started, key=_number, default=found[-1].parent.parent)
-    if _number(run) > _number(found[-1].parent.parent) and not (run / CHECKPOINTS / "last.ckpt").is_file():
-        from mlcl.system.console import say  # not above: it brings lightning
+    last = found[-1].parent.parent
+    newest = max((run for run in runs.glob("version_*") if (run / CONFIG).is_file()), key=_number, default=last)
+    if _number(newest) > _number(last) and not (newest / CHECKPOINTS / "last.ckpt").is_file():
+        from mlcl.system.console import say  # imports lightning, which help need not wait for
 
-        other, place = os.path.relpath(found[-1].parent.parent), f"{CHECKPOINTS}/last.ckpt"
-        say(f"{os.path.relpath(run)} has no {place}: it ended before its first epoch did; going on with {other}")
+        say(
+            f"{os.path.relpath(newest)} has no {CHECKPOINTS}/last.ckpt: it ended before its first epoch did; going on "
+            f"with {os.path.relpath(last)}"
+        )
     return found[-1]
 
 
@@ -72,7 +73,7 @@ def _number(run: Path) -> int:
 
 
 def how_to_continue(folder: Path, config: dict[str, Any], imports: Sequence[str], arguments: Sequence[str]) -> str:
-    """What to say of a training that was stopped: what of it is safe, and the command that goes on from there.
+    """The end of the message of a training that a signal stopped: what is saved, and the command that continues it.
 
     Args:
         folder: of the run.
@@ -80,22 +81,21 @@ def how_to_continue(folder: Path, config: dict[str, Any], imports: Sequence[str]
         imports: modules that the command line imports.
         arguments: the command line.
     """
-    from mlcl.runs import record  # not above: it brings torch
+    from mlcl.runs import record, trust  # record imports torch, which help need not wait for
 
     last = folder / CHECKPOINTS / "last.ckpt"
     if not last.is_file():
         return " before the end of the first epoch: there is nothing to continue from, start again"
-    place = os.path.relpath(last)
     try:
-        record.check_classes(config, place, tuple(imports))
+        trust.check_classes(config, last, tuple(imports))
         command = [part for module in imports for part in ("--import", module)]
-    except MlclError:  # it has classes of the user's own, which a checkpoint alone may not name, but a config may
+    except MlclError:  # a checkpoint may not name the user's own classes, but the config files given again may
         command = [*arguments]
         while "--ckpt_path" in command:
-            place_of = command.index("--ckpt_path")
-            del command[place_of : place_of + 2]
+            place = command.index("--ckpt_path")
+            del command[place : place + 2]
         command = [argument for argument in command if not argument.startswith("--ckpt_path=")]
-    line = shlex.join(["mlcl", "fit", *command, "--ckpt_path", place])
+    line = shlex.join(["mlcl", "fit", *command, "--ckpt_path", os.path.relpath(last)])
     return f"; epoch {record.load(last)['epoch'] + 1} is saved, continue with: {line}"
 
 
@@ -126,49 +126,42 @@ def beside(folder: Path, name: str) -> Path | None:
 
 
 def describe(folder: Path, config: dict[str, Any]) -> None:
-    """What a run is made from: ``config.yaml``, and when, with which command, versions and machine it was started.
+    """Write ``config.yaml``, and an entry for this start in ``environment.json``: command, versions, machine."""
+    import yaml  # help need not wait for it
 
-    ``environment.json`` has an entry for every start of the run.
-    """
-    import yaml  # not above: help need not wait for it
-
-    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
-    path = folder / "environment.json"
-    try:
-        starts: list[dict[str, Any]] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        starts = []
-    write_whole(path, json.dumps([*starts, _environment()], indent=2))
+    write_whole(folder / ENVIRONMENT, json.dumps([*starts(folder), _environment()], indent=2))
 
 
 def note_environment(folder: Path, **notes: Any) -> None:
     """Add to the last entry of ``environment.json`` what was not known at the start."""
-    path = folder / "environment.json"
+    if entries := starts(folder):
+        entries[-1] |= notes
+        write_whole(folder / ENVIRONMENT, json.dumps(entries, indent=2))
+
+
+def starts(run: Path) -> list[dict[str, Any]]:
+    """The entries of ``environment.json``; none where it is missing or damaged, since nothing depends on it."""
     try:
-        starts: list[dict[str, Any]] = json.loads(path.read_text())
-        starts[-1] |= notes
-    except (OSError, ValueError, IndexError, TypeError):  # it is a note, no reason to stop a training
-        return
-    write_whole(path, json.dumps(starts, indent=2))
+        entries = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def tidy(folder: Path, steps: int) -> None:
-    """Before a run goes on: remove what a killed process left half done, or will be done again.
-
-    Those are files under their temporary names, and the lines of ``metrics.csv`` after the checkpoint, which a kill
-    may also have cut in two.
+    """Before a run continues, remove what a killed process left: temporary files, and log lines after the checkpoint.
 
     Args:
         folder: of the run.
-        steps: taken when the checkpoint was written; lines are numbered from 0.
+        steps: taken when the checkpoint was written; lines of ``metrics.csv`` are numbered from 0.
     """
     for partial in (*folder.glob(".*.partial*"), *folder.glob(f"{CHECKPOINTS}/.*.partial*")):
         partial.unlink(missing_ok=True)
     log = folder / "metrics.csv"
     if not log.is_file():
         return
-    text = log.read_bytes().decode()  # its line ends as they are
+    text = log.read_bytes().decode()  # keeps its line ends
     rows = csv.reader(io.StringIO(text, newline=""))
     header = next(rows, [])
     if "step" not in header:
@@ -176,7 +169,7 @@ def tidy(folder: Path, steps: int) -> None:
     column, kept = header.index("step"), io.StringIO(newline="")
     writer = csv.writer(kept)
     writer.writerow(header)
-    for row in rows:
+    for row in rows:  # a kill may have cut the last one
         if len(row) == len(header) and row[column].isdecimal() and int(row[column]) < steps:
             writer.writerow(row)
     if kept.getvalue() != text:
@@ -184,7 +177,7 @@ def tidy(folder: Path, steps: int) -> None:
 
 
 def _environment() -> dict[str, Any]:
-    from importlib.metadata import PackageNotFoundError, version  # not above: help need not wait for it
+    from importlib.metadata import PackageNotFoundError, version  # help need not wait for it
 
     import torch
 

@@ -1,7 +1,6 @@
-"""What a run was made from, beside its configuration: which data, which code."""
+"""Which data and which code a run used."""
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_PATIENCE = 5.0  # seconds for git; a checkout on a slow disk goes unrecorded
+from mlcl.runs.folders import starts
+
+_TIMEOUT = 5.0  # seconds for git
 
 
 def fingerprint(paths: Sequence[Path], targets: NDArray[Any], root: Path) -> str:
@@ -28,7 +29,7 @@ def fingerprint(paths: Sequence[Path], targets: NDArray[Any], root: Path) -> str
     for path in paths:
         try:
             size = os.stat(path).st_size
-        except OSError:  # told by whoever reads it
+        except OSError:  # reading the image reports it
             size = -1
         digest.update(f"{os.path.abspath(path).removeprefix(prefix)}\0{size}\n".encode(errors="surrogateescape"))
     digest.update(np.ascontiguousarray(targets).tobytes())
@@ -36,10 +37,7 @@ def fingerprint(paths: Sequence[Path], targets: NDArray[Any], root: Path) -> str
 
 
 def code_state() -> dict[str, Any]:
-    """Commit and whether there are changes, of the checkout that holds the package and of the current folder's.
-
-    Empty where there is no git, or neither is in a checkout. Never fails.
-    """
+    """Commit and whether there are changes, of the checkouts of the package and of the current folder; never fails."""
     package = Path(__file__).parent
     found = {}
     # An environment inside another project's checkout is no part of it.
@@ -64,7 +62,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
@@ -73,15 +71,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def recorded_data(run: Path) -> dict[str, str]:
-    """The fingerprints of the last start of a run that got as far as its data; empty where there are none."""
-    try:
-        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-        known = [dict(start["data"]) for start in starts if start.get("data")]
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
-        return {}
+    """The fingerprints by split that the last start of a run recorded; empty where there are none."""
+    known = [start["data"] for start in starts(run) if isinstance(start.get("data"), dict)]
     return known[-1] if known else {}
 
 
 def differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The splits whose images or labels are others than before."""
+    """The splits whose images or labels have changed."""
     return [split for split, known in before.items() if split in now and now[split] != known]

@@ -1,6 +1,5 @@
-"""YAML that people write, read with care: what is wrong in it is a line, before a parser or a copy chokes on it."""
+"""Reading YAML from people and from other machines: every fault becomes one line, and no input takes for ever."""
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +7,15 @@ import yaml
 
 from mlcl.errors import MlclError
 
-_DEEPEST = 100  # levels; a config of ours has eight
-_MOST = 1_000_000  # values, those that an alias repeats counted each time: nine lines can stand for 9 ** 9
-# What PyYAML 6 raises, beside its own errors, for tags with nothing behind them, numbers of thousands of digits, and
-# brackets by the thousand.
-_CHOKED = (ValueError, IndexError, AttributeError, KeyError, TypeError, RecursionError, OverflowError)
+_MAX_DEPTH = 100  # a config of ours has eight levels
+_MAX_VALUES = 1_000_000  # with aliases written out: nine lines of nine aliases each stand for 9 ** 9 values
+# What PyYAML 6 raises, beside its own errors, for tags without a value, numbers of thousands of digits and thousands
+# of open brackets.
+_OTHER_ERRORS = (ValueError, IndexError, AttributeError, KeyError, TypeError, RecursionError, OverflowError)
 
 
 class _Loader(yaml.SafeLoader):
-    """As safe_load, but 2026-11-22 is text: so jsonargparse takes it, and a name like 2026-22-11 is no date."""
+    """SafeLoader without dates: jsonargparse has none either, and a run may be called 2026-11-22."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -25,97 +24,103 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-class _FileLoader(_Loader):
-    """A key that stands twice in a mapping is an error: YAML forbids it, PyYAML drops the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
-            seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
-
-
 def read(text: str | bytes, place: str) -> Any:
-    """The content of a config.
+    """The content of a YAML text.
 
     Args:
-        text: of the whole file.
-        place: where it stands, for messages.
+        text: of one document.
+        place: where it comes from, for messages.
 
     Raises:
-        MlclError: if it is not YAML, names a key twice, or holds what nothing could be done with: see :func:`check`.
+        MlclError: if it is not YAML, has a key twice in a mapping, has a null character in a text, is nested more than
+            100 levels deep, or stands for more than a million values.
     """
     try:
-        content = yaml.load(text, _FileLoader)
-    except (yaml.YAMLError, *_CHOKED) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise MlclError(f"{place} is not YAML: {reason[:200]}") from error
-    check(content, place)
-    return content
+        return _load(text, place)
+    except yaml.YAMLError as error:
+        raise MlclError(f"{place} is not YAML: {_reason(error)}") from error
 
 
 def read_file(file: Path, flag: str = "") -> Any:
-    """The content of a file, for messages with the flag that named it.
+    """The content of a file; ``flag`` is the option that named it, for messages.
 
     Raises:
-        MlclError: as :func:`read`; or if it is no UTF-8 text, or cannot be read.
+        MlclError: as :func:`read` and :func:`text_of`.
     """
-    place = f"{flag} {file}".lstrip()
+    return read(text_of(file, flag), f"{flag} {file}".lstrip())
+
+
+def text_of(file: Path, flag: str = "") -> str:
+    """The text of a file.
+
+    Raises:
+        MlclError: if it cannot be read, or is not UTF-8.
+    """
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise MlclError(f"{place} is not YAML: {' '.join(str(error).split())[:200]}") from error
-    return read(text, place)
+        raise MlclError(f"{f'{flag} {file}'.lstrip()} is not YAML: {_reason(error)}") from error
 
 
 def check_value(text: str, place: str) -> None:
-    """A value on the command line, which jsonargparse reads as YAML where it is that, and else as text.
-
-    Args:
-        text: the value.
-        place: its flag, for messages.
+    """Check a value that jsonargparse will read as YAML or, where it is none, as plain text.
 
     Raises:
-        MlclError: where reading it would fail in another way: see :func:`check`.
+        MlclError: as :func:`read`, but not for a text that is no YAML.
     """
     try:
-        content = yaml.load(text, _Loader)
+        _load(text, place)
     except yaml.YAMLError:
-        return
-    except _CHOKED as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise MlclError(f"{place}: {text[:100]!r} cannot be read: {reason[:200]}") from error
-    check(content, place)
+        pass
 
 
-def check(content: Any, place: str) -> None:
-    """Whether it can be copied and printed.
+def _load(text: str | bytes, place: str) -> Any:
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node, place)  # before the values are made: merging (<<: *name) already writes aliases out
+        return loader.construct_document(node)
+    except _OTHER_ERRORS as error:
+        raise MlclError(f"{place} is not YAML: {_reason(error)}") from error
 
-    Raises:
-        MlclError: if it is nested too deeply (or contains itself), too large with its aliases written out, or has a
-            text with a byte of 0, which no file name may have.
-    """
-    known: dict[int, tuple[int, int]] = {}
 
-    def measure(node: Any, depth: int) -> tuple[int, int]:
-        """Number of values in a node, and levels below it."""
-        if isinstance(node, str) and "\0" in node:
-            raise MlclError(f"{place}: a text with a byte of 0: {node[:50]!r}")
-        parts = [*node, *node.values()] if isinstance(node, dict) else node if isinstance(node, list) else ()
-        if depth > _DEEPEST:
-            raise MlclError(f"{place}: nested more than {_DEEPEST} levels deep")
-        if not parts:
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+
+
+def _check(root: yaml.Node, place: str) -> None:
+    sizes: dict[int, tuple[int, int]] = {}
+
+    def measure(node: yaml.Node, depth: int) -> tuple[int, int]:
+        """Number of values in a node, with aliases written out, and levels below it."""
+        if isinstance(node, yaml.ScalarNode):
+            if "\0" in node.value:
+                raise MlclError(f"{place}: null character in {node.value[:50]!r}")
             return 1, 0
-        if id(node) not in known:
+        if id(node) not in sizes and depth <= _MAX_DEPTH:
+            parts = node.value
+            if isinstance(node, yaml.MappingNode):
+                _check_keys([key for key, _ in node.value], place)
+                parts = [part for pair in node.value for part in pair]
             below = [measure(part, depth + 1) for part in parts]
-            known[id(node)] = 1 + sum(size for size, _ in below), 1 + max(height for _, height in below)
-        size, height = known[id(node)]
-        if depth + height > _DEEPEST:
-            raise MlclError(f"{place}: nested more than {_DEEPEST} levels deep")
-        if size > _MOST:
-            raise MlclError(f"{place}: more than {_MOST:,} values, with its aliases (*name) written out")
+            sizes[id(node)] = 1 + sum(size for size, _ in below), 1 + max((height for _, height in below), default=0)
+        size, height = sizes.get(id(node), (0, 1))
+        if depth + height > _MAX_DEPTH:
+            raise MlclError(f"{place}: nested more than {_MAX_DEPTH} levels deep")
+        if size > _MAX_VALUES:
+            raise MlclError(f"{place}: more than {_MAX_VALUES:,} values, with its aliases (*name) written out")
         return size, height
 
-    measure(content, 0)
+    measure(root, 0)
+
+
+def _check_keys(keys: list[yaml.Node], place: str) -> None:
+    """YAML forbids a key that appears twice in a mapping; PyYAML would drop the first."""
+    seen = set()
+    for key in keys:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                raise MlclError(f"{place}: the key {key.value!r} twice, line {key.start_mark.line + 1}")
+            seen.add((key.tag, key.value))

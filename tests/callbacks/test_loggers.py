@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from mlcl.callbacks import CSVLog, loggers
 from mlcl.errors import MlclError
 from mlcl.optim import make_optimizer
-from mlcl.runs import record
+from mlcl.runs import trust
 
 LOGGERS = "lightning.pytorch.loggers"
 W = {"class_path": f"{LOGGERS}.WandbLogger"}
@@ -20,7 +20,7 @@ PLAIN = {"save_dir": ".", "offline": True, "project": "mlcl", "log_model": False
 def checked(*settings):
     """As a checkpoint's record would have them; a list where there are several."""
     config = {"trainer": {"logger": settings[0] if len(settings) == 1 else list(settings)}}
-    record.check_classes(config, "x.ckpt")
+    trust.check_classes(config, "x.ckpt")
 
 
 def test_a_continued_run_may_log_as_it_did():

@@ -14,7 +14,7 @@ from mlcl.heads import CSRA, SemanticAttention
 from mlcl.losses import DualContrastiveLoss
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
-from mlcl.runs import record
+from mlcl.runs.init_from import load_network
 
 DUAL = ["--model.embedding_loss", "DualContrastiveLoss", "--model.embedding_loss.projection", "8"]
 
@@ -127,7 +127,7 @@ def test_what_was_known_of_a_class_is_found_by_its_name(tmp_path):
     state = {f"network.{name}": tensor for name, tensor in old.state_dict().items()}
     torch.save({"state_dict": state, "mlcl": {"format": 1, "classes": before}}, tmp_path / "a.ckpt")
     bird = new.head.classifier.weight[2].clone()
-    line = record.load_network(new, tmp_path / "a.ckpt", classes)
+    line = load_network(new, tmp_path / "a.ckpt", classes)
     assert "0 of the file not used" in line and line.endswith("other classes, 2 of 3 known by name")
     for name in ("classifier.weight", "classifier.bias", "class_maps.weight"):
         assert torch.equal(new.head.get_parameter(name)[:2], old.head.get_parameter(name)[[3, 1]])
@@ -136,7 +136,7 @@ def test_what_was_known_of_a_class_is_found_by_its_name(tmp_path):
     csra, other = (Network("test_resnet", CSRA(), 4) for _ in range(2))
     state = {f"network.{name}": tensor for name, tensor in csra.state_dict().items()}
     torch.save({"state_dict": state, "mlcl": {"format": 1, "classes": before}}, tmp_path / "b.ckpt")
-    assert "as initialised: head.weight; 1 of" in record.load_network(other, tmp_path / "b.ckpt", before[::-1])
+    assert "as initialised: head.weight; 1 of" in load_network(other, tmp_path / "b.ckpt", before[::-1])
 
 
 def test_a_late_weight_is_said(mlcl, demo):

@@ -187,11 +187,11 @@ AT_ONCE = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), AT_ONCE, ids=lambda value: str(value)[:40])
-def test_mistakes_that_need_no_class(arguments, words, tmp_path):
-    done = at_once("check", *arguments, cwd=tmp_path)
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("mlcl: ") and words in done.stderr
+def test_mistakes_that_need_no_class(tmp_path):
+    answers = at_once([["check", *arguments] for arguments, _ in AT_ONCE], tmp_path)
+    for (arguments, words), answer in zip(AT_ONCE, answers, strict=True):
+        assert (answer.status, answer.out, answer.err.count("\n")) == (2, "", 1), (arguments, answer)
+        assert answer.err.startswith("mlcl: ") and words in answer.err, (arguments, answer)
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,12 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from wandb.wandb_agent import Agent
 
 from mlcl.__main__ import _mistake
-from mlcl.cli import training
-from mlcl.cli.command_line import nulls
+from mlcl.cli.command_line import CommandLine, _with_null
+from mlcl.cli.settings import parse
 
 SWEEPS = sorted(REPOSITORY.glob("configs/sweeps/*.yaml"))
 every_sweep = pytest.mark.parametrize("file", SWEEPS, ids=lambda path: path.stem)
-SAMPLES = 20
+SAMPLES = 4
 TINY = [
     *("--model.network.backbone", "test_resnet", "--model.network.pretrained", "false", "--trainer.precision", "null"),
     *("--data.image_size", "32", "--data.batch_size", "4", "--data.num_workers", "0", "--data.val_fraction", "0.5"),
@@ -135,23 +135,18 @@ def test_nothing_is_chosen_by_the_test_images(file):
 
 
 @every_sweep
-def test_every_sampled_command_is_understood(file, repository, monkeypatch):
+def test_every_sampled_command_is_understood(file, repository):
     """By the real parser, all but training: each value arrives at its place, none undoes another."""
-    monkeypatch.setattr(training.CLI, "instantiate_classes", lambda self: None)
-    ours = None
     for values in samples(file):
         verb, *flags = rendered(file, values)
         assert verb == "fit" and _mistake(verb, flags) is None
-        if ours is None:
-            ours = training.CLI(verb, flags)
-        else:
-            ours.parse_arguments(ours.parser, flags)
-        config = ours.config.as_dict()
+        settings = parse(verb, flags)
+        config = settings.as_dict()
         overlay = values.pop("config", None)
         assert {name: at(config, name) for name in values} == values
         assert config["trainer"]["logger"]["class_path"].endswith("WandbLogger")
         if overlay:
-            assert ours.name == f"coco_{Path(overlay).stem}"
+            assert settings.name == f"coco_{Path(overlay).stem}"
             wanted = yaml.safe_load(Path(overlay).read_text())["model"]["classification_loss"]["class_path"]
             assert at(config, "model.classification_loss") == wanted
 
@@ -233,16 +228,15 @@ def test_none_stays_text_where_it_may_be_text(mlcl):
         "a=None",
         "--f={b: None}",
     ]
-    assert nulls(arguments) == [
+    assert [_with_null(argument) for argument in arguments] == [
         *("--a", "None", "--b=null", '--c=["None", null]', "--d=Nones", "--e=[None, x]", "a=None", "--f={b: None}"),
     ]
     outcome = mlcl("fit", *BASE, "--data", "CSVDataset", "--data.labels_column", "None", "--print_config")
     assert at(yaml.safe_load(outcome.out), "data.labels_column") == "None"
 
 
-def test_no_name_is_the_configs_name(repository, monkeypatch):
-    monkeypatch.setattr(training.CLI, "instantiate_classes", lambda self: None)
-    assert training.CLI("fit", ["--config", "configs/coco.yaml", "--name=None"]).name == "coco"
+def test_no_name_is_the_configs_name(repository):
+    assert CommandLine(["--config", "configs/coco.yaml", "--name=None"]).name() == "coco"
 
 
 MISTAKES = [

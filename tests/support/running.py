@@ -1,8 +1,10 @@
 """The command line in processes of its own, and flags and data small enough for a test."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,12 +68,19 @@ def demo_flags(demo_root: Path) -> list[str]:
     ]
 
 
-def at_once(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run in a process in which torch, numpy and jsonargparse cannot be imported."""
+def at_once(lines: Sequence[Sequence[str]], cwd: Path) -> list[Outcome]:
+    """Run command lines in one process in which torch, numpy and jsonargparse cannot be imported."""
     script = (
-        "import sys\nfor name in ('torch', 'numpy', 'jsonargparse', 'lightning'): sys.modules[name] = None\n"
-        "from mlcl.__main__ import entry; entry()"
+        "import contextlib, io, json, sys\n"
+        "for name in ('torch', 'numpy', 'yaml', 'jsonargparse', 'lightning'): sys.modules[name] = None\n"
+        "from mlcl.__main__ import main\n"
+        "for line in json.load(sys.stdin):\n"
+        "    out, err = io.StringIO(), io.StringIO()\n"
+        "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): status = main(line)\n"
+        "    print(json.dumps([status, out.getvalue(), err.getvalue()]))\n"
     )
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False, cwd=cwd
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps(lines), capture_output=True, text=True, check=False, cwd=cwd
     )
+    assert done.returncode == 0, done.stderr
+    return [Outcome(*json.loads(answer)) for answer in done.stdout.splitlines()]

@@ -1,0 +1,97 @@
+"""From a command line to the settings of a run: the checkpoint's own, then the config files, then the flags."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+from mlcl.callbacks import fast_step
+from mlcl.cli.command_line import CommandLine
+from mlcl.cli.messages import misplaced_null
+from mlcl.cli.parser import Parser, make_parser
+from mlcl.errors import MlclError
+from mlcl.runs import record, trust
+from mlcl.system.console import say
+
+# Restored with the optimizer's state: another value on the command line would have no effect, or break it.
+_FIXED = ("model.optimizer", "model.schedule", "model.lr_mult", "ema_decay")
+
+
+@dataclass
+class Settings:
+    """A parsed command line, and what is known of the checkpoint it names."""
+
+    verb: str
+    command_line: CommandLine
+    parser: Parser
+    config: Namespace
+    name: str
+    checkpoint: Path | None
+    chosen_precision: bool  # by us, since the user gave none
+    stored_classes: list[str]  # in the checkpoint; these three are empty, -1 and 0 without one
+    stored_epoch: int
+    stored_steps: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole configuration as plain values, class paths and arguments."""
+        plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        return plain
+
+
+def parse(verb: str, arguments: list[str]) -> Settings:
+    """Parse a command line of fit, validate, test or check.
+
+    Raises:
+        MlclError: for a checkpoint or config file that cannot be used.
+        SystemExit: with status 2 for a wrong command line, 0 after ``--help`` and ``--print_config``.
+    """
+    line = CommandLine(arguments)
+    trust.import_modules(line.imports)
+    checkpoint, stored, layer = line.checkpoint, {}, {}
+    if checkpoint is not None:
+        stored = record.load(checkpoint)
+        if verb != "fit" or not line.configs:  # else the config files are the whole configuration
+            whole = record.config_of(stored, checkpoint)
+            layer = whole if verb == "fit" else record.for_evaluation(whole)
+            trust.check_classes(layer, checkpoint, line.imports)
+    parser = make_parser(verb)
+    parser.command_line = line
+    stored_words = [f"--config={yaml.safe_dump(layer, sort_keys=False)}"] if layer else []
+    config = parser.parse_args([*stored_words, *line.parsed])
+    if mistake := misplaced_null(config, line.arguments):
+        parser.error(mistake)
+    known = stored.get(record.KEY, {})
+    settings = Settings(
+        verb=verb,
+        command_line=line,
+        parser=parser,
+        config=config,
+        name=line.name(layer.get("name")),
+        checkpoint=checkpoint,
+        chosen_precision=config.trainer.precision is None and not config.trainer.plugins,  # a plugin may set one
+        stored_classes=known.get("classes", []),
+        stored_epoch=stored.get("epoch", -1),
+        stored_steps=stored.get("global_step", 0),
+    )
+    config["name"], config["ckpt_path"] = settings.name, str(checkpoint) if checkpoint else None
+    if settings.chosen_precision:
+        config.trainer.precision = fast_step.precision_for(config.trainer.accelerator)
+    if verb != "fit":  # the weights are in the checkpoint
+        network = config.model.network.init_args
+        network["pretrained"], network["weights"] = False, None
+    if checkpoint is not None and "config" in known:
+        _report_overridden(settings, layer or record.config_of(stored, checkpoint))
+    return settings
+
+
+def _report_overridden(settings: Settings, stored: dict[str, Any]) -> None:
+    """Name what differs from the checkpoint; refuse what would be undone by the optimizer's restored state."""
+    for key, before, after in record.differences(stored, settings.as_dict()):
+        if settings.verb == "fit" and key.startswith(_FIXED):
+            raise MlclError(
+                f"a run is continued as it was: {key} was {before}, now {after}; start a new run instead, with "
+                f"--model.init_from {settings.checkpoint}"
+            )
+        say(f"the command line overrides the checkpoint: {key}: {before} -> {after}")

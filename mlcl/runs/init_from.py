@@ -1,0 +1,67 @@
+"""Starting from another run's network (``--model.init_from``)."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mlcl.errors import MlclError
+from mlcl.runs import record
+
+# VOC's name, COCO's name
+_SYNONYMS = {
+    **{"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle"},
+    **{"pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"},
+}
+
+
+def load_network(network: nn.Module, path: str | Path, classes: list[str] | None = None) -> str:
+    """Load every tensor of another run's network that has the same name and shape.
+
+    Where the other run had other classes, or another order, the head's rows are matched by class name (COCO's and
+    VOC's names for the same thing count as one).
+
+    Args:
+        network: of this run.
+        path: checkpoint of the other run.
+        classes: of this run; None takes the rows as they are.
+
+    Returns:
+        One line about what was loaded and what was not.
+
+    Raises:
+        MlclError: if nothing fits.
+    """
+    checkpoint = record.load(path)
+    prefix = "network."
+    stored = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    count, own, matched = len(stored), network.state_dict(), ""
+    before = checkpoint[record.KEY].get("classes", [])
+    if classes and before and classes != before:
+        stored, known = _by_class(stored, own, before, classes)
+        matched = f"; other classes, {known} of {len(classes)} known by name"
+    fitting = {name: tensor for name, tensor in stored.items() if name in own and own[name].shape == tensor.shape}
+    if not fitting:
+        raise MlclError(f"{path}: none of its {count} tensors fits this network (model.init_from)")
+    network.load_state_dict(fitting, strict=False)
+    left = [name for name in own if name not in fitting]
+    kept = f"; as initialised: {', '.join(left[:4])}{f' and {len(left) - 4} more' * (len(left) > 4)}" if left else ""
+    unused = f"{count - len(fitting)} of the file not used"
+    return f"init_from {path}: {len(fitting)} of {len(own)} tensors loaded{kept}; {unused}{matched}"
+
+
+def _by_class(
+    stored: dict[str, Tensor], own: dict[str, Tensor], before: list[str], classes: list[str]
+) -> tuple[dict[str, Tensor], int]:
+    """The tensors with the head's rows in the order of ``classes``, and how many classes are known by name."""
+    places = {_SYNONYMS.get(name, name): place for place, name in enumerate(before)}
+    common = [_SYNONYMS.get(name, name) for name in classes]
+    here = [place for place, name in enumerate(common) if name in places]
+    there = [places[common[place]] for place in here]
+    matched = {}
+    for name, tensor in stored.items():
+        if not name.startswith("head.") or len(before) not in tensor.shape:
+            matched[name] = tensor
+        elif name in own and len(tensor) == len(before) and own[name].shape == (len(classes), *tensor.shape[1:]):
+            matched[name] = own[name].clone()
+            matched[name][here] = tensor[there].to(own[name])
+    return matched, len(here)
