@@ -14,12 +14,11 @@ from torch import Tensor
 from mlcl import analysis
 from mlcl.analysis import Decisions, thresholds
 from mlcl.analysis.thresholds import Calibration
-from mlcl.data import MultiLabelDataModule
+from mlcl.data import ImageDataset, MultiLabelDataModule
+from mlcl.data.bad_images import BadImages, new_list
 from mlcl.errors import MlclError
-from mlcl.inference.prediction import make_trainer
+from mlcl.inference import forward
 from mlcl.inference.rebuild import Rebuilt
-from mlcl.metrics import Evaluation
-from mlcl.module import MultiLabelModule
 from mlcl.runs import record
 from mlcl.system.console import say
 
@@ -55,8 +54,7 @@ def calibrate(
     rebuilt = Rebuilt(checkpoint, imports)
     data = rebuilt.datamodule(root, **(changes or {}))
     check_held_out(data, checkpoint)
-    evaluation = _validate(rebuilt, data, accelerator, output.parent)
-    logits, targets = evaluation.logits, evaluation.targets
+    logits, targets = _evaluate(rebuilt, data, accelerator, output.parent)
 
     def fitted(logits: Tensor, targets: Tensor) -> Calibration:
         return thresholds.fit(logits, targets, target, level, shrink)
@@ -94,12 +92,16 @@ def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
             )
 
 
-def _validate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, folder: Path) -> Evaluation:
-    module = MultiLabelModule(rebuilt.network())
-    precision: Any = rebuilt.config["trainer"].get("precision") or "32-true"
-    make_trainer(accelerator, 1, precision, [], folder).validate(module, data, verbose=False)
-    assert module.val_metrics.evaluation is not None
-    return module.val_metrics.evaluation
+def _evaluate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, folder: Path) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) float32 and targets (N, K) of the validation images; bad images are listed in the folder."""
+    data.prepare_data()
+    fabric = forward.start(accelerator, precision=rebuilt.config["trainer"].get("precision") or "32-true")
+    loader = data.val_dataloader()
+    if isinstance(loader.dataset, ImageDataset) and loader.dataset.bad is not None:
+        loader.dataset.bad = BadImages("val", len(loader.dataset), new_list(folder))
+    batches = forward.logits(fabric, rebuilt.network(), loader)
+    logits, targets = zip(*((logits.float(), batch["target"]) for batch, logits in batches), strict=True)
+    return torch.cat(logits), torch.cat(targets)
 
 
 def _write(rebuilt: Rebuilt, made: Calibration, output: Path, how: dict[str, Any]) -> None:
