@@ -1,12 +1,6 @@
 """``mlcl export``: the network as one file that needs no mlcl, compared with the original before it gets its name."""
 
-import io
-import json
-import logging
-import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,14 +13,13 @@ from mlcl.data.images import ImageError
 from mlcl.data.unlabelled import find_images
 from mlcl.errors import MlclError
 from mlcl.inference import Model, load
-from mlcl.inference.fold import fold_batch_norms
+from mlcl.inference.formats import FORMATS, exporting, make_program
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
 
 TOLERANCE = 1e-4  # of a probability
 _REAL, _RANDOM = 16, 8  # images that the file is checked with
-_LARGEST_BATCH = 65_535
 
 
 class Exported(nn.Module):
@@ -50,14 +43,14 @@ def export(
     root: str | None = None,
     imports: tuple[str, ...] = (),
 ) -> float:
-    """Write a file and return its largest difference to the original.
+    """Write a file, check it, and return its largest difference to the original.
 
     Args:
         checkpoint: of a run.
         output: ``.onnx`` or ``.pt2``.
         kind: ``onnx`` or ``torch_export``.
         images: to check with; by default test images of the run's data.
-        root: of that data, if not where it lay.
+        root: of that data, if it has moved.
         imports: modules whose classes the checkpoint may name.
 
     Raises:
@@ -70,7 +63,8 @@ def export(
 
     def write_checked(path: Path) -> None:
         write, read = FORMATS[kind]
-        write_silently(write, network, batches[0][:2], metadata(model), path)
+        with exporting():
+            write(make_program(network, batches[0][:2]), metadata(model), path)
         differences.append(largest_difference(network, read(path), batches))
         if not differences[0] <= TOLERANCE:
             raise MlclError(f"{kind}: the file's probabilities are off by up to {differences[0]:.1e}: not written")
@@ -83,36 +77,6 @@ def export(
     size = f"{output.stat().st_size / 1e6:.1f} MB"
     say(f"{output}: {size}, {checked}, largest difference {differences[0]:.1e}")
     return differences[0]
-
-
-def write_silently(
-    write: Callable[..., None], network: nn.Module, example: Tensor, metadata: dict[str, Any], path: Path
-) -> None:
-    """Call a writer of ``FORMATS`` without the pages that the exporters print.
-
-    Args:
-        write: of the format.
-        network: pixels to probabilities.
-        example: two images; exporters take the size of a batch of one as fixed.
-        metadata: see :func:`metadata`.
-        path: of the file.
-
-    Raises:
-        MlclError: if the network cannot be exported.
-    """
-    printed = io.StringIO()
-    with warnings.catch_warnings(), redirect_stdout(printed), redirect_stderr(printed):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            write(network, example, metadata, path)
-        except (ImportError, OSError):
-            raise
-        except Exception as error:  # the exporters raise a dozen kinds, with pages of the graph
-            reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]
-            raise MlclError(f"the network cannot be exported: {type(error).__name__}: {reason}") from error
-        finally:
-            logging.disable(logging.NOTSET)
 
 
 def metadata(model: Model) -> dict[str, Any]:
@@ -167,45 +131,4 @@ def largest_difference(original: nn.Module, exported: Callable[[Tensor], Tensor]
     """The largest absolute difference of two outputs over batches; NaN where one of them is NaN."""
     with torch.inference_mode():
         pairs = [(original(batch), exported(batch)) for batch in batches]
-    return float(torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max())  # NaN wins
-
-
-def _write_onnx(network: nn.Module, example: Tensor, metadata: dict[str, Any], path: Path) -> None:
-    import onnx
-
-    program = torch.onnx.export(
-        network, (example,), input_names=["pixels"], output_names=["probabilities"],
-        dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)}},
-        dynamo=True, external_data=False, verbose=False,
-    )  # fmt: skip
-    assert program is not None
-    proto = program.model_proto
-    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    onnx.helper.set_model_props(proto, text)
-    onnx.save(proto, str(path))
-
-
-def _read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
-
-
-def _write_torch(network: nn.Module, example: Tensor, metadata: dict[str, Any], path: Path) -> None:
-    shapes = {"pixels": {0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)}}
-    program = torch.export.export(network, (example,), dynamic_shapes=shapes)
-    fold_batch_norms(program)
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files={"mlcl.json": json.dumps(metadata)})
-
-
-def _read_torch(path: Path) -> Callable[[Tensor], Tensor]:
-    with path.open("rb") as file:
-        return torch.export.load(file).module()
-
-
-FORMATS: dict[str, tuple[Callable[..., None], Callable[[Path], Callable[[Tensor], Tensor]]]] = {
-    "onnx": (_write_onnx, _read_onnx),
-    "torch_export": (_write_torch, _read_torch),
-}
+    return float(torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max())

@@ -1,11 +1,10 @@
 """``mlcl predict``: any number of images through a model, in order, on one device or several."""
 
-import heapq
-import json
+import math
 import os
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -62,37 +61,29 @@ def predict(
     fabric = forward.start(accelerator, devices, precision)
     started = time.perf_counter()
     rows: _Rows | None = None
-    parts = [output.with_name(f"{output.name}.rank{rank}.partial") for rank in range(fabric.world_size)]
     try:
         if fabric.is_global_zero:
             rows = _Rows(model, paths, writers.make(output, model.classes, writer, top))
-        with closing(_lines(fabric, model, paths, batch_size, num_workers)) as lines:
-            if rows is not None and len(parts) == 1:
-                rows.add(lines)
-            else:
-                fabric.barrier()  # the first process has made the folder
-                _write(lines, parts[fabric.global_rank])
-                fabric.barrier()
-        if rows is not None and len(parts) > 1:
-            rows.add(heapq.merge(*map(_read, parts)))
-            for part in parts:
-                part.unlink()
+        with closing(_batches(fabric, model, paths, batch_size, num_workers)) as batches:
+            for _ in range(math.ceil(len(paths) / (batch_size * fabric.world_size))):
+                lines = _gather(fabric, next(batches, []))
+                if rows is not None:
+                    rows.add(lines)
     except BaseException:
         if rows is not None:
-            left = rows.writer.abandon()
-            several = f"what was predicted so far is in {parts[0]} and its like, a line for each image"
-            say(several if parts[0].exists() else left)
+            say(rows.writer.abandon())
         forward.end(fabric)
         raise
     return rows.finish(time.perf_counter() - started) if rows is not None else 0
 
 
-def _lines(fabric: Fabric, model: Model, paths: Sequence[str], batch_size: int, num_workers: int) -> Generator[Line]:
-    """This process's images: every n-th, so that no image is predicted twice."""
-    dataset = FolderDataset(paths, model.resize, model.image_size)
+def _batches(
+    fabric: Fabric, model: Model, paths: Sequence[str], batch_size: int, num_workers: int
+) -> Generator[list[Line]]:
+    """This process's images, every n-th: a batch of all processes is one stretch of the images."""
     own = range(fabric.global_rank, len(paths), fabric.world_size)
     loader = DataLoader(
-        Subset(dataset, own),
+        Subset(FolderDataset(paths, model.resize, model.image_size), own),
         batch_size,
         num_workers=min(num_workers, os.cpu_count() or 1),
         pin_memory=torch.cuda.is_available(),
@@ -100,21 +91,19 @@ def _lines(fabric: Fabric, model: Model, paths: Sequence[str], batch_size: int, 
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     shown = fabric.is_global_zero and sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
-        bar = progress.add_task("predict", total=len(own))
+        bar = progress.add_task("predict", total=len(paths))
         for batch, logits in forward.logits(fabric, model.network, loader):
-            yield from zip(batch["index"].tolist(), batch["error"], logits.double().tolist(), strict=True)
-            progress.advance(bar, len(logits))
+            yield [*zip(batch["index"].tolist(), batch["error"], logits.double().tolist(), strict=True)]
+            progress.advance(bar, len(logits) * fabric.world_size)
 
 
-def _write(lines: Iterator[Line], part: Path) -> None:
-    with part.open("w", encoding="utf-8", buffering=1) as file:  # a line at once, whatever happens next
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-
-
-def _read(path: Path) -> Iterator[Line]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield tuple(json.loads(line))
+def _gather(fabric: Fabric, lines: list[Line]) -> list[Line]:
+    """The lines of all processes, in the order of the images, for the first process; nothing for the others."""
+    if fabric.world_size == 1:
+        return lines
+    parts: list[list[Line]] | None = [[]] * fabric.world_size if fabric.is_global_zero else None
+    torch.distributed.gather_object(lines, parts)
+    return sorted(line for part in parts or () for line in part)
 
 
 class _Rows:
@@ -125,7 +114,7 @@ class _Rows:
         self.failures: list[str] = []
         self.written = 0
 
-    def add(self, lines: Iterable[Line]) -> None:
+    def add(self, lines: list[Line]) -> None:
         """Write images.
 
         Raises:

@@ -12,13 +12,11 @@ from support.trees import write_table
 
 from mlcl import runs
 from mlcl.analysis import thresholds
-from mlcl.analysis.thresholds import Calibration
-from mlcl.inference import load
+from mlcl.inference import forward, load
 from mlcl.inference.calibration import calibrate
+from mlcl.inference.forward import start
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.runs import record
-
-HALVES = torch.full((12,), 0.5, dtype=torch.float64)
 
 
 @pytest.fixture
@@ -39,20 +37,6 @@ def test_it_is_fitted_on_the_held_out_images_alone(best, tmp_path, monkeypatch):
     out = load(best, "cpu")(held_out.paths)
     torch.testing.assert_close(seen[0][0].sigmoid(), out.scores, atol=1e-6, rtol=1e-5)
     np.testing.assert_array_equal(seen[0][1].numpy(), held_out.targets)
-
-
-def test_it_runs_in_the_precision_of_the_run(trained, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(thresholds, "fit", lambda *arguments: seen.append(arguments[0]) or Calibration(1.0, HALVES))
-    for precision in ("32-true", "bf16-mixed", "bf16-true"):
-        path = altered(
-            trained, tmp_path / "p.ckpt", lambda _, config, p=precision: config["trainer"].update(precision=p)
-        )
-        calibrate(path, tmp_path / "c.ckpt", accelerator="cpu", changes={"num_workers": 0})
-    full, mixed, low = seen[::6]
-    for other in (mixed, low):
-        assert other.dtype == torch.float32 and not torch.equal(other, full)
-        torch.testing.assert_close(other, full, atol=0.1, rtol=0.1)
 
 
 def test_every_verb_uses_it(mlcl, best, demo_root):
@@ -84,12 +68,6 @@ def test_every_verb_uses_it(mlcl, best, demo_root):
     assert metrics["definitions"]["temperature"] == model.temperature
 
 
-def test_the_command_line_still_wins(mlcl, calibrated):
-    outcome = mlcl("test", "--ckpt_path", calibrated, "--model.threshold", "0.25", "--trainer.accelerator", "cpu")
-    assert outcome.status == 0 and "overrides the checkpoint: model.threshold" in outcome.err
-    assert "threshold: 0.25" in outcome.out
-
-
 def test_nothing_else_changes(best, calibrated):
     old, new = record.load(best), record.load(calibrated)
     assert old.keys() == new.keys()
@@ -100,14 +78,19 @@ def test_nothing_else_changes(best, calibrated):
     assert new[record.KEY]["calibration"] == {"target": "f1", "shrink": 10.0, "images": 20}
 
 
-def test_default_place_and_another_target(mlcl, best, tmp_path):
+def test_default_place_another_target_and_the_precision_of_the_run(mlcl, trained, tmp_path, monkeypatch):
     copy = tmp_path / "elsewhere" / "best.ckpt"
     copy.parent.mkdir()
-    copy.write_bytes(best.read_bytes())
+    altered(trained, copy, lambda _, config: config["trainer"].update(precision="bf16-mixed"))
+    asked = []
+    monkeypatch.setattr(
+        forward, "start", lambda kind, **more: asked.append((kind, more)) or start(kind, precision="32-true")
+    )
     outcome = mlcl("calibrate", "--ckpt_path", copy, "--target", "recall=0.8", "--num_workers", "0")
     assert outcome.status == 0 and "target recall of 0.8" in outcome.out
     assert "recall of 0.8 or more: " in outcome.err and "classes on images not fitted on" in outcome.err
     assert (copy.parent / "calibrated.ckpt").is_file()
+    assert asked == [("auto", {"precision": "bf16-mixed"})]
 
 
 def test_a_run_without_held_out_images(mlcl, trained, tmp_path):
