@@ -1,6 +1,7 @@
 """The verb compare: several methods over their seeds, from the scores their runs left."""
 
 import argparse
+import os
 from pathlib import Path
 
 from mlcl.cli import options as shared
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     comparison = outcome.compare(methods, options.resamples, options.seed, left_out)
     written = page.write(comparison, options.output)  # first: a closed pipe must not cost the files
     page.show(comparison)
-    print(page.shown(written))
+    print(f"written: {', '.join(map(os.path.relpath, written))}")
     return 0
 
 

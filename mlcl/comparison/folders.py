@@ -1,8 +1,8 @@
-"""From the folders on the command line to methods and their runs; paths only, so that mistakes are answered at once."""
+"""The methods and runs that the folders on the command line mean; reads no file, so that mistakes end at once."""
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +20,15 @@ class Method:
 
 
 def find(folders: Sequence[Path], baseline: Path | None = None) -> tuple[list[Method], list[str]]:
-    """Group runs by method, the folder above ``version_<n>``; where all share that one, each run is a method.
+    """Group runs by method: by the folder above ``version_<n>``, or, if all share it, each run by itself.
 
     Args:
         folders: of a run, of a test in it, or of several runs.
-        baseline: what the others are compared with, by default the first; of a method among ``folders`` those runs
-            count, else it is added.
+        baseline: a run or runs to compare with, by default the first; if its method is among ``folders``, the runs
+            given there are taken.
 
     Returns:
-        The methods, the baseline first, and a line for whatever was left out.
+        The methods, the baseline first, and a line for each run that was left out.
 
     Raises:
         MlclError: if there is no such folder, no scores in it, or only one method.
@@ -37,13 +37,12 @@ def find(folders: Sequence[Path], baseline: Path | None = None) -> tuple[list[Me
     found = [_runs(folder, notes) for folder in folders]
     first = found[0] if baseline is None else _runs(baseline, notes)
     runs = [run for group in found for run in group]
-    owner: Callable[[Path], Path] = method_of
-    if len({method_of(run) for run in (*first, *runs)}) == 1 and all(len(group) == 1 for group in (first, *found)):
-        owner = _itself
-    groups: dict[Path, list[Path]] = {owner(first[0]): []}
+    shared = len({method_of(run) for run in (*first, *runs)}) == 1 and all(len(group) == 1 for group in (first, *found))
+    owners = {run: run if shared else method_of(run) for run in (*first, *runs)}
+    groups: dict[Path, list[Path]] = {owners[first[0]]: []}
     for run in dict.fromkeys(runs):
-        groups.setdefault(owner(run), []).append(run)
-    groups[owner(first[0])] = groups[owner(first[0])] or first
+        groups.setdefault(owners[run], []).append(run)
+    groups[owners[first[0]]] = groups[owners[first[0]]] or first
     if len(groups) < 2:
         raise MlclError(
             f"only one method was given, {shown(next(iter(groups)))}: name the folders of two or more, "
@@ -58,26 +57,22 @@ def run_of(scores: Path) -> Path:
 
 
 def method_of(scores: Path) -> Path:
-    """The folder that gives a method its name: the one above ``version_<n>``, or a run that was moved elsewhere."""
+    """The folder that names the method: the one above ``version_<n>``, or the run's own if it was moved."""
     run = run_of(scores)
     return run.parent if re.fullmatch(r"version_\d+", run.name) else run
 
 
 def shown(folder: Path) -> str:
-    """A path as a person would type it here."""
+    """A path relative to the current folder, if it is near."""
     relative = os.path.relpath(folder)
     return str(folder) if relative.startswith(os.path.join("..", "..")) else relative
 
 
-def _itself(run: Path) -> Path:
-    return run
-
-
 def _runs(folder: Path, notes: list[str]) -> list[Path]:
-    """The folders with scores that one argument stands for; runs among them without any are noted."""
+    """The folders with scores that one argument means; adds a note for each run without."""
     if not folder.is_dir():
-        problem = "is a file, not a folder: give the run it lies in" if folder.exists() else "no such folder"
-        raise MlclError(f"{folder}{' ' if folder.exists() else ': '}{problem}, such as runs/bce or runs/bce/version_0")
+        problem = "is a file; give the run's folder" if folder.exists() else "no such folder"
+        raise MlclError(f"{folder}: {problem}, such as runs/bce or runs/bce/version_0")
     folder = folder.resolve()
     if own := _scores(folder):
         return [own]
@@ -93,7 +88,7 @@ def _runs(folder: Path, notes: list[str]) -> list[Path]:
 
 
 def _scores(run: Path) -> Path | None:
-    """The run itself, or its newest test where training left no scores."""
+    """The run itself, or its newest test if training wrote no scores."""
     return next((f for f in (run, *reversed(_numbered(run, "test_"))) if (f / SCORES).is_file()), None)
 
 
@@ -104,7 +99,7 @@ def _numbered(folder: Path, prefix: str) -> list[Path]:
 
 
 def _name(folder: Path, others: dict[Path, list[Path]]) -> str:
-    """The shortest end of the path that no other method's has."""
+    """The shortest end of the path that is unique among the methods."""
     for depth in range(1, len(folder.parts)):
         if sum(other.parts[-depth:] == folder.parts[-depth:] for other in others) == 1:
             return "/".join(folder.parts[-depth:])

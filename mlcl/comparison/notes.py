@@ -1,24 +1,24 @@
-"""What a reader of the table should know: not reasons to refuse, but things that change what the numbers say."""
+"""Notes under the tables: no reasons to refuse, but facts that change what the numbers mean."""
 
 from collections import Counter
 from typing import Any
 
 from mlcl.comparison.folders import shown
-from mlcl.comparison.scores import Scores
 from mlcl.runs.record import differences
+from mlcl.runs.results import Results
 
-# differences() leaves the whole trainer out, as a test should; these change what is trained.
+# differences() leaves the trainer's settings out; these change what is trained.
 _TRAINING = (
     *("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
     *("limit_train_batches", "devices", "num_nodes"),
 )
-# Of simulated pairs that differ by two points of mAP (sd over seeds one point), 5 runs each tell 61 %, 3 runs 31 %.
+# Of simulated pairs two points of mAP apart (sd over seeds one point), 5 runs each find 61 %, 3 runs 31 %.
 _ENOUGH = 5
 _MACHINE = ("seed_everything", "data.root", "data.num_workers", "data.download")
 
 
-def of(methods: dict[str, list[Scores]]) -> list[str]:
-    """One line for each thing worth knowing.
+def of(methods: dict[str, list[Results]]) -> list[str]:
+    """One line for each fact.
 
     Args:
         methods: name and runs of each.
@@ -40,7 +40,7 @@ def of(methods: dict[str, list[Scores]]) -> list[str]:
     return lines
 
 
-def _settings(name: str, runs: list[Scores]) -> list[str]:
+def _settings(name: str, runs: list[Results]) -> list[str]:
     """Runs of one method that are not repeats of each other."""
     lines = []
     keys = {key: run for run in runs[1:] for key in _differing(runs[0].config, run.config)}
@@ -61,13 +61,15 @@ def _differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [key for key, *_ in differences(before, after) if key not in _MACHINE] + training
 
 
-def _decisions(name: str, runs: list[Scores]) -> list[str]:
-    """Calibrated thresholds and temperatures: they are the method's, but a reader must know."""
+def _decisions(name: str, runs: list[Results]) -> list[str]:
+    """Calibrated thresholds and temperatures."""
     parts = []
     temperatures = [run.temperature for run in runs]
     if any(value != 1 for value in temperatures):
         parts.append(f"temperature {_span(temperatures)}")
-    if calibrated := [t for run in runs if isinstance(run.definitions.get("threshold"), str) for t in run.thresholds]:
+    if calibrated := [
+        t for run in runs if isinstance(run.definitions.get("threshold"), str) for t in run.thresholds.tolist()
+    ]:
         parts.append(f"one threshold per class, {_span(calibrated)}")
     return [f"{name}: {' and '.join(parts)}"] if parts else []
 

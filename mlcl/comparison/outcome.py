@@ -13,8 +13,9 @@ from torch import Tensor
 from mlcl.comparison import notes
 from mlcl.comparison.bootstrap import image_weights, resampled_ap, resampled_mean, widening
 from mlcl.comparison.folders import Method
-from mlcl.comparison.scores import Scores, align, common_definitions, read
+from mlcl.comparison.scores import align, common_definitions, evaluate, variant
 from mlcl.errors import MlclError
+from mlcl.runs.results import Results, read
 
 LEVEL = 0.95
 
@@ -33,7 +34,7 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """What may be said at the 95 % level."""
+        """The conclusion at the 95 % level."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference at the 95 % level"
 
 
@@ -49,7 +50,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that the table, the figure and the page show; the baseline is the first result."""
+    """The content of the tables, the figure and the page; the baseline is the first result."""
 
     split: str
     images: int
@@ -71,7 +72,7 @@ def compare(
         methods: two or more, the baseline first.
         resamples: B.
         seed: of the resampling; the same seed gives the same numbers.
-        left_out: lines to be noted beside our own.
+        left_out: further notes, such as runs without scores.
 
     Raises:
         MlclError: if a run cannot be read, or two are of other images, labels or definitions.
@@ -85,19 +86,25 @@ def compare(
     resampled = _resampled(runs, resamples, seed)
     results: list[Result] = []
     for method, members, drawn in zip(methods, runs, resampled, strict=True):
-        evaluated = [run.evaluate() for run in members]
+        evaluated = [evaluate(run) for run in members]
         values = {name: torch.stack([e.values[name] for e in evaluated]) for name in evaluated[0].values}
         class_ap = torch.stack([e.class_ap for e in evaluated])
         gain = _gain(class_ap.mean(0) - results[0].class_ap.mean(0), drawn - resampled[0]) if results else None
         results.append(Result(method.name, values, class_ap, gain))
-    said = [*left_out, *notes.of({method.name: members for method, members in zip(methods, runs, strict=True)})]
     return Comparison(
-        *(reference.split, len(reference.targets), reference.classes, positives.tolist(), definitions),
-        *(results, said, resamples, seed),
+        split=reference.split,
+        images=len(reference.targets),
+        classes=reference.classes,
+        positives=positives.tolist(),
+        definitions=definitions,
+        results=results,
+        notes=[*left_out, *notes.of({method.name: own for method, own in zip(methods, runs, strict=True)})],
+        resamples=resamples,
+        seed=seed,
     )
 
 
-def _resampled(runs: list[list[Scores]], resamples: int, seed: int) -> list[Tensor]:
+def _resampled(runs: list[list[Results]], resamples: int, seed: int) -> list[Tensor]:
     """(B, K) of every method: the AP of each class, mean over resampled runs, on resampled images."""
     console = Console(stderr=True)
     bars = track(
@@ -107,13 +114,15 @@ def _resampled(runs: list[list[Scores]], resamples: int, seed: int) -> list[Tens
         transient=True,
         disable=not console.is_terminal,
     )
-    class_ap = iter([
-        resampled_ap(run.logits, run.targets, run.variant[0], image_weights(len(run.targets), resamples, seed))
-        for run in bars
-    ])  # fmt: skip
+    class_ap = iter([_resampled_run(run, resamples, seed) for run in bars])
     generator = np.random.default_rng([seed, 1])
     wider = widening([len(members) for members in runs], LEVEL)
     return [resampled_mean(torch.stack([next(class_ap) for _ in members]), generator, wider) for members in runs]
+
+
+def _resampled_run(run: Results, resamples: int, seed: int) -> Tensor:
+    scores, targets = torch.from_numpy(run.logits), torch.from_numpy(run.targets)
+    return resampled_ap(scores, targets, variant(run)[0], image_weights(len(targets), resamples, seed))
 
 
 def _gain(observed: Tensor, resampled: Tensor) -> Gain:

@@ -1,6 +1,5 @@
-"""What ``mlcl compare`` shows and leaves: tables at the terminal, compare.md, compare.html, per_class_gains.png."""
+"""The output of ``mlcl compare``: tables at the terminal, compare.md, compare.html, per_class_gains.png."""
 
-import os
 import warnings
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from rich.text import Text
 from mlcl.comparison import tables
 from mlcl.comparison.figure import alternative, caption, per_class_gains
 from mlcl.comparison.outcome import Comparison
-from mlcl.errors import MlclError
 from mlcl.system.files import write_whole
 from mlcl.viz import pages
 
@@ -36,16 +34,12 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     Raises:
         MlclError: if the folder cannot be written to.
     """
-    figure = per_class_gains(comparison)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a class name in a script the font lacks
-            pages.clean_texts(figure).savefig(folder / PLOT, dpi=150)
-        write_whole(folder / "compare.md", pages.clean(_markdown(comparison)))
-        write_whole(folder / "compare.html", _html(comparison))
-    except OSError as error:
-        raise MlclError(f"--output {folder}: cannot be written to: {error.strerror}") from error
+    figure = pages.clean_texts(per_class_gains(comparison))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a class name in a script the font lacks
+        write_whole(folder / PLOT, lambda path: figure.savefig(path, dpi=150))
+    write_whole(folder / "compare.md", pages.clean(_markdown(comparison)))
+    write_whole(folder / "compare.html", _html(comparison))
     return [folder / name for name in ("compare.md", "compare.html", PLOT)]
 
 
@@ -88,8 +82,3 @@ def _html(comparison: Comparison) -> str:
 def _title(comparison: Comparison) -> str:
     baseline, *others = (result.name for result in comparison.results)
     return f"{', '.join(others)} against {baseline}"
-
-
-def shown(paths: list[Path]) -> str:
-    """Where the files are, in one line."""
-    return f"written: {', '.join(os.path.relpath(path) for path in paths)}"

@@ -1,4 +1,4 @@
-"""``mlcl calibrate``: from a checkpoint to a calibrated one."""
+"""``mlcl calibrate``: thresholds and a temperature from held-out images, into a new checkpoint."""
 
 import os
 from pathlib import Path
@@ -12,16 +12,16 @@ from rich.table import Table
 from torch import Tensor
 
 from mlcl import analysis
-from mlcl.analysis import Decisions, thresholds
+from mlcl.analysis import thresholds
 from mlcl.analysis.thresholds import Calibration
-from mlcl.data import MultiLabelDataModule
+from mlcl.data import ImageDataset, MultiLabelDataModule
+from mlcl.data.bad_images import BadImages, new_list
 from mlcl.errors import MlclError
-from mlcl.inference.prediction import make_trainer
+from mlcl.inference import forward
 from mlcl.inference.rebuild import Rebuilt
-from mlcl.metrics import Evaluation
-from mlcl.module import MultiLabelModule
 from mlcl.runs import record
 from mlcl.system.console import say
+from mlcl.system.files import write_whole
 
 
 def calibrate(
@@ -36,7 +36,7 @@ def calibrate(
     accelerator: str = "auto",
     changes: dict[str, Any] | None = None,
 ) -> Calibration:
-    """Fit on the validation images, write a checkpoint that holds the result, and say what it brings.
+    """Fit on the validation images, write a checkpoint that holds the result, and print what it changes.
 
     Args:
         checkpoint: of a run that held out validation images.
@@ -45,8 +45,8 @@ def calibrate(
         level: of precision or recall.
         shrink: in positives.
         imports: modules whose classes the checkpoint may name.
-        root: of the data, if not where it lay.
-        accelerator: as Lightning's Trainer takes it.
+        root: of the data, if it has moved.
+        accelerator: see :func:`mlcl.inference.forward.start`.
         changes: of other arguments of the dataset: batch_size, num_workers.
 
     Raises:
@@ -55,8 +55,7 @@ def calibrate(
     rebuilt = Rebuilt(checkpoint, imports)
     data = rebuilt.datamodule(root, **(changes or {}))
     check_held_out(data, checkpoint)
-    evaluation = _validate(rebuilt, data, accelerator, output.parent)
-    logits, targets = evaluation.logits, evaluation.targets
+    logits, targets = _evaluate(rebuilt, data, accelerator, output.parent)
 
     def fitted(logits: Tensor, targets: Tensor) -> Calibration:
         return thresholds.fit(logits, targets, target, level, shrink)
@@ -70,7 +69,7 @@ def calibrate(
     _write(rebuilt, made, output, {"target": goal, "shrink": shrink, "images": len(logits)})
     _print(rebuilt.classes, made, targets, before, after, goal)
     if level is not None:
-        _say_reached(analysis.decisions(predicted.numpy(), targets.numpy(), np.array(0.5)), target, level)
+        say(_reached(predicted, targets, target, level))
     if after["ECE"] > before["ECE"] + 0.02:
         say(f"warning: the probabilities got worse; {len(logits)} images are too few for a temperature")
     say(f"{os.path.relpath(output)}: predict, test and export of it use these thresholds")
@@ -78,10 +77,10 @@ def calibrate(
 
 
 def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
-    """Refuse validation images that training or the test has seen.
+    """Refuse a run whose validation images were used for training or testing.
 
     Raises:
-        MlclError: if there are none of its own.
+        MlclError: if it held out no images of its own.
     """
     if "val" in data.splits and data.splits["val"] is data.splits.get("test") and data.val_fraction:
         raise MlclError(f"{checkpoint}: its held-out images are its test images too; give the dataset a test split")
@@ -94,36 +93,33 @@ def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
             )
 
 
-def _validate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, folder: Path) -> Evaluation:
-    module = MultiLabelModule(rebuilt.network())
-    precision: Any = rebuilt.config["trainer"].get("precision") or "32-true"
-    make_trainer(accelerator, 1, precision, [], folder).validate(module, data, verbose=False)
-    assert module.val_metrics.evaluation is not None
-    return module.val_metrics.evaluation
+def _evaluate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, folder: Path) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) float32 and targets (N, K) of the validation images; bad images are listed in the folder."""
+    data.prepare_data()
+    fabric = forward.start(accelerator, precision=rebuilt.config["trainer"].get("precision") or "32-true")
+    loader = data.val_dataloader()
+    if isinstance(loader.dataset, ImageDataset) and loader.dataset.bad is not None:
+        loader.dataset.bad = BadImages("val", len(loader.dataset), new_list(folder))
+    batches = forward.logits(fabric, rebuilt.network(), loader)
+    logits, targets = zip(*((logits.float(), batch["target"]) for batch, logits in batches), strict=True)
+    return torch.cat(logits), torch.cat(targets)
 
 
 def _write(rebuilt: Rebuilt, made: Calibration, output: Path, how: dict[str, Any]) -> None:
-    """As the old checkpoint, thresholds and temperature in its configuration, where all verbs look for them."""
+    """The old checkpoint with thresholds and temperature in its configuration, where every verb reads them."""
     config = record.config_of(rebuilt.content, rebuilt.path)
     rounded = [round(value, 6) for value in made.thresholds.tolist()]
     config["model"] |= {"threshold": rounded, "temperature": round(made.temperature, 6)}
     stored = {**rebuilt.content[record.KEY], "config": yaml.safe_dump(config, sort_keys=False), "calibration": how}
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({**rebuilt.content, record.KEY: stored}, partial)
-        partial.replace(output)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise MlclError(f"--output {output} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    write_whole(output, lambda path: torch.save({**rebuilt.content, record.KEY: stored}, path))
 
 
-def _say_reached(table: Decisions, target: str, level: float) -> None:
-    """How many classes keep the wanted level on images that did not choose their threshold."""
-    values = table.precision if target == "precision" else table.recall
-    counted = table.positives > 0
+def _reached(predicted: Tensor, targets: Tensor, target: str, level: float) -> str:
+    """How many classes have the wanted level on images that did not choose their threshold."""
+    table = analysis.decisions(predicted.numpy(), targets.numpy(), np.array(0.5))
+    values, counted = table.precision if target == "precision" else table.recall, table.positives > 0
     reached = int((values[counted] >= level).sum())
-    say(f"{target} of {level:g} or more: {reached} of {int(counted.sum())} classes on images not fitted on (5-fold)")
+    return f"{target} of {level:g} or more: {reached} of {int(counted.sum())} classes on images not fitted on (5-fold)"
 
 
 def _print(

@@ -1,13 +1,6 @@
-"""``mlcl export``: a network as one file that needs no mlcl, checked against the original before it gets its name."""
+"""``mlcl export``: the network as one file that needs no mlcl, compared with the original before it gets its name."""
 
-import io
-import json
-import logging
-import os
-import re
-import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,17 +13,17 @@ from mlcl.data.images import ImageError
 from mlcl.data.unlabelled import find_images
 from mlcl.errors import MlclError
 from mlcl.inference import Model, load
-from mlcl.inference.fold import fold_batch_norms
+from mlcl.inference.formats import FORMATS, exporting, make_program
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.system.console import say
+from mlcl.system.files import write_whole
 
 TOLERANCE = 1e-4  # of a probability
 _REAL, _RANDOM = 16, 8  # images that the file is checked with
-_LARGEST_BATCH = 65_535
 
 
 class Exported(nn.Module):
-    """What is exported: uint8 pixels (B, 3, S, S) to probabilities (B, K), normalisation and temperature inside."""
+    """What is exported: uint8 pixels (B, 3, S, S) to probabilities (B, K), with normalisation and temperature."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -50,14 +43,14 @@ def export(
     root: str | None = None,
     imports: tuple[str, ...] = (),
 ) -> float:
-    """Write a file and return its largest difference to the original.
+    """Write a file, check it, and return its largest difference to the original.
 
     Args:
         checkpoint: of a run.
         output: ``.onnx`` or ``.pt2``.
         kind: ``onnx`` or ``torch_export``.
         images: to check with; by default test images of the run's data.
-        root: of that data, if not where it lay.
+        root: of that data, if it has moved.
         imports: modules whose classes the checkpoint may name.
 
     Raises:
@@ -66,50 +59,28 @@ def export(
     model = load(checkpoint, "cpu", imports)
     network = Exported(model).eval()
     batches, real = _pixels(model, images, root, imports)
-    partial = output.with_name(f".{os.getpid()}.{output.name}")
+    differences = []
+
+    def write_checked(path: Path) -> None:
+        write, read = FORMATS[kind]
+        with exporting():
+            write(make_program(network, batches[0][:2]), metadata(model), path)
+        differences.append(largest_difference(network, read(path), batches))
+        if not differences[0] <= TOLERANCE:
+            raise MlclError(f"{kind}: the file's probabilities are off by up to {differences[0]:.1e}: not written")
+
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write, read = _FORMATS[kind]
-        folded, norms = fold_batch_norms(network, batches[0][:2])
-        written(folded, batches[0][:2], metadata(model), partial, write)
-        difference = largest_difference(network, read(partial), batches)
-        if not difference <= TOLERANCE:
-            raise MlclError(f"{kind}: probabilities differ from the original's by up to {difference:.1e}: not written")
-        partial.replace(output)
-    except OSError as error:
-        raise MlclError(f"--output {output} cannot be written: {error.strerror or error}") from None
+        write_whole(output, write_checked)
     except ImportError as error:
         raise MlclError(f"{error.name or error} is missing: pip install 'mlcl[export]'") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    checked = f"{sum(map(len, batches))} images, {real} of them real"
-    inside = f"; {norms} BatchNorms are inside the convolutions" if norms else ""
+    checked = f"checked on {sum(map(len, batches))} images, {real} of them real"
     size = f"{output.stat().st_size / 1e6:.1f} MB"
-    say(f"{output}: {size}, checked on {checked}, largest difference {difference:.1e}{inside}")
-    return difference
-
-
-def written(
-    network: nn.Module, example: Tensor, metadata: dict[str, Any], path: Path, write: Callable[..., None]
-) -> None:
-    """Write it without what the exporters say about themselves; two images, since a batch of one is taken as fixed."""
-    said = io.StringIO()
-    with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            write(network, example, metadata, path)
-        except (ImportError, OSError):
-            raise
-        except Exception as error:  # the exporters raise a dozen kinds, with pages of the graph
-            reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]
-            raise MlclError(f"the network cannot be exported: {type(error).__name__}: {reason}") from error
-        finally:
-            logging.disable(logging.NOTSET)
+    say(f"{output}: {size}, {checked}, largest difference {differences[0]:.1e}")
+    return differences[0]
 
 
 def metadata(model: Model) -> dict[str, Any]:
-    """What the reader of the file needs to know, as JSON values."""
+    """What a reader of the file needs: JSON values."""
     return {
         "mlcl": __version__,
         "classes": list(model.classes),
@@ -134,9 +105,10 @@ def _pixels(
     return [*batches, *torch.split(torch.stack(real), 7)] if real else batches, len(real)
 
 
-def _real_images(model: Model, images: Sequence[str], root: str | None, imports: tuple[str, ...]) -> Any:
+def _real_images(model: Model, images: Sequence[str], root: str | None, imports: tuple[str, ...]) -> Iterator[Tensor]:
+    """Images that the user named, or else test images of the run's data; those that cannot be read are reported."""
     if images:
-        paths: Sequence[Any] = find_images(images)
+        paths: Sequence[str | Path] = find_images(images)
     else:
         try:
             splits = Rebuilt(model.source, imports).datamodule(root).splits
@@ -144,59 +116,19 @@ def _real_images(model: Model, images: Sequence[str], root: str | None, imports:
             say(f"no real image was checked: {error} (or give --images)")
             return
         paths = (splits.get("test") or splits["train"]).paths
-    any_read = False
+    unread = 0
     for path in paths:
         try:
             yield model.preprocess(path)
-            any_read = True
         except ImageError as error:
             say(f"not read: {error}")
-    if images and not any_read:
+            unread += 1
+    if images and unread == len(paths):
         raise MlclError(f"--images {' '.join(images)}: none of them can be read")
 
 
 def largest_difference(original: nn.Module, exported: Callable[[Tensor], Tensor], batches: list[Tensor]) -> float:
-    """Of probabilities, over batches of different sizes."""
+    """The largest absolute difference of two outputs over batches; NaN where one of them is NaN."""
     with torch.inference_mode():
         pairs = [(original(batch), exported(batch)) for batch in batches]
-    return float(torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max())  # NaN wins
-
-
-def _write_onnx(network: nn.Module, example: Tensor, metadata: dict[str, Any], path: Path) -> None:
-    import onnx
-
-    program = torch.onnx.export(
-        network, (example,), input_names=["pixels"], output_names=["probabilities"],
-        dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)}},
-        dynamo=True, external_data=False, verbose=False,
-    )  # fmt: skip
-    assert program is not None
-    proto = program.model_proto
-    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    onnx.helper.set_model_props(proto, text)
-    onnx.save(proto, str(path))
-
-
-def _read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
-
-
-def _write_torch(network: nn.Module, example: Tensor, metadata: dict[str, Any], path: Path) -> None:
-    shapes = {"pixels": {0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)}}
-    program = torch.export.export(network, (example,), dynamic_shapes=shapes)
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files={"mlcl.json": json.dumps(metadata)})
-
-
-def _read_torch(path: Path) -> Callable[[Tensor], Tensor]:
-    with path.open("rb") as file:
-        return torch.export.load(file).module()
-
-
-_FORMATS: dict[str, tuple[Callable[..., None], Callable[[Path], Callable[[Tensor], Tensor]]]] = {
-    "onnx": (_write_onnx, _read_onnx),
-    "torch_export": (_write_torch, _read_torch),
-}
+    return float(torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max())

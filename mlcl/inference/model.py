@@ -1,7 +1,8 @@
-"""``mlcl.load``: a checkpoint becomes a model that takes pictures."""
+"""``mlcl.load``: from a checkpoint to a model that takes images."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,16 @@ Picture = str | PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of N pictures."""
+    """The predictions for N images."""
 
     labels: list[list[str]]  # N lists: the classes whose score reaches their threshold
     scores: Tensor  # (N, K) float32, probabilities
-    embeddings: Tensor  # (N, K, D) float32, the class-specific features
-    attention: Tensor | None  # (N, K, h, w) float32, where each class looked; None for a head without attention
+    embeddings: Tensor  # (N, K, D) float32, class-specific
+    attention: Tensor | None  # (N, K, h, w) float32; None for a head without attention
 
 
 class Model:
-    """A trained network with what it needs around it; made by :func:`load`.
+    """A trained network with its classes, thresholds and preprocessing; made by :func:`load`.
 
     >>> model = load("runs/demo/version_0")  # doctest: +SKIP
     >>> model(["street.jpg", "garden.png"]).labels  # doctest: +SKIP
@@ -66,7 +67,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The network's device."""
         return self.network.mean.device
 
     def to(self, device: str | torch.device) -> "Model":
@@ -75,27 +76,27 @@ class Model:
         return self
 
     def preprocess(self, picture: Picture) -> Tensor:
-        """What the network sees of a picture: (3, S, S) uint8, as in validation and test.
+        """An image as the network takes it: (3, S, S) uint8, resized as in validation and test.
 
         Args:
             picture: a path, a PIL image, or pixels: an array (H, W, 3) or (H, W), a tensor (3, H, W) or (1, H, W);
                 uint8, or float in [0, 1] (rounded to 8 bits).
 
         Raises:
-            MlclError: for a picture that cannot be read, another shape or another type of number.
+            MlclError: for an image that cannot be read, another shape or another dtype.
         """
         if isinstance(picture, (str, PathLike)):
             return self.resize(read_image(Path(picture)))
         if isinstance(picture, Image.Image):
             return self.resize(from_pillow(picture))
-        if not isinstance(picture, np.ndarray | Tensor) or (
-            isinstance(picture, np.ndarray) and picture.dtype.kind not in "uifb"
-        ):
+        if isinstance(picture, np.ndarray) and picture.dtype.kind in "uifb":
+            pixels = torch.from_numpy(picture.copy())
+            pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
+        elif isinstance(picture, Tensor):
+            pixels = picture
+        else:
             kind = getattr(picture, "dtype", type(picture).__name__)
             raise MlclError(f"a picture is a path, a PIL image, an array or a tensor, not {kind}")
-        pixels = torch.from_numpy(picture.copy()) if isinstance(picture, np.ndarray) else picture
-        if isinstance(picture, np.ndarray):
-            pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
         if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or 0 in pixels.shape:
             raise MlclError(f"pixels must be an array (H, W, 3) or a tensor (3, H, W), got {(*picture.shape,)}")
         if pixels.is_floating_point():
@@ -108,17 +109,21 @@ class Model:
 
     @torch.inference_mode()
     def __call__(self, pictures: Picture | Iterable[Picture], batch_size: int = 32) -> Prediction:
-        """Predict one picture or many; all results are kept, so for a large folder use ``mlcl predict``.
+        """Predict one image or many; all results are kept in memory, so for a large folder use ``mlcl predict``.
 
         Args:
             pictures: one or an iterable of them, see :meth:`preprocess`; a tensor or array with four axes is many.
-            batch_size: of them per pass through the network.
+            batch_size: images per pass through the network.
+
+        Raises:
+            MlclError: if there is no image, or one cannot be used.
         """
         single = isinstance(pictures, (str, PathLike, Image.Image)) or getattr(pictures, "ndim", 4) < 4
         if not single and not isinstance(pictures, Iterable):
             raise MlclError(f"a picture is a path, a PIL image, an array or a tensor, not {type(pictures).__name__}")
+        rest = iter([pictures] if single else pictures)  # type: ignore[list-item, arg-type]
         parts: list[list[Tensor]] = []
-        for batch in _batches([pictures] if single else pictures, batch_size):  # type: ignore[list-item, arg-type]
+        while batch := list(islice(rest, batch_size)):
             image = torch.stack([self.preprocess(picture) for picture in batch]).to(self.device)
             out = self.network(image)
             tensors = (self.probabilities(out.logits), out.embeddings, out.attention)
@@ -138,7 +143,7 @@ class Model:
 
 
 def load(checkpoint: str | PathLike[str], device: str | None = None, imports: tuple[str, ...] = ()) -> Model:
-    """A model from a checkpoint alone; no code from it is run.
+    """Load a model from a checkpoint alone; no code from it is run.
 
     Args:
         checkpoint: file, or a run's folder (its ``best.ckpt``).
@@ -146,7 +151,7 @@ def load(checkpoint: str | PathLike[str], device: str | None = None, imports: tu
         imports: modules of yours whose classes the checkpoint may name.
 
     Raises:
-        MlclError: if there is none, or it cannot be used.
+        MlclError: if there is no checkpoint, or it cannot be used.
     """
     rebuilt = Rebuilt(runs.best_checkpoint(Path(checkpoint)), imports)
     network, model, data = rebuilt.network(), rebuilt.config["model"], rebuilt.config["data"]["init_args"]
@@ -162,14 +167,3 @@ def load(checkpoint: str | PathLike[str], device: str | None = None, imports: tu
         rebuilt.path,
     )
     return made.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _batches(pictures: Iterable[Picture], size: int) -> Iterable[list[Picture]]:
-    batch: list[Picture] = []
-    for picture in pictures:
-        batch.append(picture)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -1,4 +1,4 @@
-"""From the record in a checkpoint back to its network and its dataset, without a trainer or a command line."""
+"""The network and the dataset of a checkpoint, made from its record without a trainer or a command line."""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from mlcl.data import MultiLabelDataModule
-from mlcl.errors import MlclError
+from mlcl.errors import MlclError, find_cause
 from mlcl.network import Network
 from mlcl.runs import record, trust
 
 
 class Rebuilt:
-    """What one checkpoint holds, made when asked for.
+    """A checkpoint whose network and dataset can be made.
 
     Args:
         path: of the checkpoint.
-        imports: modules whose classes the record may name, beside mlcl's own and torch's.
+        imports: modules whose classes the record may name, besides mlcl's and torch's own.
 
     Raises:
-        MlclError: if the file is no checkpoint of ours, names other classes, or cannot be made again.
+        MlclError: if the file is no checkpoint of mlcl, or names other classes.
     """
 
     def __init__(self, path: Path, imports: tuple[str, ...] = ()) -> None:
@@ -31,7 +31,11 @@ class Rebuilt:
         self.classes: list[str] = self.content[record.KEY]["classes"]
 
     def network(self) -> Network:
-        """The network with its trained weights (the averaged ones, where there was an EMA), in eval mode."""
+        """The network in eval mode with its trained weights: the averaged ones if there was an EMA.
+
+        Raises:
+            MlclError: if the network cannot be made, or the weights do not fit it.
+        """
         settings = self.config["model"]["network"]
         arguments = {**settings["init_args"], "num_classes": len(self.classes)}
         network: Network = self._make(Network, {**settings, "init_args": arguments})
@@ -45,10 +49,10 @@ class Rebuilt:
         return network.eval()
 
     def datamodule(self, root: str | None = None, **changes: Any) -> MultiLabelDataModule:
-        """The dataset it was trained on, its splits read.
+        """The dataset it was trained on, with its splits read.
 
         Args:
-            root: where the data lies now, if not where it lay.
+            root: of the data, if it has moved.
             **changes: of other arguments of the dataset.
 
         Raises:
@@ -73,7 +77,5 @@ class Rebuilt:
         except MlclError:
             raise
         except Exception as error:  # jsonargparse wraps what a constructor raises in several ways
-            reason: BaseException = error
-            while reason.__cause__ is not None and not isinstance(reason, MlclError):
-                reason = reason.__cause__
+            reason = find_cause(error, MlclError) or error
             raise MlclError(f"{self.path}: {' '.join(str(reason).split())[:400]}") from error

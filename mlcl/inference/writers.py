@@ -1,16 +1,16 @@
-"""The files that predict writes, row by row, so that memory does not grow with them."""
+"""The files that predict writes."""
 
 import csv
 import json
 import os
 import tarfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple
 
 from mlcl.data.voc import VOC_CLASSES
 from mlcl.errors import MlclError, cell
+from mlcl.system.files import write_whole
 
 
 class Row(NamedTuple):
@@ -21,16 +21,8 @@ class Row(NamedTuple):
     scores: list[float]  # K probabilities, in the order of the classes
 
 
-class Writer(Protocol):
-    """Takes rows in order; ``finish`` puts the result in its place, ``abandon`` says where what there is was left."""
-
-    def write(self, row: Row) -> None: ...  # noqa: D102
-    def finish(self, failed: int) -> Path: ...  # noqa: D102
-    def abandon(self) -> str: ...  # noqa: D102
-
-
 class _Table:
-    """A text file that gets its name when it is whole."""
+    """A text file written row by row, so that memory does not grow with it; it gets its name when it is complete."""
 
     def __init__(self, path: Path, classes: Sequence[str], top: int | None) -> None:
         self.path, self.classes = path, classes
@@ -38,24 +30,24 @@ class _Table:
         self.partial = path.with_name(f"{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Names that are no UTF-8 come back as the bytes they are on the disk.
+            # surrogateescape: file names that are not UTF-8 are written with the bytes they have on disk
             self.file: IO[str] = self.partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         except OSError as error:
             raise MlclError(f"--output {path} cannot be written: {error.strerror}") from None
 
     def best(self, row: Row) -> list[tuple[str, float]]:
-        """Classes and scores: all in order, or the highest first."""
+        """Classes and scores: all in order, or the ``top`` highest, highest first."""
         pairs = list(zip(self.classes, row.scores, strict=True))
         return sorted(pairs, key=lambda pair: -pair[1])[: self.top] if self.top else pairs
 
     def finish(self, failed: int) -> Path:
-        """Close it and give it its name."""
+        """Close the file and give it its name."""
         self.file.close()
         self.partial.replace(self.path)
         return self.path
 
     def abandon(self) -> str:
-        """Close it as it is."""
+        """Close the file; returns a line that says where its rows are."""
         self.file.close()
         return f"what was predicted so far is in {self.partial}"
 
@@ -91,71 +83,67 @@ class VOC2012Writer:
     """What the PASCAL server takes: ``results/VOC2012/Main/comp2_cls_test_<class>.txt`` and all of it in a tar.gz.
 
     Each line is an image id and a confidence, each id once per class (the devkit's manual, "Classification task,
-    submission of results"). Competition 2 is that of methods which saw other data than VOC's, such as ImageNet weights.
+    submission of results"). Competition 2 is for methods trained on other data than VOC's, such as ImageNet weights.
 
     Args:
         folder: gets ``results`` and ``results.tar.gz``.
         classes: of the model; all twenty of VOC must be among them.
 
     Raises:
-        MlclError: if a class is missing, or nothing can be written there.
+        MlclError: if a class is missing.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         if missing := [name for name in VOC_CLASSES if name not in classes]:
             raise MlclError(f"--writer voc2012: the model does not know {', '.join(missing[:5])}; train it on VOC")
-        self.folder, self.seen = folder, set[str]()
-        self.archive = folder / "results.tar.gz"
+        self.folder, self.archive = folder, folder / "results.tar.gz"
         self.columns = [list(classes).index(name) for name in VOC_CLASSES]
-        place = folder / "results" / "VOC2012" / "Main"
-        self.open = ExitStack()
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            self.archive.unlink(missing_ok=True)  # of an earlier run: it would be taken for this one's
-            names = [place / f"comp2_cls_test_{name}.txt" for name in VOC_CLASSES]
-            self.files = [self.open.enter_context(path.open("w", encoding="utf-8")) for path in names]
-        except OSError as error:
-            raise MlclError(f"--output {folder}: the files cannot be written: {error.strerror}") from None
+        self.scores: dict[str, list[float]] = {}  # by image id; the test set has 10,991
 
     def write(self, row: Row) -> None:
         """Add an image; its id is the file's name without the ending."""
         name = os.path.splitext(os.path.basename(row.path))[0]
-        if name in self.seen or " " in name:
+        if name in self.scores or " " in name:
             raise MlclError(f"{row.path}: the id {name!r} must be there once, and without spaces")
-        self.seen.add(name)
-        for column, file in zip(self.columns, self.files, strict=True):
-            file.write(f"{name} {row.scores[column]:.15f}\n")
+        self.scores[name] = [row.scores[column] for column in self.columns]
 
     def finish(self, failed: int) -> Path:
-        """Pack them.
+        """Write and pack the files.
 
         Raises:
-            MlclError: if an image is missing: the server wants all.
+            MlclError: if an image is missing, since the server wants all, or nothing can be written there.
         """
-        self.open.close()
         if failed:
             raise MlclError(
                 f"{failed:,} of the images could not be read, so {self.archive} was not written: the server wants all"
             )
-        with tarfile.open(self.archive, "w:gz") as archive:
-            archive.add(self.folder / "results", "results", filter=_anonymous)
+        for k, label in enumerate(VOC_CLASSES):
+            lines = [f"{name} {scores[k]:.15f}\n" for name, scores in self.scores.items()]
+            write_whole(self.folder / "results" / "VOC2012" / "Main" / f"comp2_cls_test_{label}.txt", "".join(lines))
+        write_whole(self.archive, self._pack)
         return self.archive
 
     def abandon(self) -> str:
-        """Close them."""
-        self.open.close()
+        """Returns a line that says that there is nothing."""
         return f"{self.archive} was not written"
+
+    def _pack(self, path: Path) -> None:
+        with tarfile.open(path, "w:gz") as archive:
+            archive.add(self.folder / "results", "results", filter=_anonymous)
+
+
+Writer = CSVWriter | JSONLinesWriter | VOC2012Writer
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Nobody's login name goes to a server."""
+    """Without the user's login name."""
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     return entry
 
 
 def voc_test_images(folder: Path) -> list[str] | None:
-    """The images of VOC 2012's test set below a devkit's folder, in the order of its list; None where it is none.
+    """The images of VOC 2012's test set in the order of its list, or None if the folder holds no devkit.
 
     Raises:
         MlclError: if one of them is missing.

@@ -23,7 +23,7 @@ def weighted(draw):
 
 @pytest.mark.parametrize("interpolation", VARIANTS)
 @given(case=weighted())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_weight_is_a_repeated_row(case, interpolation):
     scores, targets, weights = case
     found = resampled_ap(scores, targets, interpolation, [torch.stack([torch.ones(len(weights)), weights], 1)])
@@ -59,10 +59,10 @@ def test_images_are_drawn_with_replacement_and_from_the_seed(monkeypatch):
     assert not torch.equal(next(image_weights(50, 7, seed=4)), chunks[0])
 
 
-@pytest.mark.parametrize("runs", [2, 3, 5, 10])
+@pytest.mark.parametrize("runs", [2, 5])
 def test_the_variance_over_runs_is_unbiased(runs):
     values = torch.randn(runs, 1, generator=torch.Generator().manual_seed(runs)).double()
-    drawn = resampled_mean(values.expand(runs, 40_000), np.random.default_rng(0))
+    drawn = resampled_mean(values.expand(runs, 20_000), np.random.default_rng(0))
     assert float(drawn.var()) == pytest.approx(float(values.var() / runs), rel=0.03)
     assert float(drawn.mean()) == pytest.approx(float(values.mean()), abs=0.02)
 

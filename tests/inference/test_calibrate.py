@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from support.checkpoints import altered
+from support.trees import write_table
 
 from mlcl import runs
 from mlcl.analysis import thresholds
-from mlcl.inference import load
+from mlcl.inference import forward, load
+from mlcl.inference.calibration import calibrate
+from mlcl.inference.forward import start
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.runs import record
 
@@ -20,18 +24,18 @@ def best(trained) -> Path:
     return runs.best_checkpoint(trained)
 
 
-def test_it_is_fitted_on_the_held_out_images_alone(mlcl, best, monkeypatch):
+def test_it_is_fitted_on_the_held_out_images_alone(best, tmp_path, monkeypatch):
     """The images that the fit sees are the validation split's, none of which is in train or test."""
     seen = []
     original = thresholds.fit
     monkeypatch.setattr(thresholds, "fit", lambda *arguments: seen.append(arguments) or original(*arguments))
-    assert mlcl("calibrate", "--ckpt_path", best, "--output", "c.ckpt", "--num_workers", "0").status == 0
+    calibrate(best, tmp_path / "c.ckpt", accelerator="cpu", changes={"batch_size": 7, "num_workers": 0})
     splits = Rebuilt(best).datamodule().splits
     held_out = splits["val"]
     assert not set(held_out.paths) & (set(splits["train"].paths) | set(splits["test"].paths))
     assert len(seen) == 6 and len(seen[0][0]) == len(held_out.paths) == 20  # the one that is stored, and five folds
     out = load(best, "cpu")(held_out.paths)
-    torch.testing.assert_close(seen[0][0].sigmoid().float(), out.scores, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(seen[0][0].sigmoid(), out.scores, atol=1e-6, rtol=1e-5)
     np.testing.assert_array_equal(seen[0][1].numpy(), held_out.targets)
 
 
@@ -64,16 +68,8 @@ def test_every_verb_uses_it(mlcl, best, demo_root):
     assert metrics["definitions"]["temperature"] == model.temperature
 
 
-def test_the_command_line_still_wins(mlcl, best):
-    mlcl("calibrate", "--ckpt_path", best, "--output", "c.ckpt", "--num_workers", "0")
-    outcome = mlcl("test", "--ckpt_path", "c.ckpt", "--model.threshold", "0.25", "--trainer.accelerator", "cpu")
-    assert outcome.status == 0 and "overrides the checkpoint: model.threshold" in outcome.err
-    assert "threshold: 0.25" in outcome.out
-
-
-def test_nothing_else_changes_and_training_goes_on(mlcl, best, demo):
-    mlcl("calibrate", "--ckpt_path", best, "--output", "c.ckpt", "--num_workers", "0")
-    old, new = record.load(best), record.load("c.ckpt")
+def test_nothing_else_changes(best, calibrated):
+    old, new = record.load(best), record.load(calibrated)
     assert old.keys() == new.keys()
     for name, tensor in old["state_dict"].items():
         assert torch.equal(tensor, new["state_dict"][name])
@@ -82,48 +78,45 @@ def test_nothing_else_changes_and_training_goes_on(mlcl, best, demo):
     assert new[record.KEY]["calibration"] == {"target": "f1", "shrink": 10.0, "images": 20}
 
 
-def test_default_place_and_other_targets(mlcl, best, tmp_path):
+def test_default_place_another_target_and_the_precision_of_the_run(mlcl, trained, tmp_path, monkeypatch):
     copy = tmp_path / "elsewhere" / "best.ckpt"
     copy.parent.mkdir()
-    copy.write_bytes(best.read_bytes())
-    for target in ("precision=0.6", "recall=0.9"):
-        outcome = mlcl("calibrate", "--ckpt_path", copy, "--target", target, "--num_workers", "0")
-        assert outcome.status == 0 and f"target {target.replace('=', ' of ')}" in outcome.out
-        assert (copy.parent / "calibrated.ckpt").is_file()
+    altered(trained, copy, lambda _, config: config["trainer"].update(precision="bf16-mixed"))
+    asked = []
+    monkeypatch.setattr(
+        forward, "start", lambda kind, **more: asked.append((kind, more)) or start(kind, precision="32-true")
+    )
+    outcome = mlcl("calibrate", "--ckpt_path", copy, "--target", "recall=0.8", "--num_workers", "0")
+    assert outcome.status == 0 and "target recall of 0.8" in outcome.out
+    assert "recall of 0.8 or more: " in outcome.err and "classes on images not fitted on" in outcome.err
+    assert (copy.parent / "calibrated.ckpt").is_file()
+    assert asked == [("auto", {"precision": "bf16-mixed"})]
 
 
-def test_a_run_without_held_out_images(mlcl, demo, tmp_path):
-    assert mlcl("fit", *demo, "--data.val_fraction", "0", "--trainer.max_epochs", "1").status == 0
-    outcome = mlcl("calibrate", "--ckpt_path", "runs/demo/version_0", "--num_workers", "0")
-    assert outcome.status == 1
-    assert "held out no images to calibrate on (its validation images are test images)" in outcome.err
-    assert "train with --data.val_fraction 0.1" in outcome.err
-    assert len(outcome.err.strip().splitlines()) == 1
+def test_a_run_without_held_out_images(mlcl, trained, tmp_path):
+    altered(trained, tmp_path / "none.ckpt", lambda _, config: config["data"]["init_args"].update(val_fraction=0.0))
+    outcome = mlcl("calibrate", "--ckpt_path", "none.ckpt", "--num_workers", "0")
+    assert outcome.status == 1 and "none.ckpt" in outcome.err and "--data.val_fraction" in outcome.err
+    assert "validation images are test images" in outcome.err and len(outcome.err.strip().splitlines()) == 1
 
 
-def test_held_out_images_that_are_the_test_too(mlcl, tmp_path):
-    from support.trees import write_table
-
+def test_held_out_images_that_are_the_test_too(mlcl, trained, tmp_path):
     write_table(tmp_path / "csv", ["image,cat,dog", *(f"{i}.jpg,{i % 2},{i % 3 % 2}" for i in range(12))])
-    data = ["--data", "CSVDataset", "--data.csv", "csv/labels.csv", "--data.val_fraction", "0.3"]
-    small = ["--trainer.max_epochs", "1", "--data.image_size", "32", "--data.num_workers", "0"]
-    network = ["--model.network.backbone", "test_resnet", "--trainer.accelerator", "cpu", "--name", "demo"]
-    assert mlcl("fit", *network, *data, *small).status == 0
-    outcome = mlcl("calibrate", "--ckpt_path", "runs/demo")
-    assert outcome.status == 1 and "its held-out images are its test images too; give the dataset a test" in outcome.err
+
+    def change(content, config):
+        content[record.KEY]["classes"] = ["cat", "dog"]
+        settings = {"csv": str(tmp_path / "csv" / "labels.csv"), "val_fraction": 0.3, "image_size": 48}
+        config["data"] = {"class_path": "mlcl.data.CSVDataset", "init_args": settings}
+
+    altered(trained, tmp_path / "csv.ckpt", change)
+    outcome = mlcl("calibrate", "--ckpt_path", "csv.ckpt")
+    assert outcome.status == 1 and "held-out images are its test images too" in outcome.err
 
 
 def test_it_does_not_overwrite_its_own_source(mlcl, best, tmp_path):
     (tmp_path / "calibrated.ckpt").write_bytes(best.read_bytes())
     outcome = mlcl("calibrate", "--ckpt_path", "calibrated.ckpt")
     assert outcome.status == 2 and "is the checkpoint itself; give another file" in outcome.err
-
-
-def test_what_is_reached_is_said(mlcl, best):
-    outcome = mlcl(
-        "calibrate", "--ckpt_path", best, "--output", "c.ckpt", "--target", "recall=0.8", "--num_workers", "0"
-    )
-    assert "recall of 0.8 or more: " in outcome.err and "classes on images not fitted on (5-fold)" in outcome.err
 
 
 def test_data_that_is_gone(mlcl, best, tmp_path):

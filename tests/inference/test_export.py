@@ -4,16 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.step_parts import make
 
-from mlcl import runs
-from mlcl.heads import HEADS
-from mlcl.inference import Model, export, load
-from mlcl.inference.export import Exported
+from mlcl.heads import HEADS, SemanticAttention
+from mlcl.inference import export, formats, load
 from mlcl.network import Network
 
 READER = """
@@ -38,15 +36,6 @@ print(json.dumps({key: meta[key] for key in ("classes", "thresholds", "image_siz
 """
 
 
-@pytest.fixture(scope="module")
-def calibrated(trained, tmp_path_factory) -> Path:
-    from mlcl.inference.calibration import calibrate
-
-    path = tmp_path_factory.mktemp("calibrated") / "c.ckpt"
-    calibrate(runs.best_checkpoint(trained), path, accelerator="cpu", changes={"num_workers": 0})
-    return path
-
-
 @pytest.mark.parametrize(("kind", "name"), [("onnx", "m.onnx"), ("torch_export", "m.pt2")])
 def test_it_is_read_without_mlcl(mlcl, calibrated, demo_root, kind, name, tmp_path):
     outcome = mlcl("export", "--ckpt_path", calibrated, "--format", kind, "--output", name)
@@ -66,76 +55,79 @@ def test_it_is_read_without_mlcl(mlcl, calibrated, demo_root, kind, name, tmp_pa
     assert labels == out.labels
 
 
-SOON = ("SemanticAttention", "QueryDecoder")  # ONNX for the others: make test-slow
-EVERY = [
-    pytest.param(head, kind, marks=pytest.mark.slow if kind == "onnx" and head not in SOON else ())
-    for head in HEADS
-    for kind in ("onnx", "torch_export")
-]
+class EveryHead(torch.nn.Module):
+    """One backbone, all heads side by side: pixels to probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        networks = [Network("test_resnet", make(head), 5) for head in HEADS.values()]
+        self.network, self.heads = networks[0], torch.nn.ModuleList(network.head for network in networks)
+
+    def forward(self, pixels):
+        features = self.network.features(pixels)
+        return torch.cat([head(features).logits.sigmoid() for head in self.heads], 1)
 
 
-@pytest.mark.parametrize(("head", "kind"), EVERY)
-def test_every_head(head, kind, tmp_path):
-    torch.manual_seed(0)
-    settings = {"dim": 16} if head in ("SemanticAttention", "QueryDecoder", "LabelAttention", "MLDecoder") else {}
-    network = Network("test_resnet", HEADS[head](**settings), 5).eval()
-    model = Model(network, "abcde", [0.5] * 5, 1.7, 48, "bilinear", Path("none"))
-    write, read = export._FORMATS[kind]
+def test_every_head(tmp_path):
+    network = EveryHead().eval()
     pixels = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8)
-    wrapped = Exported(model).eval()
-    export.written(wrapped, pixels[:2], export.metadata(model), tmp_path / "m", write)
-    batches = [pixels, pixels[:1], pixels[:3]]
-    assert export.largest_difference(wrapped, read(tmp_path / "m"), batches) < 1e-5
+    with formats.exporting():
+        program = formats.make_program(network, pixels[:2])
+    for write, read in formats.FORMATS.values():
+        with formats.exporting():
+            write(program, {"mlcl": "0"}, tmp_path / "m")
+        assert export.largest_difference(network, read(tmp_path / "m"), [pixels, pixels[:1], pixels[:3]]) < 1e-5
 
 
-def test_a_file_that_says_something_else_is_not_written(mlcl, calibrated, monkeypatch, tmp_path):
-    """The exporter gets other weights than those it is compared with."""
-    original = export._write_torch
+@pytest.fixture
+def cheap(monkeypatch):
+    """A format whose file answers as the network does, plus ``cheap["error"]``."""
+    said = {"error": 0.0}
 
-    def other(network, example, metadata, path):
-        with torch.no_grad():
-            network.network.head.classifier.bias += 0.1
-        original(network, example, metadata, path)
-        with torch.no_grad():
-            network.network.head.classifier.bias -= 0.1
+    def write(network, metadata, path):
+        path.write_text("a file")
+        said["network"] = network
 
-    monkeypatch.setitem(export._FORMATS, "torch_export", (other, export._read_torch))
+    def read(path):
+        return lambda pixels: said["network"](pixels) + said["error"]
+
+    monkeypatch.setattr(export, "make_program", lambda network, example: network)
+    monkeypatch.setitem(export.FORMATS, "torch_export", (write, read))
+    return said
+
+
+COMMON = ["export", "--format", "torch_export", "--output", "m.pt2", "--ckpt_path"]
+
+
+def test_a_file_with_other_probabilities_is_not_written(mlcl, calibrated, cheap, tmp_path):
     (tmp_path / "m.pt2").write_text("an earlier one")
-    outcome = mlcl("export", "--ckpt_path", calibrated, "--format", "torch_export", "--output", "m.pt2")
-    assert outcome.status == 1 and "probabilities differ from the original's by up to" in outcome.err
-    assert (tmp_path / "m.pt2").read_text() == "an earlier one" and len(list(tmp_path.iterdir())) == 1
+    for error in (0.1, float("nan")):
+        cheap["error"] = error
+        outcome = mlcl(*COMMON, calibrated)
+        assert outcome.status == 1 and "torch_export" in outcome.err and "not written" in outcome.err
+        assert (tmp_path / "m.pt2").read_text() == "an earlier one" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_network_that_cannot_be_exported(mlcl, calibrated, monkeypatch, tmp_path):
-    from mlcl.heads import SemanticAttention
-
     original = SemanticAttention.forward
     branch = lambda self, features: original(self, features * (2 if float(features.sum()) > 1e9 else 1))  # noqa: E731
     monkeypatch.setattr(SemanticAttention, "forward", branch)
-    for kind, name in (("onnx", "m.onnx"), ("torch_export", "m.pt2")):
-        outcome = mlcl("export", "--ckpt_path", calibrated, "--format", kind, "--output", name)
-        assert outcome.status == 1 and "mlcl: the network cannot be exported: " in outcome.err
-        assert len(outcome.err) < 600 and "\x1b" not in outcome.err and list(tmp_path.iterdir()) == []
-
-
-def test_a_number_that_is_none_is_a_difference():
-    batches = [torch.zeros(1, 2), torch.ones(1, 2)]
-    broken = lambda pixels: pixels / pixels.where(pixels == 0, 1) if pixels.sum() == 0 else pixels  # noqa: E731
-    assert np.isnan(export.largest_difference(torch.nn.Identity(), broken, batches[::-1]))
+    outcome = mlcl(*COMMON, calibrated)
+    assert outcome.status == 1 and "mlcl: the network cannot be exported: " in outcome.err
+    assert len(outcome.err) < 600 and "\x1b" not in outcome.err and list(tmp_path.iterdir()) == []
 
 
 def test_images_that_cannot_be_read(mlcl, calibrated, tmp_path):
     (tmp_path / "no.jpg").write_text("no")
-    common = ["export", "--ckpt_path", calibrated, "--format", "torch_export", "--output", "m.pt2"]
-    outcome = mlcl(*common, "--images", "no.jpg")
-    assert outcome.status == 1 and "--images no.jpg: none of them can be read" in outcome.err
+    outcome = mlcl(*COMMON, calibrated, "--images", "no.jpg")
+    assert outcome.status == 1 and "--images no.jpg" in outcome.err and "not read: no.jpg" in outcome.err
 
 
-def test_without_the_data(mlcl, calibrated, demo_root, tmp_path):
-    common = ["export", "--ckpt_path", calibrated, "--format", "torch_export", "--output", "m.pt2"]
-    outcome = mlcl(*common, "--data.root", tmp_path / "nowhere")
+def test_without_the_data(mlcl, calibrated, cheap, demo_root, tmp_path):
+    outcome = mlcl(*COMMON, calibrated, "--data.root", tmp_path / "nowhere")
     assert outcome.status == 0 and "no real image was checked" in outcome.err and "8 images, 0 of them" in outcome.err
-    outcome = mlcl(*common, "--images", demo_root / "val2014")
+    outcome = mlcl(*COMMON, calibrated, "--images", demo_root / "val2014")
     assert outcome.status == 0 and "24 images, 16 of them real" in outcome.err
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
+from support.checkpoints import altered
 
 import mlcl as package
-from mlcl import runs
 from mlcl.errors import MlclError
-from mlcl.inference import load
-from mlcl.runs import record
+from mlcl.heads import GlobalPool
+from mlcl.inference import Model, load
+from mlcl.network import Network
 
 
 @pytest.fixture(scope="module")
@@ -79,41 +79,40 @@ def test_what_is_no_picture(model, picture, words):
     assert words in str(caught.value)
 
 
-def test_a_head_without_attention(mlcl, demo, pictures):
-    assert mlcl("fit", *demo, "--trainer.max_epochs", "1", "--model.network.head", "GlobalPool").status == 0
-    assert load("runs/demo", "cpu")(pictures).attention is None
+def test_a_head_without_attention(pictures):
+    network = Network("test_resnet", GlobalPool(), 2).eval()
+    assert Model(network, "ab", [0.5] * 2, 1.0, 48, "bilinear", Path("none"))(pictures).attention is None
 
 
-def test_a_class_of_the_users_own_needs_a_word(trained, tmp_path, pictures, monkeypatch):
+def test_a_class_of_the_users_own_needs_a_word(trained, tmp_path, pictures, monkeypatch, model):
     """A checkpoint may not name any module it likes; the one the user vouches for is imported."""
     (tmp_path / "own_head.py").write_text(
         "from mlcl.heads import SemanticAttention\nclass Own(SemanticAttention):\n    pass\n"
     )
-    content = record.load(runs.best_checkpoint(trained))
-    config = yaml.safe_load(content[record.KEY]["config"])
-    config["model"]["network"]["init_args"]["head"]["class_path"] = "own_head.Own"
-    content[record.KEY]["config"] = yaml.safe_dump(config)
-    torch.save(content, tmp_path / "own.ckpt")
+
+    def change(content, config):
+        config["model"]["network"]["init_args"]["head"]["class_path"] = "own_head.Own"
+
+    own = altered(trained, tmp_path / "own.ckpt", change)
     with pytest.raises(MlclError, match="--import own_head"):
-        load(tmp_path / "own.ckpt")
+        load(own)
     with pytest.raises(MlclError, match="--import own_head: No module"):
-        load(tmp_path / "own.ckpt", imports=("own_head",))
+        load(own, imports=("own_head",))
     monkeypatch.syspath_prepend(tmp_path)
-    out = load(tmp_path / "own.ckpt", "cpu", ("own_head",))(pictures)
-    torch.testing.assert_close(out.scores, load(trained, "cpu")(pictures).scores)
+    torch.testing.assert_close(load(own, "cpu", ("own_head",))(pictures).scores, model(pictures).scores)
 
 
 def test_weights_of_another_network(trained, tmp_path):
-    content = record.load(runs.best_checkpoint(trained))
-    del content["state_dict"]["network.head.classifier.bias"]
-    torch.save(content, tmp_path / "less.ckpt")
+    less = altered(
+        trained, tmp_path / "less.ckpt", lambda content, _: content["state_dict"].pop("network.head.classifier.bias")
+    )
     with pytest.raises(MlclError, match=r"less.ckpt: the weights do not fit .*head.classifier.bias"):
-        load(tmp_path / "less.ckpt")
+        load(less)
 
 
 def test_settings_that_cannot_be_made(trained, tmp_path):
-    content = record.load(runs.best_checkpoint(trained))
-    content[record.KEY]["config"] = content[record.KEY]["config"].replace("test_resnet", "resnet_of_nobody")
-    torch.save(content, tmp_path / "odd.ckpt")
+    def change(content, config):
+        config["model"]["network"]["init_args"]["backbone"] = "resnet_of_nobody"
+
     with pytest.raises(MlclError, match=r"odd.ckpt: .*resnet_of_nobody"):
-        load(tmp_path / "odd.ckpt")
+        load(altered(trained, tmp_path / "odd.ckpt", change))

@@ -1,0 +1,30 @@
+"""The loop over batches: precisions, and what ends the other processes."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mlcl.heads import GlobalPool
+from mlcl.inference import forward
+from mlcl.network import Network
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
+def test_precisions(precision):
+    torch.manual_seed(0)
+    network = Network("test_resnet", GlobalPool(), 3).eval()
+    batch = {"image": torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), "index": torch.tensor([4, 5])}
+    with torch.no_grad():
+        expected = network(batch["image"]).logits
+    ((same, found),) = forward.logits(forward.start("cpu", precision=precision), network, [batch])
+    assert same is batch and found.shape == (2, 3)
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+    assert torch.equal(found.float(), expected) == (precision == "32-true")
+
+
+def test_the_other_processes_are_ended():
+    ended = []
+    processes = [SimpleNamespace(kill=lambda rank=rank: ended.append(rank)) for rank in (1, 2)]
+    forward.end(SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=processes))))
+    assert ended == [1, 2]
