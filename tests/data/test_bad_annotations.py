@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from support.trees import coco_json, write_coco, write_pictures, write_voc
 
 from mlcl.data.coco import COCO2014, read_coco
 from mlcl.data.csv_file import CSVDataset
+from mlcl.data.file_names import checked
 from mlcl.data.voc import VOC2007, VOC_CLASSES
 from mlcl.errors import MlclError
 
@@ -261,6 +263,12 @@ CSV_MISTAKES = {
 def test_csv(table, name):
     content, words = CSV_MISTAKES[name]
     assert words in refusal(lambda: table(content).prepare_data())
+
+
+def test_a_name_that_the_locale_cannot_write_says_what_to_set(monkeypatch):
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("ascii"))  # as with LC_ALL=C and PYTHONUTF8=0
+    assert "cannot be a file's name" in refusal(lambda: checked("é.jpg", "table.csv"))
+    assert "PYTHONUTF8" in refusal(lambda: checked("é.jpg", "table.csv"))
 
 
 # --- Properties: whatever it is, it is read or it is one line

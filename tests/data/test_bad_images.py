@@ -3,6 +3,7 @@
 import csv
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,22 @@ def test_a_cache_made_while_skipping_names_the_picture_when_not(root, tmp_path):
     samples(data(root, **settings).test_dataloader())
     with pytest.raises(ImageError, match=r"t2\.jpg: "):
         samples(data(root, on_bad_image="raise", **settings).test_dataloader())
+
+
+def test_what_the_cache_could_not_read_is_read_again(root, tmp_path):
+    good, state = (root / "t3.jpg").read_bytes(), (root / "t3.jpg").stat()
+    settings = {"cache": "disk", "cache_dir": str(tmp_path / "cache")}
+    for content, known in ((bytes(len(good)), False), (good, True)):
+        (root / "t3.jpg").write_bytes(content)
+        os.utime(root / "t3.jpg", ns=(state.st_atime_ns, state.st_mtime_ns))  # the cache takes it for the same file
+        image, target = samples(data(root, **settings).test_dataloader())[3]
+        assert (target != -1).any() == known and bool((image != 128).any()) == known
+
+
+def test_a_list_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MlclError, match=r"file/bad_images\.csv: bad images cannot be listed"):
+        BadImages("train", 100, tmp_path / "file" / "bad_images.csv").add(Path("a.jpg"), "empty")
 
 
 def test_one_that_is_not_there_is_as_bad(root, tmp_path):

@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
 import time
 from functools import partial
@@ -126,16 +127,22 @@ def test_validation_and_test_share_a_file_where_they_are_the_same_images(tmp_pat
     assert made.dataset("val").pixels.path == made.dataset("test").pixels.path
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "fewer"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "fewer", "others"])
 def test_a_damaged_file_is_written_again(paths, tmp_path, damage):
     cache = open_cache(paths, SQUARE, "disk", tmp_path / "cache")
     whole = cache.path.read_bytes()
-    if damage == "fewer":
-        np.save(cache.path, np.array(cache.rows[:3]))
+    if damage in ("fewer", "others"):
+        np.save(cache.path, np.array(cache.rows[:3]) if damage == "fewer" else np.arange(7))
     else:
         cache.path.write_bytes({"cut": whole[:-100], "empty": b"", "text": b"hello\n"}[damage])
     again = open_cache(paths, SQUARE, "disk", tmp_path / "cache")
     assert again.path.read_bytes() == whole
+
+
+def test_a_terminal_gets_a_bar(paths, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert open_cache(paths, SQUARE, "disk", tmp_path / "cache")(6)[1] == (25, 36)
+    assert "caching" in capsys.readouterr().err
 
 
 def test_a_spawned_process_maps_the_file_instead_of_being_sent_it(paths, tmp_path):
@@ -253,7 +260,8 @@ def test_shared_memory_is_given_back_when_the_process_ends(paths, monkeypatch):
 
 
 def test_a_run_is_the_same_run_with_cache_and_device(mlcl, demo, tmp_path):
-    """Two epochs of training, validation and test, through the command line: every number, every weight."""
+    """Training, validation and test, through the command line: every weight."""
+    demo += ["--trainer.max_epochs", "1"]
     settings = {"plain": [], "fast": ["--data.cache", "disk", "--data.augment_on", "device"]}
     weights = {}
     for name, flags in settings.items():

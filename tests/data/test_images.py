@@ -417,3 +417,9 @@ def test_a_circle_of_links_is_named(tmp_path):
 def test_a_name_that_no_file_can_have_is_an_image_error(tmp_path, name):
     with pytest.raises(ImageError):
         read_image(tmp_path / name)
+
+
+def test_a_disk_that_went_away_is_told_from_a_bad_picture(tmp_path):
+    error = ImageError("a.jpg: no such image")
+    assert "mlcl check" in str(error.with_remedy(tmp_path / "a.jpg"))
+    assert "its folder is gone, too" in str(error.with_remedy(tmp_path / "gone" / "a.jpg"))

@@ -2,15 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mlcl import runs
-from mlcl.data.images import ImageError
 from mlcl.errors import MlclError
 from mlcl.runs import record
 
@@ -121,18 +118,3 @@ def test_a_damaged_checkpoint_names_the_one_beside_it(tmp_path: Path):
         record.load(tmp_path / "last.ckpt")
     with pytest.raises(MlclError, match="is a folder, no checkpoint"):
         record.load(tmp_path)
-
-
-def test_a_disk_that_went_away_is_told_from_a_bad_picture(tmp_path: Path):
-    error = ImageError("a.jpg: no such image")
-    assert "mlcl check" in str(error.with_remedy(tmp_path / "a.jpg"))
-    assert str(error.with_remedy(tmp_path / "gone" / "a.jpg")).endswith(
-        "its folder is gone, too: is the disk still there?"
-    )
-
-
-def test_a_name_that_the_locale_cannot_write_says_what_to_set():
-    script = "from mlcl.data.file_names import checked; checked('\\xe9.jpg', 'table.csv')"
-    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run([sys.executable, "-c", script], env=plain, capture_output=True, text=True, check=False)
-    assert "cannot be a file's name (in ascii; see PYTHONUTF8)" in done.stderr, done.stderr
