@@ -21,7 +21,8 @@ import mlcl.data
 import mlcl.heads
 import mlcl.losses
 from mlcl import runs
-from mlcl.callbacks import fast_step, group, loggers
+from mlcl.callbacks import fast_step, loggers
+from mlcl.callbacks.one_run import ending_together
 from mlcl.cli import command_line
 from mlcl.cli.messages import misplaced_null, translate
 from mlcl.errors import MlclError, line
@@ -178,7 +179,7 @@ class CLI(LightningCLI):
         if self.verb == "fit":
             config, arguments = self.model.config or {}, Parser.arguments
             signals.advise(partial(runs.how_to_continue, self.folder, config, self.imports, arguments))
-        with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config), group.ending():
+        with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config), ending_together():
             self._execute()
 
     def _execute(self) -> None:
@@ -257,7 +258,7 @@ class CLI(LightningCLI):
             config["strategy"] = "ddp" if self.trainer.world_size > 1 else "auto"
         config["default_root_dir"] = str(self.folder)
         config["enable_model_summary"] = config["enable_model_summary"] or False
-        return callbacks.prepared(group.limited(Trainer(**{**config, "callbacks": extra})))
+        return callbacks.prepared(Trainer(**{**config, "callbacks": extra}))
 
     def _run_folder(self) -> Path:
         if _RUN_FOLDER in os.environ:
