@@ -1,4 +1,4 @@
-"""The ranks of a run start from the same code, settings, data and checkpoint, and end together."""
+"""The ranks of a run start from the same code, settings, data and checkpoint; one that fails is named."""
 
 import hashlib
 import os
@@ -58,8 +58,8 @@ class OneRun(Callback):
 
 
 @contextmanager
-def ending_together() -> Iterator[None]:
-    """Around a command: if it fails, the processes that this one has started end, too, and the failed rank is named.
+def naming_ranks() -> Iterator[None]:
+    """Around a command: name the rank that fails.
 
     Raises:
         SharedError: if a collective has failed, because another rank is gone or hangs.
@@ -68,7 +68,6 @@ def ending_together() -> Iterator[None]:
         yield
     except Exception as error:
         if world_size() > 1:
-            signals.collect_children()
             if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
                 advice = signals.advice()
                 raise SharedError(

@@ -77,6 +77,10 @@ class Interruptible(Callback):
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Before Lightning's clean-up, in which its observer could kill this process."""
+        signals.collect_children()
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write what was logged: a run that goes on from here does not log it again."""
         for logger in trainer.loggers:

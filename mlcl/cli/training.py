@@ -22,7 +22,7 @@ import mlcl.heads
 import mlcl.losses
 from mlcl import runs
 from mlcl.callbacks import fast_step, loggers
-from mlcl.callbacks.one_run import ending_together
+from mlcl.callbacks.one_run import naming_ranks
 from mlcl.cli import command_line
 from mlcl.cli.messages import misplaced_null, translate
 from mlcl.errors import MlclError, line
@@ -179,7 +179,7 @@ class CLI(LightningCLI):
         if self.verb == "fit":
             config, arguments = self.model.config or {}, Parser.arguments
             signals.advise(partial(runs.how_to_continue, self.folder, config, self.imports, arguments))
-        with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config), ending_together():
+        with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config), naming_ranks():
             self._execute()
 
     def _execute(self) -> None:

@@ -156,19 +156,6 @@ def test_a_run_that_goes_on_goes_on_in_wandb(runs_folder, run):
     assert {read_run(folder).id for folder in folders} == {run.id}
 
 
-def test_two_processes_log_one_run(demo_root, tmp_path):
-    from support.running import demo_flags
-
-    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
-    result = run_process("fit", *demo_flags(demo_root), *SHORT, *W, *two, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    (folder,) = tmp_path.glob("runs/demo/version_*/wandb/offline-run-*")
-    run = read_run(folder)
-    assert len([row for row in run.history if "val/mAP" in row]) == 2
-    assert run.configured == 1
-    assert {"test/per_class", "test/false_positives", "test/embeddings"} <= {*run.summary}
-
-
 def test_the_best_checkpoint_is_an_artifact_where_asked_for(demo, tmp_path):
     online = ("--trainer.logger", "WandbLogger", "--trainer.logger.log_model", "true")
     quick = ("--test_after_fit", "false")
