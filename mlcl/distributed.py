@@ -39,11 +39,14 @@ def global_batch(embeddings: Tensor, targets: Tensor, equal: bool = False) -> tu
     Returns:
         ``(sum of B, ...)`` embeddings and ``(sum of B, K)`` targets; the arguments themselves on one process.
     """
-    if world_size() == 1:
+    size = world_size()
+    if size == 1:
         return embeddings, targets
     sizes = _sizes(targets, equal)
     slices = _gather(embeddings.detach(), sizes)
-    slices[rank()] = _ScaleGradient.apply(embeddings, float(world_size()))
+    slices[rank()] = own = embeddings.view_as(embeddings)
+    if own.requires_grad:
+        own.register_hook(lambda gradient: gradient * size)
     return torch.cat(slices), torch.cat(_gather(targets, sizes))
 
 
@@ -100,19 +103,6 @@ def broadcast_buffers(module: torch.nn.Module) -> None:
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
-
-
-class _ScaleGradient(torch.autograd.Function):
-    """Identity forward, gradient times a constant backward."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient * ctx.factor, None
 
 
 def _sizes(own: Tensor, equal: bool) -> list[int]:
