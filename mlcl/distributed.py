@@ -46,7 +46,7 @@ def global_batch(embeddings: Tensor, targets: Tensor, equal: bool = False) -> tu
     slices = _gather(embeddings.detach(), sizes)
     slices[rank()] = own = embeddings.view_as(embeddings)
     if own.requires_grad:
-        own.register_hook(lambda gradient: gradient * size)
+        own.register_hook(lambda gradient: gradient * size)  # type: ignore[no-untyped-call]
     return torch.cat(slices), torch.cat(_gather(targets, sizes))
 
 

@@ -68,7 +68,7 @@ class _Average(AveragedModel):
     def __init__(self, model: nn.Module, device: torch.device, decay: float) -> None:
         super().__init__(model, device, use_buffers=True)
         self.n_averaged = self.n_averaged.cpu()
-        self.lerp = get_ema_multi_avg_fn(decay)
+        self.lerp = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     @property
     def started(self) -> bool:

@@ -1,8 +1,5 @@
 """A training may end at any moment: checkpoints are whole or not there, signals end it at once, the log is complete."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from mlcl.errors import MlclError
 from mlcl.system import signals
+from mlcl.system.files import write_whole
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -31,35 +29,17 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """
         if "://" in str(path) or storage_options is not None:
             return super().save_checkpoint(checkpoint, path, storage_options)
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")  # always the same: what a killed process left is overwritten
-        with signals.held(), _one_line(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:  # torch's own writer does not name the cause of a failure
+                torch.save(checkpoint, file)
+
+        with signals.held():
             try:
-                with partial.open("wb") as file:
-                    torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        cause: BaseException | None = error  # torch reports a failed write as a RuntimeError of its own
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        before = "the one before it is kept" if path.is_file() else "there was none before it"
-        raise MlclError(
-            f"{os.path.relpath(path)} could not be written: {cause.strerror or cause}; {before}; make room and "
-            "continue with --ckpt_path last"
-        ) from error
+                write_whole(Path(path), write)
+            except MlclError as error:
+                before = "the one before it is kept" if Path(path).is_file() else "there was none before it"
+                raise MlclError(f"{error}; {before}; make room and continue with --ckpt_path last") from error
 
 
 class Interruptible(Callback):

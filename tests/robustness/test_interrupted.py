@@ -16,7 +16,7 @@ from support.lives import End, alive, assert_same_run, at, live, sadcl, when_the
 
 from mlcl.runs import record
 
-LAST, SAVING = (f"runs/victim/*/checkpoints/.{name}.ckpt.partial" for name in ("last", "*"))
+LAST, SAVING = (f"runs/victim/*/checkpoints/.{name}.*.partial.ckpt" for name in ("last", "*"))
 CACHE = "pixels/.*.partial.npy"
 
 
