@@ -66,7 +66,7 @@ class WandbLog(WandbLogger):
     """
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.kept_id = folder / "wandb" / "run_id"
+        self.kept_id, self.run = folder / "wandb" / "run_id", None
         name, version = _names(folder)
         if settings.get("id") is None and settings.get("version") is None and self.kept_id.is_file():
             settings["id"] = self.kept_id.read_text().strip()
@@ -92,7 +92,6 @@ class WandbLog(WandbLogger):
         """
         import wandb
 
-        new = self._experiment is None
         try:
             run = super().experiment
         except wandb.errors.Error as error:
@@ -100,13 +99,14 @@ class WandbLog(WandbLogger):
             access = isinstance(error, wandb.errors.CommError) or re.search("API.key", reason, re.I)
             instead = "; or log without an account: --trainer.logger.offline true" if access else ""
             raise MlclError(f"W&B: {reason}{instead}") from error
-        if new and is_first() and not run.disabled:
+        if self.run is None and is_first() and not run.disabled:
             self.kept_id.parent.mkdir(parents=True, exist_ok=True)
             self.kept_id.write_text(f"{run.id}\n")
             for name in NAMES:
                 run.define_metric(f"val/{name}", summary="max")
             for name in ("train/loss", "val/classification"):
                 run.define_metric(name, summary="min")
+        self.run = run
         return run
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
@@ -116,8 +116,8 @@ class WandbLog(WandbLogger):
 
     def close(self, status: int) -> None:
         """End the run; another status than 0 marks it as failed."""
-        if self._experiment is not None:
-            self._experiment.finish(status)
+        if self.run is not None:
+            self.run.finish(status)
 
 
 def _placed(logger: Logger, settings: Any, folder: Path) -> Logger:

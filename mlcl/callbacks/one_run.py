@@ -59,7 +59,7 @@ class OneRun(Callback):
 
 @contextmanager
 def naming_ranks() -> Iterator[None]:
-    """Around a command: name the rank that fails.
+    """Around a command: print which rank fails; the command line prints the errors of the first one only.
 
     Raises:
         SharedError: if a collective has failed, because another rank is gone or hangs.
@@ -67,15 +67,14 @@ def naming_ranks() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if world_size() > 1:
-            if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
-                advice = signals.advice()
-                raise SharedError(
-                    f"another process of this run has failed or hangs ({' '.join(str(error).split())[:200]})"
-                    f"{advice if advice.startswith(';') else ''}"
-                ) from error
-            if not isinstance(error, SharedError) and os.environ.get("LOCAL_RANK", "0") != "0":
-                print(f"mlcl: rank {rank()}: {line(str(error) or type(error).__name__)}", file=sys.stderr, flush=True)
+        if world_size() == 1 or isinstance(error, SharedError):
+            raise
+        last = (str(error) or type(error).__name__).strip().splitlines()[-1]  # after a worker's whole traceback
+        if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            how = advice if (advice := signals.advice()).startswith(";") else ""
+            raise SharedError(f"another process of this run has failed or hangs ({last[:200]}){how}") from error
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            print(f"mlcl: rank {rank()}: {line(last)}", file=sys.stderr, flush=True)
         raise
 
 
