@@ -257,6 +257,7 @@ def test_fit_on_two_processes(mlcl, trained: Path, demo: list[str]):
         *("--model.embedding_loss", "DualContrastiveLoss", "--model.embedding_loss.confidence", "0.1"),
         *("--model.init_from", str(trained), "--ema_decay", "0.9", "--data.val_fraction", "0.14"),
         *("--trainer.logger", "WandbLogger", "--trainer.logger.offline", "true", "--trainer.log_every_n_steps", "2"),
+        *("--log_images", "0"),
     ]
     here = Path.cwd()
     done = run_process("fit", *demo, *flags, cwd=here, GLOO_SOCKET_IFNAME="lo")
@@ -273,7 +274,7 @@ def test_fit_on_two_processes(mlcl, trained: Path, demo: list[str]):
     (folder,) = run.glob("wandb/offline-run-*")
     tracked = read_run(folder)
     assert len([row for row in tracked.history if "val/mAP" in row]) == 2 and tracked.configured == 1
-    assert {"test/per_class", "test/false_positives", "test/embeddings"} <= {*tracked.summary}
+    assert {"test/per_class", "test/embeddings"} <= {*tracked.summary}
     assert mlcl("test", "--ckpt_path", checkpoint, "--trainer.logger", "false").status == 0
     both, one = (json.loads((run / name / "metrics.json").read_text())["metrics"] for name in (".", "test_0"))
     assert both == pytest.approx(one, abs=1e-6)
