@@ -1,7 +1,5 @@
 """The only file with collectives. Each function is the identity where no process group runs."""
 
-import threading
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -9,6 +7,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mlcl.errors import MlclError
+
+
+class SharedError(MlclError):
+    """Raised by every rank with the same message, so that one of them prints it."""
 
 
 def world_size() -> int:
@@ -22,27 +24,29 @@ def rank() -> int:
 
 
 def global_batch(embeddings: Tensor, targets: Tensor, equal: bool = False) -> tuple[Tensor, Tensor]:
-    """The embeddings and targets of all ranks, in rank order, the own slice kept in the graph.
+    """Embeddings and targets of all ranks in rank order; only this rank's slice carries a gradient.
 
-    In the backward pass the own slice's gradient is multiplied by the world size. The same loss, computed by every
-    rank on the whole batch and not multiplied by anything, then gives after DDP's averaging exactly the gradient of
-    one process: for the network, whose gradient reaches it through one slice on each rank, and for parameters inside
-    the loss, whose gradient is whole on every rank. (Multiplying the loss instead would make the latter W times too
-    large.)
+    In the backward pass that gradient is multiplied by the world size W, the loss is not. After DDP's averaging the
+    network, which each rank reaches through one slice, and the parameters inside the loss, whose gradient is whole on
+    every rank, then get exactly the gradient of one process. (Multiplying the loss instead would make the latter W
+    times too large.)
 
     Args:
         embeddings: (B, ...) float; B may differ between ranks, the rest may not.
         targets: (B, K) integer.
-        equal: B is known to be the same on all ranks; finding it out makes the host wait for the device.
+        equal: B is known to be the same on all ranks; exchanging it would make the host wait for the device.
 
     Returns:
         ``(sum of B, ...)`` embeddings and ``(sum of B, K)`` targets; the arguments themselves on one process.
     """
-    if world_size() == 1:
+    size = world_size()
+    if size == 1:
         return embeddings, targets
     sizes = _sizes(targets, equal)
     slices = _gather(embeddings.detach(), sizes)
-    slices[rank()] = _ScaleGradient.apply(embeddings, float(world_size()))
+    slices[rank()] = own = embeddings.view_as(embeddings)
+    if own.requires_grad:
+        own.register_hook(lambda gradient: gradient * size)  # type: ignore[no-untyped-call]
     return torch.cat(slices), torch.cat(_gather(targets, sizes))
 
 
@@ -77,10 +81,10 @@ def require_equal(facts: dict[str, Any], start: str) -> None:
 
     Args:
         facts: plain values by name.
-        start: of the message.
+        start: the beginning of the message.
 
     Raises:
-        MlclError: on all ranks, the same: naming what differs, and for the first such rank how.
+        SharedError: naming what differs, and the values of rank 0 and of the first rank with another one.
     """
     first, *others = gather_objects(facts)
     for number, other in enumerate(others, 1):
@@ -88,54 +92,17 @@ def require_equal(facts: dict[str, Any], start: str) -> None:
         if named:
             more = f" (and {len(named) - 1} more: {', '.join(named[1:6])})" if named[1:] else ""
             here, there = first.get(named[0]), other.get(named[0])
-            raise MlclError(f"{start}: {named[0]} is {here!r} on rank 0 and {there!r} on rank {number}{more}")
-
-
-def leave_note(text: str) -> None:
-    """Tell the other ranks why this one ends; they read it once they find it gone."""
-    if world_size() > 1:
-        with suppress(Exception):  # the first rank, which keeps the notes, may be gone itself
-            dist.distributed_c10d._get_default_store().set(f"mlcl/note/{rank()}", text)
-
-
-def notes() -> dict[int, str]:
-    """What the other ranks have left, by rank."""
-    found: dict[int, str] = {}
-
-    def ask() -> None:
-        with suppress(Exception):
-            store = dist.distributed_c10d._get_default_store()
-            for number in range(world_size()):
-                if number != rank() and store.check([f"mlcl/note/{number}"]):
-                    found[number] = store.get(f"mlcl/note/{number}").decode(errors="replace")
-
-    asking = threading.Thread(target=ask, daemon=True)  # a store whose process is frozen never answers
-    asking.start()
-    asking.join(10.0)
-    return dict(found)
+            raise SharedError(f"{start}: {named[0]} is {here!r} on rank 0 and {there!r} on rank {number}{more}")
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:
-    """Give every rank the buffers of rank 0, in place.
+    """Copy the buffers of rank 0 to all ranks, in place.
 
     BatchNorm's running statistics differ between ranks after a step; without this each would validate another model.
     """
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
-
-
-class _ScaleGradient(torch.autograd.Function):
-    """Identity forward, gradient times a constant backward."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient * ctx.factor, None
 
 
 def _sizes(own: Tensor, equal: bool) -> list[int]:

@@ -1,20 +1,23 @@
 """Real gloo groups: gradients and metrics of W processes equal those of one."""
 
+import contextlib
 import inspect
+import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from support.gloo import run_group
-from support.own_classes import LOSS
 from support.running import run_process
+from support.wandb_file import read_run
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mlcl.callbacks.one_run import naming_ranks
 from mlcl.data.sampler import EpochSampler
-from mlcl.distributed import broadcast_buffers, global_batch, rank, require_equal, world_size
-from mlcl.errors import MlclError
+from mlcl.distributed import SharedError, broadcast_buffers, global_batch, rank, require_equal, world_size
 from mlcl.heads import SemanticAttention
 from mlcl.losses import EMBEDDING_LOSSES
 from mlcl.metrics import MultiLabelMetrics
@@ -122,6 +125,8 @@ def _everything(rank: int, size: int):
         "uneven": _gradients(rank, size, uneven=True),
         "metrics": _metrics(rank, size),
         "buffers": _buffers(),
+        "refused": [_refused(rank, None), _refused(rank, "model.optimizer.lr")],
+        "lost": _lost(rank),
     }
 
 
@@ -210,60 +215,66 @@ def test_buffers_of_the_first_rank(group):
     assert all((member["buffers"] == 0).all() for member in group)
 
 
-def test_fit_on_two_processes(tmp_path: Path, demo: list[str]):
-    """With a loss that has parameters, EMA and an odd number of test images; from the command line, as a user would."""
-    (tmp_path / "own_loss.py").write_text(LOSS)
-    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.num_workers", "1"]
-    own = ["--model.embedding_loss", "own_loss.Pull"]
-    done = run_process("fit", *demo, *ddp, *own, "--data.val_fraction", "0.14", cwd=tmp_path, GLOO_SOCKET_IFNAME="lo")
-    assert done.returncode == 0, done.stderr
-    assert "recommended" not in done.stderr and "Warning" not in done.stderr
-    runs = list((tmp_path / "runs" / "demo").iterdir())
-    assert [run.name for run in runs] == ["version_0"]
-    assert json.loads((runs[0] / "metrics.json").read_text())["N"] == 25
-    assert done.stdout.count("results in") == 1 and done.stderr.count("epoch   1/2") == 1
-    checkpoint = runs[0] / "checkpoints" / "best.ckpt"
-    alone = run_process("test", "--ckpt_path", checkpoint, cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
-    both, one = (json.loads((runs[0] / name / "metrics.json").read_text())["metrics"] for name in (".", "test_0"))
-    assert both == pytest.approx(one, abs=1e-6)
-    again = run_process(
-        "test", "--ckpt_path", "last", "--name", "demo", *ddp[:4], cwd=tmp_path, GLOO_SOCKET_IFNAME="lo"
-    )
-    assert again.returncode == 0, again.stderr
-    assert json.loads((runs[0] / "test_1" / "metrics.json").read_text())["N"] == 25
-    dual = ["--model.embedding_loss", "DualContrastiveLoss", "--model.embedding_loss.confidence", "0.1"]
-    second = [
-        *dual,
-        "--model.init_from",
-        "runs/demo",
-        "--name",
-        "second",
-        "--trainer.max_epochs",
-        "1",
-        "--ema_decay",
-        "null",
-    ]
-    done = run_process("fit", *demo, *ddp, *second, cwd=tmp_path, GLOO_SOCKET_IFNAME="lo")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("prototypes: ") == 1 and "Warning" not in done.stderr
-    state = torch.load(tmp_path / "runs/second/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert state["embedding_loss.bank.written"].sum() > 0
-
-
-def _refused(rank: int, size: int, key: str | None):
+def _refused(rank: int, key: str | None):
     facts = {"mlcl": "0.1.0", "model.lr_mult": [1, 2], **({key: rank} if key else {})}
     try:
         require_equal(facts, "not alike")
-    except MlclError as error:
+    except SharedError as error:
         return str(error)
     return ""
 
 
-def _facts(rank: int, size: int):
-    return [_refused(rank, size, None), _refused(rank, size, "model.optimizer.lr")]
-
-
-def test_ranks_that_differ_are_refused_alike(tmp_path):
+def test_ranks_that_differ_are_refused_alike(group):
     line = "not alike: model.optimizer.lr is 0 on rank 0 and 1 on rank 1"
-    assert run_group(3, _facts, tmp_path / "group") == [["", line]] * 3
+    assert all(member["refused"] == ["", line] for member in group)
+
+
+def _lost(rank: int):
+    """What the command says when a rank fails by itself, when all do, and when a collective breaks."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    said = []
+    for error in (OSError("no disk"), SharedError("all alike"), RuntimeError("[gloo/pair.cc] Connection closed")):
+        err = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(err), naming_ranks():
+                raise error
+        except Exception as raised:
+            said.append([type(raised).__name__, err.getvalue()])
+    return said
+
+
+def test_a_rank_that_fails_by_itself_is_named(group):
+    for number, member in enumerate(group):
+        (own, line), (alike, nothing), (lost, silent) = member["lost"]
+        assert (own, alike, lost) == ("OSError", "SharedError", "SharedError") and not nothing + silent
+        assert (f"rank {number}" in line and "no disk" in line) == (number > 0)  # the command line says the first one's
+
+
+def test_fit_on_two_processes(mlcl, trained: Path, demo: list[str]):
+    """A second stage with everything that crosses ranks, logged to W&B, with an odd number of test images."""
+    flags = [
+        *("--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.num_workers", "1"),
+        *("--model.embedding_loss", "DualContrastiveLoss", "--model.embedding_loss.confidence", "0.1"),
+        *("--model.init_from", str(trained), "--ema_decay", "0.9", "--data.val_fraction", "0.14"),
+        *("--trainer.logger", "WandbLogger", "--trainer.logger.offline", "true", "--trainer.log_every_n_steps", "2"),
+        *("--log_images", "0"),
+    ]
+    here = Path.cwd()
+    done = run_process("fit", *demo, *flags, cwd=here, GLOO_SOCKET_IFNAME="lo")
+    assert done.returncode == 0, done.stderr
+    assert "recommended" not in done.stderr and "Warning" not in done.stderr
+    (run,) = Path("runs/demo").iterdir()
+    assert run.name == "version_0" and json.loads((run / "metrics.json").read_text())["N"] == 25
+    for text, times in (("epoch   1/2", 1), ("prototypes: ", 1)):
+        assert done.stderr.count(text) == times, done.stderr
+    assert done.stdout.count("results in") == 1
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert state["embedding_loss.bank.written"].sum() > 0
+    (folder,) = run.glob("wandb/offline-run-*")
+    tracked = read_run(folder)
+    assert len([row for row in tracked.history if "val/mAP" in row]) == 2 and tracked.configured == 1
+    assert {"test/per_class", "test/embeddings"} <= {*tracked.summary}
+    assert mlcl("test", "--ckpt_path", checkpoint, "--trainer.logger", "false").status == 0
+    both, one = (json.loads((run / name / "metrics.json").read_text())["metrics"] for name in (".", "test_0"))
+    assert both == pytest.approx(one, abs=1e-6)

@@ -39,7 +39,7 @@ class CSVLog(CSVLogger):
         return super().experiment
 
     def save(self) -> None:
-        """Write what is not written yet, also where somebody has removed the folder meanwhile."""
+        """Write the remaining lines, even if the folder was removed meanwhile."""
         if is_first():
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
         super().save()

@@ -1,8 +1,9 @@
-"""Which data a run trains on, for its ``environment.json``; a repeat or a continued run is told of other data."""
+"""Which data a run trains on, written into its ``environment.json``; a repeat on other data gets a warning."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -11,10 +12,18 @@ from mlcl.runs import provenance
 from mlcl.system.console import say
 
 
-class DataNote(Callback):
-    """Writes the fingerprint of every split; says where it is not that of a run which this one repeats.
+def fingerprints(data: Any) -> dict[str, str]:
+    """Hash of every split of a datamodule (None: no splits) after its ``setup``; see :func:`provenance.fingerprint`."""
+    splits = data.splits if data is not None else {}
+    made = {id(samples): samples for samples in splits.values()}  # val and test may be the same images
+    hashes = {key: provenance.fingerprint(s.paths, s.targets, data.root) for key, s in made.items()}
+    return {split: hashes[id(samples)] for split, samples in splits.items()}
 
-    Should the folder be removed while the run goes on, its notes are written again with the next checkpoint.
+
+class DataNote(Callback):
+    """Writes the fingerprint of every split, and warns if it differs from a run that this one repeats or continues.
+
+    If the run's folder is removed meanwhile, its notes are written again with the next checkpoint.
 
     Args:
         folder: of the run.
@@ -27,24 +36,19 @@ class DataNote(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Once the splits are read."""
-        data = getattr(trainer, "datamodule", None)
-        if not trainer.is_global_zero or data is None:
+        if not trainer.is_global_zero:
             return
-        made: dict[int, str] = {}  # val and test may be the same images
-        for samples in data.splits.values():
-            if id(samples) not in made:
-                made[id(samples)] = provenance.fingerprint(samples.paths, samples.targets, data.root)
-        self.now = now = {split: made[id(samples)] for split, samples in data.splits.items()}
+        self.now = fingerprints(getattr(trainer, "datamodule", None))
         for run in self.repeated:
-            if splits := provenance.differing(provenance.recorded_data(run), now):
+            if splits := provenance.differing(provenance.recorded_data(run), self.now):
                 say(
                     f"warning: not the data of {os.path.relpath(run)}: other files or labels in {', '.join(splits)}; "
                     "its numbers are not repeated"
                 )
-        runs.note_environment(self.folder, data=now)
+        runs.note_environment(self.folder, data=self.now)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
-        """A checkpoint whose run has lost its configuration would not be known as a run any more."""
+        """Restore a removed folder's notes: without its configuration it would not be recognised as a run."""
         if trainer.is_global_zero and not (self.folder / runs.CONFIG).is_file():
             say(f"warning: {os.path.relpath(self.folder)} was removed while it is written to; it is made again")
             runs.describe(self.folder, getattr(pl_module, "config", None) or {})

@@ -6,7 +6,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class EMA(WeightAveraging):
@@ -15,8 +15,8 @@ class EMA(WeightAveraging):
     A checkpoint's ``state_dict`` is the average; the raw weights, for a resume, lie under ``current_model_state``.
     Beyond Lightning's callback: integer buffers (counters) are copied instead of averaged and truncated; nothing is
     swapped in before the first update, so that a delayed start does not validate untouched initial weights; and the
-    average lies where the training runs (there it is on the CPU, where the model still is when it is made), so that
-    an update neither moves the weights nor waits for them.
+    average is on the device of the training (there on the CPU, where the model still is at this time), so that an
+    update neither moves the weights nor waits for them.
 
     Args:
         decay: share of the old average that each step keeps; 0.9997 forgets half in 2,300 steps.
@@ -63,31 +63,30 @@ class EMA(WeightAveraging):
 
 
 class _Average(AveragedModel):
-    """Torch's container for an average, whose own update asks the device in every step how many there have been."""
+    """Torch's container for an average; torch's own update reads a counter from the device in every step."""
 
     def __init__(self, model: nn.Module, device: torch.device, decay: float) -> None:
         super().__init__(model, device, use_buffers=True)
         self.n_averaged = self.n_averaged.cpu()
-        self.decay = decay
+        self.lerp = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     @property
     def started(self) -> bool:
-        """Whether there was an update; numpy sees that no device is asked."""
+        """Whether there was an update (by numpy: visibly no device is asked)."""
         return bool(self.n_averaged.numpy() > 0)
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """One update, in place; the first one copies."""
-        groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        groups: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
         for average, current in zip(_tensors(self.module), _tensors(model), strict=True):
-            for held, tensor in zip(groups.setdefault(average.dtype, ([], [])), (average, current), strict=True):
-                held.append(tensor)
-        for dtype, (averages, currents) in groups.items():
-            currents = [current.to(dtype) for current in currents]
+            groups.setdefault(average.dtype, []).append((average, current.to(average.dtype)))
+        for dtype, pairs in groups.items():
             if dtype.is_floating_point and self.started:
-                torch._foreach_lerp_(averages, currents, 1 - self.decay)
+                self.lerp(*map(list, zip(*pairs, strict=True)), self.n_averaged)
             else:
-                torch._foreach_copy_(averages, currents)
+                for average, current in pairs:
+                    average.copy_(current)
         self.n_averaged += 1
 
 

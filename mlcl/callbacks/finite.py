@@ -1,10 +1,10 @@
-"""A training that computes with nan or infinity stops, and says where it began; no checkpoint of it is written."""
+"""A training that computes with nan or infinity stops and says where it began; no checkpoint of it is written."""
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -12,30 +12,32 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from mlcl.callbacks import replay
-from mlcl.distributed import gather, gather_objects, rank, world_size
-from mlcl.errors import MlclError
+from mlcl.distributed import SharedError, gather, gather_objects, rank, world_size
 from mlcl.metrics import MultiLabelMetrics
 from mlcl.system.console import say
-from mlcl.system.seeding import global_seed
 
-GRADIENT = "gradient"
-_HOPELESS = 50  # fp16 overflows in a row; the scale has fallen to 2 ** -34 of what it was
-_NAMED = 3  # file names in the message
+_HOPELESS = 50  # fp16 overflows in a row; the scale has fallen to 2 ** -50 of what it was
+
+
+class _Step(NamedTuple):
+    """Values of a training step, on its device: reading them would make the host wait."""
+
+    number: int  # of the optimizer step, from 0, as in metrics.csv
+    epoch: int
+    images: Tensor | None  # (B,) positions in the dataset
+    names: tuple[str, ...]  # of the loss terms
+    values: Tensor  # (number of names + 1,) float32: loss terms, then the largest absolute gradient
 
 
 class Finite(Callback):
-    """Looks at loss terms and gradients of every step, and every so often at what was seen.
+    """Stops a training at the first loss term or gradient that is not finite.
 
-    To ask the device in each step would make the host wait for it. So the values of the last steps stay where they are
-    and are read together: in the steps that are logged, where the host waits anyway, and before anything is saved. From
-    a gradient that is not finite on, until it is read, the optimizer changes nothing (its kernel takes a flag on the
-    device for that, which mixed precision uses): the step can be repeated with the weights that it had.
-
-    Under ``16-mixed`` an overflow is part of the method: the scaler leaves the step out, ``gradient/overflows`` counts.
+    The values of the last steps are read together: in the steps that are logged, where the host waits for the device
+    anyway, and before a validation or a checkpoint. Under ``16-mixed`` an overflow is part of the method: the scaler
+    skips the step, and ``gradient/overflows`` counts it.
 
     Args:
-        folder: of the run, for the batch of the step.
+        folder: of the run, for the message.
         every: steps between two readings; by default ``log_every_n_steps`` of the trainer.
     """
 
@@ -43,147 +45,104 @@ class Finite(Callback):
         self.folder, self.every = folder, every
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
-        self._steps: list[replay.Step] = []
+        """Reset."""
+        self._steps: list[_Step] = []
         self._window = self.every or trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
         self._scales = getattr(trainer.precision_plugin, "scaler", None) is not None
-        zero = torch.zeros((), device=pl_module.device)
-        self._zero, self._broken, self._gradient, self._overflows, self._in_a_row = zero, zero, zero, zero, 0
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember what the step begins with."""
-        self._number, self._gradient = trainer.global_step, self._zero
-        self._random = replay.random_state(pl_module.device)
+        self._zero = torch.zeros((), device=pl_module.device)
+        self._number, self._gradient, self._overflows, self._in_a_row = trainer.global_step, self._zero, self._zero, 0
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """The largest gradient (a sum of squares overflows before its parts do), and no step with a broken one."""
+        """Take the largest gradient: a sum of squares overflows before its parts do."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._gradient = get_total_norm(gradients, math.inf).float()
-        broken = (~self._gradient.isfinite()).float()
         if self._scales:
-            self._overflows = self._overflows + broken
+            self._overflows = self._overflows + (~self._gradient.isfinite()).float()
             pl_module.log("gradient/overflows", self._overflows)
-            return
-        self._broken = torch.maximum(self._broken, broken)
-        if all(group.get("fused") for group in optimizer.param_groups):
-            optimizer.found_inf = self._broken  # type: ignore[attr-defined]
-        else:
-            for gradient in gradients:
-                gradient.masked_fill_(self._broken.bool(), 0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the values of the step, and read them every so often."""
+        """Keep the values of the step, and read those of the last ones every so often."""
         if not isinstance(outputs, Mapping):
             return
         terms = {k: v.detach().float() for k, v in outputs.items() if isinstance(v, Tensor) and v.numel() == 1}
-        index = batch.get("index") if isinstance(batch, Mapping) else None
         values = torch.stack([*(term.reshape(()) for term in terms.values()), self._gradient])
-        names = (*terms, GRADIENT)
-        self._steps.append(replay.Step(self._number, trainer.current_epoch, index, self._random, names, values))
+        images = batch.get("index") if isinstance(batch, Mapping) else None
+        self._steps.append(_Step(self._number, trainer.current_epoch, images, tuple(terms), values))
+        self._number, self._gradient = trainer.global_step, self._zero
         if len(self._steps) >= self._window:
-            self._read(trainer, pl_module)
+            self._read(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before an epoch's validation, whose numbers would choose a checkpoint."""
+        """Before a validation, whose numbers would choose a checkpoint."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._read(trainer, pl_module)
+            self._read(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same for the logits of a validation, which may overflow where no training step does."""
+        """The same for the logits of the validation, which may overflow where no training step does."""
         metrics = getattr(pl_module, "val_metrics", None)
-        if trainer.state.fn != "fit" or metrics is None:
-            return
-        if broken := broken_scores(trainer, "val", metrics):
-            where = f"after {trainer.global_step} steps (epoch {trainer.current_epoch})"
-            raise MlclError(f"{where} {broken}; {_remedy(self.folder)}")
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the epoch's checkpoint."""
-        self._read(trainer, pl_module)
+        if trainer.state.fn == "fit" and metrics is not None and (broken := broken_scores(trainer, "val", metrics)):
+            raise SharedError(f"{_after(trainer)} {broken}; {_remedy(self.folder)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what the scaler left out; leave the optimizers as they were."""
+        """Read the last steps, and print how many the scaler has skipped."""
+        self._read(trainer)
         if self._scales and (count := int(self._overflows)):
-            say(f"fp16: {count} of {trainer.global_step} steps overflowed and were left out (gradient/overflows)")
-        for optimizer in trainer.optimizers:
-            vars(optimizer).pop("found_inf", None)
+            say(f"fp16: {count} of {trainer.global_step} steps overflowed and were skipped (gradient/overflows)")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Nothing is written over a good checkpoint: neither from a broken step nor of broken weights or statistics."""
-        if trainer.state.fn == "fit":
-            self._read(trainer, pl_module)
-        kept = {name for name, _ in pl_module.named_parameters()}  # a loss's buffers may hold an infinity on purpose
-        states = [checkpoint["state_dict"], checkpoint.get("current_model_state", {})]
-        broken = [
-            name
-            for state in states
-            for name, tensor in state.items()
-            if (name in kept or name.startswith("network.")) and tensor.is_floating_point()
-            if not tensor.isfinite().all()
-        ]
-        everywhere = gather(torch.tensor([len(broken)], device=pl_module.device), equal=True)
-        if everywhere.any():
-            raise MlclError(
-                f"after {trainer.global_step} steps (epoch {trainer.current_epoch}) "
-                f"{(broken or ['the model'])[0]} is not finite, so no checkpoint is written; {_remedy(self.folder)}"
-            )
-
-    def _read(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the steps since the last time, together with the other ranks.
+        """Write no checkpoint of a broken step, or of weights or statistics that are not finite.
 
         Raises:
-            MlclError: on all ranks, naming the first step that broke on any of them.
+            SharedError: in place of overwriting a good checkpoint.
+        """
+        if trainer.state.fn == "fit":
+            self._read(trainer)
+        weights = {name for name, _ in pl_module.named_parameters()}  # a loss's buffers may hold an infinity on purpose
+        broken = [
+            name
+            for state in (checkpoint["state_dict"], checkpoint.get("current_model_state", {}))
+            for name, tensor in state.items()
+            if (name in weights or name.startswith("network.")) and tensor.is_floating_point()
+            if not tensor.isfinite().all()
+        ]
+        first = next((name for names in gather_objects(broken[:1]) for name in names), None)
+        if first is not None:
+            raise SharedError(
+                f"{_after(trainer)} {first} is not finite, so no checkpoint is written; {_remedy(self.folder)}"
+            )
+
+    def _read(self, trainer: Trainer) -> None:
+        """Read the values since the last reading; every rank calls this at the same time.
+
+        Raises:
+            SharedError: for the first step in which a value of some rank is not finite.
         """
         steps, self._steps = self._steps, []
         if not steps:
             return
-        sound = torch.cat([step.values.isfinite() for step in steps]).tolist()
-        place, first = 0, len(steps)
-        for number, step in enumerate(steps):
-            terms, gradient = sound[place : place + len(step.names) - 1], sound[place + len(step.names) - 1]
-            place += len(step.names)
-            self._in_a_row = 0 if gradient else self._in_a_row + 1
-            overflow = self._scales and all(terms) and self._in_a_row < _HOPELESS
-            if not (all(terms) and (gradient or overflow)):
-                first = number
-                break
-        first = int(gather(torch.tensor([first], device=pl_module.device), equal=True).min())
-        if first < len(steps):
-            with torch.inference_mode(False), torch.enable_grad():  # Lightning's, around a validation
-                self._stop(steps[first], trainer, pl_module)
+        rows = torch.split(torch.cat([step.values for step in steps]).cpu(), [len(step.values) for step in steps])
+        first = next((n for n, row in enumerate(rows) if self._broken(row.isfinite().tolist())), len(steps))
+        first = int(gather(torch.tensor([first], device=self._zero.device), equal=True).min())
+        if first == len(steps):
+            return
+        terms = dict(zip(steps[first].names, rows[first].tolist(), strict=False))
+        broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
+        lines = gather_objects((bool(broken), _message(trainer, steps[first], broken, float(rows[first][-1]))))
+        # After DDP's averaging every rank's gradient is broken: the cause is the rank with a broken loss, if there is.
+        line = next((line for guilty, line in lines if guilty), lines[0][1])
+        raise SharedError(f"{line}; {_remedy(self.folder)}")
 
-    def _stop(self, step: replay.Step, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Run the step again, save its batch, and tell."""
-        batch = replay.batch_of(step, trainer, pl_module)
-        possible = all(gather_objects(batch is not None))  # the losses of one rank wait for the others'
-        found = replay.run_again(step, batch, trainer, pl_module) if batch is not None and possible else None
-        values = dict(zip(step.names, step.values.tolist(), strict=True))
-        terms = {name: value for name, value in values.items() if not math.isfinite(value) and name != GRADIENT}
-        # After DDP's averaging every rank's gradient is broken: the culprit's is before it, too.
-        guilty = bool(terms) or (found is not None and (found.gradient or found.module) is not None)
-        tellers = gather_objects((guilty, rank()))
-        teller = min([number for own, number in tellers if own] or [0])
-        folder = Path(gather_objects(str(self.folder))[0])
-        line, path = "", folder / f"not_finite_step_{step.number}{f'_rank_{rank()}' if world_size() > 1 else ''}.pt"
-        if guilty or rank() == teller:
-            files = replay.files_of(step, trainer)
-            try:
-                replay.save(path, step, batch, found, files, seed=global_seed(), rank=rank())
-                kept = f"{os.path.relpath(path)} keeps the batch"
-                look = f"torch.load({os.path.relpath(path)!r}, weights_only=True)"
-            except (OSError, RuntimeError) as error:  # torch's writer makes the latter of a disk that is full
-                kept, look = f"its batch could not be saved ({getattr(error, 'strerror', None) or 'no room?'})", ""
-            line = f"{_what(step, terms, values, found)}; {kept}{_named(files)}; {_remedy(folder)}"
-        lines = gather_objects((line, look if line else ""))
-        if lines[teller][1]:
-            say(f'to look at it: python -c "import torch; print({lines[teller][1]})"')
-        raise MlclError(lines[teller][0])
+    def _broken(self, finite: list[bool]) -> bool:
+        *terms, gradient = finite
+        self._in_a_row = 0 if gradient else self._in_a_row + 1
+        skipped = self._scales and self._in_a_row < _HOPELESS
+        return not (all(terms) and (gradient or skipped))
 
 
 def broken_scores(trainer: Trainer, split: str, metrics: MultiLabelMetrics) -> str | None:
-    """What of an evaluation is no number, in words, before metrics are computed of it; every rank calls this.
+    """Describe which logits of an evaluation are not finite, None if all are; every rank calls this.
 
     Args:
         trainer: its datamodule, if it has one, names the images.
@@ -195,34 +154,33 @@ def broken_scores(trainer: Trainer, split: str, metrics: MultiLabelMetrics) -> s
     everywhere = sorted({index for part in gather_objects(broken) for index in part})
     if not everywhere:
         return None
-    splits = getattr(getattr(trainer, "datamodule", None), "splits", {})
-    first = splits[split].paths[everywhere[0]] if split in splits else f"number {everywhere[0]}"
     named = {"val": "validation"}.get(split, split)
+    first = _file_names(trainer, split, everywhere[:1])[0]
     return f"the logits of {len(everywhere)} {named} images are not finite, the first is {first}"
 
 
-def _what(step: replay.Step, terms: dict[str, float], values: dict[str, float], found: replay.Found | None) -> str:
-    parts = [name for name in terms if name != "loss"] or list(terms)
-    broken = " and ".join(f"{name} is {terms[name]}" for name in parts) or f"the gradient is {values[GRADIENT]}"
+def _message(trainer: Trainer, step: _Step, broken: dict[str, float], gradient: float) -> str:
+    terms = [name for name in broken if name != "loss"] or list(broken)
+    what = " and ".join(f"{name} is {broken[name]}" for name in terms) or f"the gradient is {gradient}"
     where = f" on rank {rank()}" if world_size() > 1 else ""
-    if found is None:
-        origin = ""
-    elif found.module is not None:
-        reaches = f"what enters it reaches {found.reaches:.3g}" if math.isfinite(found.reaches or 0) else "as its input"
-        origin = f"; the first module whose output is not finite: {found.module} ({reaches})"
-    elif found.gradient is not None:
-        origin = f"; the first gradient that is not finite: {found.gradient}"
-    else:
-        origin = "; every module's output is finite when the step runs again"
-    return f"step {step.number} (epoch {step.epoch}){where}: {broken}{origin}"
+    images = [] if step.images is None else _file_names(trainer, "train", step.images.tolist())
+    return f"step {step.number} (epoch {step.epoch}){where}: {what}; the images of its batch: {', '.join(images)}"
 
 
-def _named(files: list[str]) -> str:
-    return f" of {len(files)} images ({', '.join(files[:_NAMED])}{', ...' * (len(files) > _NAMED)})" if files else ""
+def _file_names(trainer: Trainer, split: str, images: Sequence[int]) -> list[str]:
+    """Below the dataset's root; numbers where there is no datamodule that knows the files."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "splits"):
+        return [f"number {image}" for image in images]
+    return [os.path.relpath(data.splits[split].paths[image], data.root) for image in images]
+
+
+def _after(trainer: Trainer) -> str:
+    return f"after {trainer.global_step} steps (epoch {trainer.current_epoch})"
 
 
 def _remedy(folder: Path) -> str:
-    last = folder / "checkpoints" / "last.ckpt"
-    clip = "--trainer.gradient_clip_val 1"
-    lower = f"start again with a lower --model.optimizer.lr or {clip}"
-    return f"{lower}, or go on with --ckpt_path {os.path.relpath(last)} {clip}" if last.is_file() else lower
+    """What to do; torch's anomaly detection finds the operation."""
+    last, clip = folder / "checkpoints" / "last.ckpt", "--trainer.gradient_clip_val 1"
+    again = f", or go on with --ckpt_path {os.path.relpath(last)} {clip}" if last.is_file() else ""
+    return f"start again with a lower --model.optimizer.lr, {clip} or --trainer.detect_anomaly true{again}"

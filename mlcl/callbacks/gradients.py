@@ -1,10 +1,6 @@
-"""Norms of the gradients, so that a curve shows which part learns, and when one explodes."""
+"""Norms of the gradients: which part learns, and which one explodes."""
 
-from collections.abc import Iterable
-
-import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -23,13 +19,11 @@ class GradientNorms(Callback):
         if not every or (trainer.global_step + 1) % every:
             return
         for part, prefix in PARTS.items():
-            gradients = list(_gradients(pl_module, prefix))
+            # In float32: a sum of squares in half precision overflows.
+            gradients = [
+                parameter.grad.float()
+                for name, parameter in pl_module.named_parameters()
+                if name.startswith(prefix) and parameter.grad is not None
+            ]
             if gradients:
                 pl_module.log(f"gradient/{part}", get_total_norm(gradients))
-
-
-def _gradients(module: torch.nn.Module, prefix: str) -> Iterable[Tensor]:
-    """In float32: a sum of squares in half precision overflows."""
-    for name, parameter in module.named_parameters():
-        if name.startswith(prefix) and parameter.grad is not None:
-            yield parameter.grad.float()

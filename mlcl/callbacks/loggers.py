@@ -1,4 +1,4 @@
-"""Loggers where a run of ours wants them: in its folder, under its name, told what the numbers mean."""
+"""Places a run's loggers: in its folder, under its name, with the direction of each metric."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def make(chosen: Any, settings: Any, folder: Path, training: bool) -> list[Logge
 
 @contextmanager
 def describing(loggers: list[Logger], config: dict[str, Any]) -> Iterator[None]:
-    """Hand the whole configuration to the loggers (once; the CSV's stands in config.yaml), close W&B at the end."""
+    """Log the whole configuration (the CSV's is in config.yaml), and close W&B at the end."""
     for logger in loggers:
         if not isinstance(logger, CSVLog):
             logger.log_hyperparams(config)
@@ -52,11 +52,11 @@ def describing(loggers: list[Logger], config: dict[str, Any]) -> Iterator[None]:
 
 
 class WandbLog(WandbLogger):
-    """Lightning's W&B logger, in the run's folder and continued with it.
+    """Lightning's W&B logger in the run's folder.
 
-    Beyond Lightning's (2.6.6): the id is kept in the folder, so that a run that is continued is continued in W&B, too;
-    the summary of a validated metric is its best value; with ``log_model`` the best checkpoint
-    is uploaded (Lightning marks every checkpoint callback's file as best, the last one's too).
+    Beyond Lightning's (2.6.6): the id is kept in the folder, so that a continued run is continued in W&B, too; the
+    summary of a validated metric is its best value; ``log_model`` uploads the best checkpoint (Lightning marks the file
+    of every checkpoint callback as best).
 
     Args:
         folder: of the run.
@@ -66,7 +66,7 @@ class WandbLog(WandbLogger):
     """
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.kept_id = folder / "wandb" / "run_id"
+        self.kept_id, self.run = folder / "wandb" / "run_id", None
         name, version = _names(folder)
         if settings.get("id") is None and settings.get("version") is None and self.kept_id.is_file():
             settings["id"] = self.kept_id.read_text().strip()
@@ -78,9 +78,9 @@ class WandbLog(WandbLogger):
             if settings.get(key) is None:
                 settings[key] = os.environ.get(variable, value)
         super().__init__(**{**settings, "save_dir": str(folder)})
-        self._wandb_init.pop("anonymous")  # Lightning always sends it, at which wandb 0.31 warns
-        if "WANDB_SWEEP_ID" in os.environ:
-            self._wandb_init.pop("project")  # a sweep has its own, and says so in a warning
+        # Lightning always sends both; wandb 0.31 warns about the first, and about the second in a sweep.
+        for key in ("anonymous", *(["project"] if "WANDB_SWEEP_ID" in os.environ else [])):
+            self._wandb_init.pop(key)
 
     @property
     @rank_zero_experiment
@@ -88,11 +88,10 @@ class WandbLog(WandbLogger):
         """The W&B run, made on first use (a no-op away from rank 0).
 
         Raises:
-            MlclError: if W&B does not let us: no key, no network.
+            MlclError: if W&B refuses: no key, no network.
         """
         import wandb
 
-        new = self._experiment is None
         try:
             run = super().experiment
         except wandb.errors.Error as error:
@@ -100,28 +99,29 @@ class WandbLog(WandbLogger):
             access = isinstance(error, wandb.errors.CommError) or re.search("API.key", reason, re.I)
             instead = "; or log without an account: --trainer.logger.offline true" if access else ""
             raise MlclError(f"W&B: {reason}{instead}") from error
-        if new and is_first() and not run.disabled:
+        if self.run is None and is_first() and not run.disabled:
             self.kept_id.parent.mkdir(parents=True, exist_ok=True)
             self.kept_id.write_text(f"{run.id}\n")
             for name in NAMES:
                 run.define_metric(f"val/{name}", summary="max")
             for name in ("train/loss", "val/classification"):
                 run.define_metric(name, summary="min")
+        self.run = run
         return run
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Upload what was chosen by its score, where asked to; not what was merely the last."""
+        """Upload what was chosen by its score, not the last one."""
         if checkpoint_callback.monitor is not None:
             super().after_save_checkpoint(checkpoint_callback)
 
     def close(self, status: int) -> None:
         """End the run; another status than 0 marks it as failed."""
-        if self._experiment is not None:
-            self._experiment.finish(status)
+        if self.run is not None:
+            self.run.finish(status)
 
 
 def _placed(logger: Logger, settings: Any, folder: Path) -> Logger:
-    """The same logger in the run's place. Only Lightning's own classes: what a user's own one wants, it says itself."""
+    """The logger with the run's folder and name, if it is one of Lightning's own classes."""
     arguments = dict(settings.get("init_args") or {}) if isinstance(settings, dict) else {}
     if type(logger) is WandbLogger:
         return WandbLog(folder, **arguments, **settings.get("dict_kwargs", {}))
@@ -133,7 +133,7 @@ def _placed(logger: Logger, settings: Any, folder: Path) -> Logger:
 
 
 def _names(folder: Path) -> tuple[str, str]:
-    """The run as people call it: ``coco_sadcl`` and ``version_3``."""
+    """Name and version of a run: ``coco_sadcl`` and ``version_3``."""
     parts = folder.parts
     start = len(parts) - parts[::-1].index("runs") if "runs" in parts else len(parts) - 2
     return "/".join(parts[start:-1]) or "run", folder.name

@@ -1,4 +1,4 @@
-"""What a person sees while it runs: a bar with images per second, and one line per epoch."""
+"""Progress of a training: a bar with images per second, and one line per epoch."""
 
 import time
 from typing import Any
@@ -10,17 +10,17 @@ from rich.text import Text
 
 from mlcl.system.console import say
 
-_EVERY = 0.5  # seconds between two looks at the loss
+_EVERY = 0.5  # seconds between two readings of the loss
 
 
 class ImageProgressBar(RichProgressBar):
     """Lightning's rich progress bar, with images instead of batches per second.
 
-    It reads the loss twice a second. Lightning reads whatever is logged with ``prog_bar=True`` in every step, bar or
-    not (2.6.6), and each time the host waits for the device: so nothing is logged that way.
+    It reads the loss twice a second. Lightning (2.6.6) reads what is logged with ``prog_bar=True`` in every step, and
+    the host waits for the device each time: so nothing is logged that way.
 
     Args:
-        batch_size: per device, where there is no datamodule to say it.
+        batch_size: per device; only needed without a datamodule.
     """
 
     def __init__(self, batch_size: int | None = None) -> None:
@@ -43,7 +43,7 @@ class ImageProgressBar(RichProgressBar):
         return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands beside the bar, a moment old."""
+        """The values beside the bar."""
         if time.monotonic() - self._read >= _EVERY:
             loss = trainer.callback_metrics.get("train/loss")
             self._shown = super().get_metrics(trainer, pl_module) | ({} if loss is None else {"loss": float(loss)})
@@ -51,7 +51,7 @@ class ImageProgressBar(RichProgressBar):
         return self._shown
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the last loss, not one of a moment ago."""
+        """Show the epoch's last loss."""
         self._read = -_EVERY
         super().on_train_epoch_end(trainer, pl_module)
 
@@ -67,7 +67,7 @@ class _ImagesPerSecond(ProgressColumn):
 
 
 class EpochLines(Callback):
-    """One line per epoch: loss, validation metrics, speed of training. All there is where no terminal shows a bar."""
+    """One line per epoch: loss, validation metrics, speed of training."""
 
     def __init__(self) -> None:
         self._started = self._trained = self._loss = 0.0
@@ -80,13 +80,13 @@ class EpochLines(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count images; the loss is summed where it lies, without waiting for the device."""
+        """Count images, and sum the loss on its device."""
         self._images += len(batch["target"])
         self._loss = self._loss + outputs["loss"].detach() * len(batch["target"]) * trainer.accumulate_grad_batches
         self._trained = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say it, once validation (which Lightning runs inside the training epoch) is over."""
+        """Print the line after the validation, which Lightning runs inside the training epoch."""
         values = trainer.callback_metrics
         scores = "  ".join(f"{n} {100 * values[f'val/{n}']:.2f}" for n in ("mAP", "CF1", "OF1") if f"val/{n}" in values)
         speed = self._images * trainer.world_size / max(self._trained - self._started, 1e-9)

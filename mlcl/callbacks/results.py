@@ -1,4 +1,4 @@
-"""What a test (or a validation by itself) leaves behind: metrics.json, per_class.csv, scores.npz and a table."""
+"""The results of the test and validate verbs: metrics.json, per_class.csv, scores.npz and a table on the terminal."""
 
 import csv
 import io
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mlcl.callbacks.finite import broken_scores
 from mlcl.callbacks.spread import EmbeddingSpread
-from mlcl.errors import MlclError, cell
+from mlcl.distributed import SharedError
+from mlcl.errors import cell
 from mlcl.metrics import Evaluation, MultiLabelMetrics
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
@@ -26,60 +27,59 @@ _NAMED = 20  # classes without positives
 
 
 class Results(Callback):
-    """Writes and prints the results of the test and validate verbs; during training it keeps quiet.
+    """Writes and prints the results of the test and validate verbs, not those of a training's validations.
 
     Args:
-        folder: where the files go.
-        checkpoint: what is evaluated, to be named in the files.
+        folder: of the files.
+        checkpoint: the evaluated one, named in the files.
     """
 
     def __init__(self, folder: Path, checkpoint: str | None = None) -> None:
         self.folder, self.checkpoint = folder, checkpoint
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the metrics, which have no meaning without numbers."""
+        """Before the metrics, which mean nothing if a logit is not finite."""
         _check(trainer, "test", pl_module.test_metrics)  # type: ignore[arg-type]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same; in a training, Finite does it."""
+        """The same; a training has :class:`mlcl.callbacks.Finite`."""
         if trainer.state.fn == "validate":
             _check(trainer, "val", pl_module.val_metrics)  # type: ignore[arg-type]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The test split."""
+        """Report the test split."""
         self._report(trainer, "test", pl_module.test_metrics.evaluation, pl_module.spread)  # type: ignore[union-attr, arg-type]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The validation split, when validated by itself."""
+        """Report the validation split."""
         if trainer.state.fn == "validate":
             self._report(trainer, "val", pl_module.val_metrics.evaluation, pl_module.spread)  # type: ignore[union-attr, arg-type]
 
     def _report(self, trainer: Trainer, split: str, evaluation: Evaluation, spread: EmbeddingSpread) -> None:
         if not trainer.is_global_zero:
             return
-        data = getattr(trainer, "datamodule", None)
+        data, count, images = getattr(trainer, "datamodule", None), len(evaluation.index), []
         classes = list(getattr(data, "classes", None) or map(str, range(evaluation.logits.shape[1])))
-        paths = data.splits[split].paths if data is not None else None
-        root = data.root if data is not None else Path()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        scored = evaluation.without(data.skipped(split)) if data is not None else evaluation
-        summary = {"split": split, "checkpoint": self.checkpoint, **_summary(scored, classes)}
-        if skipped := len(evaluation.index) - len(scored.index):
+        if data is not None:
+            images = [_relative(path, data.root) for path in data.splits[split].paths]
+            evaluation = evaluation.without(data.skipped(split))
+        per_class = spread.per_class[0]
+        summary = {"split": split, "checkpoint": self.checkpoint, **_summary(evaluation, classes)}
+        if skipped := count - len(evaluation.index):
             summary["skipped_images"] = skipped
-        evaluation = scored
-        summary["embedding_spread"] = _plain(float(spread.per_class[0].nanmean()))
+        summary["embedding_spread"] = _plain(float(per_class.nanmean()))
         write_whole(self.folder / "metrics.json", json.dumps(summary, indent=2))
-        write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, spread.per_class[0]))
+        write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, per_class))
         if (size := evaluation.logits.nbytes / 1e9) > 1:
             say(f"compressing {size:.1f} GB of logits into scores.npz: a minute or more per GB")
-        write_scores(self.folder / "scores.npz", evaluation, classes, [_relative(p, root) for p in paths or ()])
+        write_scores(self.folder / "scores.npz", evaluation, classes, images)
         _print(summary, evaluation, classes, self.folder)
 
 
 def _check(trainer: Trainer, split: str, metrics: MultiLabelMetrics) -> None:
     if broken := broken_scores(trainer, split, metrics):
         half = "" if trainer.precision == "32-true" else "try --trainer.precision 32-true, or "
-        raise MlclError(f"{broken}; {half}give an earlier checkpoint")
+        raise SharedError(f"{broken}; {half}give an earlier checkpoint")
 
 
 def write_scores(path: Path, evaluation: Evaluation, classes: list[str], images: list[str]) -> None:
@@ -88,18 +88,16 @@ def write_scores(path: Path, evaluation: Evaluation, classes: list[str], images:
     logits (N, K), targets (N, K) int8, index and images (N,), classes and thresholds (K,), temperature ().
     """
     index = evaluation.index.cpu().numpy()
-    names = np.array(images)[index] if images else np.array([], dtype=str)
-    with path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            logits=evaluation.logits.cpu().numpy(),
-            targets=evaluation.targets.cpu().numpy(),
-            index=index,
-            classes=np.array(classes),
-            images=names,
-            thresholds=evaluation.thresholds.numpy(),
-            temperature=np.float64(evaluation.temperature),
-        )
+    arrays = {
+        "logits": evaluation.logits.cpu().numpy(),
+        "targets": evaluation.targets.cpu().numpy(),
+        "index": index,
+        "classes": np.array(classes),
+        "images": np.array(images)[index] if images else np.array([], dtype=str),
+        "thresholds": evaluation.thresholds.numpy(),
+        "temperature": np.float64(evaluation.temperature),
+    }
+    write_whole(path, lambda partial: np.savez_compressed(partial, **arrays))  # type: ignore[arg-type]
 
 
 def _summary(evaluation: Evaluation, classes: list[str]) -> dict[str, Any]:
@@ -128,7 +126,7 @@ def _per_class(evaluation: Evaluation, classes: list[str], spread: Tensor) -> st
 
 def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], folder: Path) -> None:
     console = Console()
-    console.print()  # a progress bar may still hold the line
+    console.print()  # ends the line of a progress bar
     metrics, definitions = summary["metrics"], summary["definitions"]
     table = Table(title=f"{summary['split']}: {summary['N']:,} images, {len(classes)} classes (percent)")
     names = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")

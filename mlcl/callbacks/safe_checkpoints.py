@@ -1,21 +1,17 @@
-"""A training may end at any moment: checkpoints are whole or not there, signals count at once, logs keep up."""
+"""A training may end at any moment: checkpoints are whole or not there, signals end it at once, the log is complete."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from mlcl.errors import MlclError
 from mlcl.system import signals
+from mlcl.system.files import write_whole
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -25,99 +21,55 @@ class SafeCheckpointIO(TorchCheckpointIO):
     file, which a kill cuts in two. It also holds the whole file in memory.)
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        """See Lightning's; a signal that comes meanwhile counts afterwards.
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """See Lightning's; a signal takes effect once the file is written.
 
         Raises:
-            MlclError: if the disk takes no more; what lay under this name is untouched.
+            MlclError: if the disk is full; the file that was there before is untouched.
         """
         if "://" in str(path) or storage_options is not None:
             return super().save_checkpoint(checkpoint, path, storage_options)
-        path = Path(path)
-        # One name for all attempts: what a killed process left is written over by the next one.
-        partial = path.with_name(f".{path.name}.partial")
-        with signals.held(), _one_line(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:  # torch's own writer does not name the cause of a failure
+                torch.save(checkpoint, file)
+
+        with signals.held():
             try:
-                with partial.open("wb") as file:
-                    torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-                _sync_folder(path.parent)
-            finally:
-                partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        cause: BaseException | None = error  # torch's writer reports a failed write of ours as an error of its own
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        before = "the one before it is kept" if path.is_file() else "there was none before it"
-        raise MlclError(
-            f"{os.path.relpath(path)} could not be written: {cause.strerror or cause}; {before}; make room and "
-            "continue with --ckpt_path last"
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """The new name, too, is to survive a power cut; not every file system knows how."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+                write_whole(Path(path), write)
+            except MlclError as error:
+                before = "the one before it is kept" if Path(path).is_file() else "there was none before it"
+                raise MlclError(f"{error}; {before}; make room and continue with --ckpt_path last") from error
 
 
 class Interruptible(Callback):
-    """What a trainer needs to be stopped at any time: signals that end it at once, a log that is as far as its file."""
+    """Lets signals end a trainer at once, and keeps its CSV log in step with its checkpoints."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After Lightning has registered its handlers."""
-        _signals_of(trainer)
+        """After Lightning has registered its handler of SIGTERM."""
+        signals.take_back()
 
     on_test_start = on_validation_start = on_predict_start = on_train_start
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Should the signal have been swallowed."""
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        """Stop, should the exception have been ignored where the signal came."""
         signals.check()
 
-    def on_validation_batch_end(self, *_: Any) -> None:
-        """The same."""
-        signals.check()
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
 
-    def on_test_batch_end(self, *_: Any) -> None:
-        """The same."""
-        signals.check()
-
-    def on_predict_batch_end(self, *_: Any) -> None:
-        """The same."""
-        signals.check()
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Before Lightning's clean-up, in which its observer could kill this process."""
+        signals.collect_children()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """What was logged up to here is not logged again by a run that goes on from here."""
+        """Write what was logged: a run that goes on from here does not log it again."""
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
                 logger.save()
 
 
-def _signals_of(trainer: Trainer) -> None:
-    environment = trainer._accelerator_connector.cluster_environment
-    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
-        signals.leave_to_lightning()
-    else:
-        signals.take_back()
-
-
 def prepared(trainer: Trainer) -> Trainer:
-    """The trainer, its checkpoints written safely unless the user chose a way of his own; its processes end with us."""
+    """The trainer, with safe checkpoints unless the user chose another way, and its processes ending with this one."""
     strategy = trainer.strategy
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = SafeCheckpointIO()

@@ -12,7 +12,8 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor
 
 from mlcl import callbacks, runs
-from mlcl.callbacks import group, loggers
+from mlcl.callbacks import loggers
+from mlcl.callbacks.one_run import naming_ranks
 from mlcl.cli.settings import Settings, parse
 from mlcl.errors import MlclError
 from mlcl.system import console, signals
@@ -68,7 +69,7 @@ class Run:
         if self.training:
             config = self.model.config
             signals.advise(partial(runs.how_to_continue, self.folder, config, line.imports, line.arguments))
-        with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config), group.ending():
+        with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config), naming_ranks():
             self._run_verb()
             if self.training and self.settings.config.test_after_fit and not self.trainer_arguments["fast_dev_run"]:
                 self._test_best()
@@ -132,7 +133,7 @@ class Run:
         arguments["callbacks"] = self._callbacks(arguments, checkpoint)
         if training:
             arguments["callbacks"] += [*(own if isinstance(own, list) else [own]), *self._of_a_training(arguments)]
-        return callbacks.prepared(group.limited(Trainer(**arguments)))
+        return callbacks.prepared(Trainer(**arguments))
 
     def _callbacks(self, arguments: dict[str, Any], checkpoint: Path | None) -> list[Any]:
         config, imports = self.settings.config, self.settings.command_line.imports

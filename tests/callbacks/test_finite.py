@@ -1,43 +1,33 @@
 """A training that computes with nan or infinity stops with one line, and nothing of it is saved."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from support.fitting import Watch, demo_module, fit
-from support.running import run_process
 
 from mlcl.callbacks import EMA, Finite, finite
 from mlcl.data import Demo
 from mlcl.errors import MlclError
 
-# Breaks in the step with this number, counted over the calls of a training: the demo has 4 steps per epoch.
+# Breaks from the step with this number on, counted over a training: the demo has 5 steps per epoch.
 HEAD = """
-import torch
 from mlcl.heads import GlobalPool
 class Breaks(GlobalPool):
-    def __init__(self, at: int, value: str = "nan", backward: bool = False):
+    def __init__(self, at: int, backward: bool = False):
         super().__init__()
-        self.at, self.value, self.backward, self.calls = at, float(value), backward, 0
-    def build(self, in_features, num_classes):
-        self.inner = torch.nn.Identity()
-        return super().build(in_features, num_classes)
+        self.at, self.backward, self.calls = at, backward, 0
     def forward(self, features):
-        image = features.detach()[:1, :1, :1, :1]
-        if self.training:
-            self.calls += 1
+        self.calls += self.training
         if self.training and self.calls > self.at:
             if self.backward:
-                features.register_hook(lambda gradient: gradient * self.value)
+                features.register_hook(lambda gradient: gradient * float("inf"))
             else:
-                features = features * self.value
-        return super().forward(self.inner(features))
+                features = features * float("nan")
+        return super().forward(features)
 """
 LOSS = """
-import torch
 from mlcl.losses import EmbeddingLoss
 class Log(EmbeddingLoss):
     def __init__(self, at: int):
@@ -50,87 +40,38 @@ class Log(EmbeddingLoss):
 """
 
 
-def breaking(head_at: int | None = None, value: str = "nan", backward: bool = False, **flags: str) -> list[str]:
+def breaking(at: int, backward: bool = False) -> list[str]:
     """Flags for the head above."""
     Path("own_head.py").write_text(HEAD)
-    own = ["--model.network.head", "own_head.Breaks", "--model.network.head.at", str(head_at)]
-    more = ["--model.network.head.value", value, "--model.network.head.backward", str(backward).lower()]
-    return [*own, *more, "--trainer.log_every_n_steps", "1"]
+    own = ["--model.network.head", "own_head.Breaks", "--model.network.head.at", str(at)]
+    return [*own, "--model.network.head.backward", str(backward).lower(), "--test_after_fit", "false"]
 
 
-@pytest.mark.parametrize("value", ["nan", "inf"])
-@pytest.mark.parametrize("every", ["1", "3", "50"])
-def test_a_broken_activation_is_named_with_its_step_and_its_batch(mlcl, demo, every, value):
-    flags = [*breaking(6, value), "--trainer.log_every_n_steps", every]
-    outcome = mlcl("fit", *demo, *flags, "--trainer.max_epochs", "3", "--name", "numbers")
-    print(outcome.err)
-    assert outcome.status == 1
+@pytest.mark.parametrize("every", ["1", "50"])
+def test_a_broken_activation_names_step_term_and_files_and_keeps_the_checkpoint(mlcl, demo, demo_root, every):
+    outcome = mlcl("fit", *demo, *breaking(6), "--trainer.log_every_n_steps", every)
     message = outcome.err.strip().splitlines()[-1]
-    assert message.startswith("mlcl: step 6 (epoch 1): classification is nan; ")
-    assert "output is not finite: network.head.inner" in message
-    run = Path("runs/numbers/version_0")
-    kept = torch.load(run / "not_finite_step_6.pt", weights_only=True)
-    assert kept["step"] == 6 and kept["epoch"] == 1 and kept["seed"] == 0
-    assert kept["batch"]["image"].shape == (16, 3, 48, 48) and kept["batch"]["index"].equal(kept["index"])
-    assert len(kept["files"]) == 16 and all(name in message for name in kept["files"][:3])
-    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    assert last["epoch"] == 0 and all(t.isfinite().all() for t in last["state_dict"].values())
-    assert f"--ckpt_path {run}/checkpoints/last.ckpt" in message
+    assert outcome.status == 1 and message.startswith("mlcl: step 6 (epoch 1): classification is nan"), outcome.err
+    named = message.partition("batch: ")[2].partition(";")[0].split(", ")
+    assert len(named) == 16 and all((demo_root / name).is_file() for name in named), message
+    last = Path("runs/demo/version_0/checkpoints/last.ckpt")
+    kept = torch.load(last, weights_only=True)
+    assert kept["epoch"] == 0 and all(t.isfinite().all() for t in kept["state_dict"].values())
+    assert f"--ckpt_path {last}" in message
 
 
-LIMIT = """
-import resource
-from lightning import Callback
-class Full(Callback):
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if trainer.global_step == 5:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-"""
-
-
-def test_without_room_for_its_batch_it_is_told_all_the_same(demo, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("own_limit.py").write_text(LIMIT)
-    full = ["--trainer.callbacks+", "own_limit.Full", "--trainer.max_epochs", "3", "--name", "numbers"]
-    done = run_process("fit", *demo, *breaking(6), *full, cwd=tmp_path)
-    message = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and message.startswith("mlcl: step 6 (epoch 1): classification is nan; "), done.stderr
-    assert "its batch could not be saved" in message and "Traceback" not in done.stderr
-
-
-def test_a_broken_gradient_is_named_by_its_parameter(mlcl, demo):
-    outcome = mlcl("fit", *demo, *breaking(5, "inf", backward=True), "--test_after_fit", "false")
-    assert outcome.status == 1
+def test_a_broken_gradient(mlcl, demo):
+    outcome = mlcl("fit", *demo, *breaking(2, backward=True))
     message = outcome.err.strip().splitlines()[-1]
-    assert message.startswith("mlcl: step 5 (epoch 1): the gradient is ")
-    assert "the first gradient that is not finite: network.backbone." in message
+    assert outcome.status == 1 and message.startswith("mlcl: step 2 (epoch 0): the gradient is "), message
 
 
-def test_a_broken_term_is_named_by_its_logged_name(mlcl, demo):
+def test_a_broken_term_is_named_as_it_is_logged(mlcl, demo):
     Path("own_loss.py").write_text(LOSS)
     outcome = mlcl("fit", *demo, "--model.embedding_loss", "own_loss.Log", "--model.embedding_loss.at", "2")
-    assert outcome.status == 1
     message = outcome.err.strip().splitlines()[-1]
-    assert message.startswith("mlcl: step 2 (epoch 0): wild is inf; every module's output is finite")
-    assert not Path("runs/demo/version_0/checkpoints").exists()
-    assert "go on with" not in message
-    look = next(line for line in outcome.err.splitlines() if line.startswith("to look at it: "))
-    command = look.removeprefix('to look at it: python -c "').removesuffix('"')
-    shown = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
-    assert "'step': 2" in shown.stdout
-
-
-@pytest.mark.parametrize("kind", ["AdamW", "RMSprop"])  # with the kernel that takes a flag, and without
-def test_a_learning_rate_that_is_too_high(mlcl, demo, kind):
-    """Weights that overflow in an update make the next step's first activation so."""
-    optimizer = ["--model.optimizer", f"torch.optim.{kind}", "--model.optimizer.lr", "1e38"]
-    outcome = mlcl("fit", *demo, *optimizer, "--model.schedule", "Constant", "--test_after_fit", "false")
-    assert outcome.status == 1
-    message = outcome.err.strip().splitlines()[-1]
-    assert message.startswith("mlcl: step 1 (epoch 0): classification is ") and "module whose output" in message, (
-        message
-    )
-    assert not Path("runs/demo/version_0/checkpoints").exists()
+    assert outcome.status == 1 and message.startswith("mlcl: step 2 (epoch 0): wild is inf"), message
+    assert not Path("runs/demo/version_0/checkpoints").exists() and "--ckpt_path" not in message
 
 
 STATISTICS = """
@@ -166,14 +107,12 @@ def spoilt(run: Path, name: str, value: float) -> list[str]:
     return ["--ckpt_path", "spoilt.ckpt"]
 
 
-@pytest.mark.parametrize("verb", ["test", "validate", "predict", "calibrate", "export"])
-def test_weights_that_are_not_finite_are_refused_where_they_are_read(mlcl, trained, verb):
-    more = {"predict": ["--images", trained, "--output", "p.csv"], "calibrate": ["--output", "c.ckpt"],
-            "export": ["--format", "torch_export", "--output", "m.pt2"]}  # fmt: skip
-    outcome = mlcl(verb, *spoilt(trained, "bn1.weight", float("nan")), *more.get(verb, []))
-    assert outcome.status == 1 and outcome.err.count("\n") == 1, outcome.err
-    assert outcome.err.startswith("mlcl: spoilt.ckpt: network.backbone.bn1.weight is not finite"), outcome.err
-    assert "give an earlier checkpoint" in outcome.err
+def test_weights_that_are_not_finite_are_refused_where_they_are_read(mlcl, trained):
+    flags = spoilt(trained, "bn1.weight", float("nan"))
+    for verb in (["test"], ["predict", "--images", trained, "--output", "p.csv"]):
+        outcome = mlcl(*verb, *flags)
+        assert outcome.status == 1 and outcome.err.count("\n") == 1, outcome.err
+        assert outcome.err.startswith("mlcl: spoilt.ckpt: network.backbone.bn1.weight is not finite"), outcome.err
 
 
 def test_scores_that_are_not_finite_have_no_metrics(mlcl, trained, demo_root):
@@ -204,7 +143,6 @@ def test_values_are_read_every_so_many_steps_and_at_no_other_time(data, tmp_path
     assert len(seen.present) == 18
     # 6 steps per epoch, the values of its last ones read after it: with 5, in one step of each epoch
     assert len(seen.found) <= (3 if every == 5 else 0), seen.found
-    assert not hasattr(made.optimizers().optimizer, "found_inf")
 
 
 def scaled(tmp_path, demo_root, start: float, steps: int):

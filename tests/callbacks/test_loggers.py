@@ -116,3 +116,10 @@ def test_mistakes_are_one_line(mlcl, demo, flags, status, said):
 def test_steps_that_are_never_logged_have_no_norms(mlcl, demo):
     short = ("--trainer.max_epochs", "1", "--test_after_fit", "false")
     assert mlcl("fit", *demo, *short, "--trainer.log_every_n_steps", "0").status == 0
+
+
+@pytest.mark.upstream
+def test_trap_lightning_always_sends_two_settings_that_wandb_warns_about():
+    """Lightning 2.6.6 with wandb 0.31; when this fails, look at what ``WandbLog`` takes out of ``_wandb_init``."""
+    sent = WandbLogger(offline=True)._wandb_init
+    assert sent["anonymous"] is None and sent["project"] == "lightning_logs"

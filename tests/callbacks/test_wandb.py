@@ -9,27 +9,26 @@ import pytest
 import wandb
 import yaml
 from PIL import Image
-from support.running import run_process
+from support.running import demo_flags, run_process
 from support.wandb_file import read_run
 
+from mlcl.__main__ import main
 from mlcl.metrics import NAMES
 
-W = ("--trainer.logger", "WandbLogger", "--trainer.logger.offline", "true")
 KEY = "0123456789abcdef" * 2 + "01234567"  # of the form that W&B's have
 SHORT = ("--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "2")
 
 
 @pytest.fixture(scope="module")
 def runs_folder(tmp_path_factory, demo_root):
-    """Two finished runs of the demo with a head that has attention maps, in one folder; the second goes on."""
-    from support.running import demo_flags
-
+    """Two finished runs of the demo with a head that has attention maps; the second one uploads its best checkpoint."""
     folder = tmp_path_factory.mktemp("tracked")
-    flags = [*demo_flags(demo_root), *SHORT, "--data.val_fraction", "0.25", *W]
-    first = run_process("fit", *flags, cwd=folder, WANDB_API_KEY=KEY)
-    assert first.returncode == 0, first.stderr
-    second = run_process("fit", *flags, "--trainer.logger.log_model", "false", "--log_images", "0", cwd=folder)
-    assert second.returncode == 0, second.stderr
+    flags = ["fit", *demo_flags(demo_root), *SHORT, "--data.val_fraction", "0.25", "--trainer.logger", "WandbLogger"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WANDB_API_KEY", KEY)
+        assert main([*flags, "--trainer.logger.offline", "true"]) == 0
+        assert main([*flags, "--trainer.logger.log_model", "true", "--log_images", "0"]) == 0
     return folder / "runs" / "demo"
 
 
@@ -145,36 +144,16 @@ def test_the_csv_file_is_written_all_the_same(runs_folder):
         assert any(row["val/mAP"] for row in csv.DictReader(file))
 
 
-def test_a_run_that_goes_on_goes_on_in_wandb(runs_folder, run):
-    result = run_process(
-        "fit", "--ckpt_path", str(runs_folder / "version_0/checkpoints/last.ckpt"), "--trainer.max_epochs", "2",
-        "--test_after_fit", "false", cwd=runs_folder.parent.parent,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+def test_a_run_that_goes_on_goes_on_in_wandb(runs_folder, run, monkeypatch):
+    monkeypatch.chdir(runs_folder.parent.parent)
+    assert main(["fit", "--ckpt_path", "runs/demo/version_0/checkpoints/last.ckpt", "--test_after_fit", "false"]) == 0
     folders = sorted((runs_folder / "version_0" / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
     assert {read_run(folder).id for folder in folders} == {run.id}
 
 
-def test_two_processes_log_one_run(demo_root, tmp_path):
-    from support.running import demo_flags
-
-    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
-    result = run_process("fit", *demo_flags(demo_root), *SHORT, *W, *two, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    (folder,) = tmp_path.glob("runs/demo/version_*/wandb/offline-run-*")
-    run = read_run(folder)
-    assert len([row for row in run.history if "val/mAP" in row]) == 2
-    assert run.configured == 1
-    assert {"test/per_class", "test/false_positives", "test/embeddings"} <= {*run.summary}
-
-
-def test_the_best_checkpoint_is_an_artifact_where_asked_for(demo, tmp_path):
-    online = ("--trainer.logger", "WandbLogger", "--trainer.logger.log_model", "true")
-    quick = ("--test_after_fit", "false")
-    result = run_process("fit", *demo, *SHORT, *online, *quick, cwd=tmp_path, WANDB_MODE="offline")
-    assert result.returncode == 0, result.stderr
-    (folder,) = tmp_path.glob("runs/demo/version_0/wandb/offline-run-*")
+def test_the_best_checkpoint_is_an_artifact_where_asked_for(runs_folder):
+    (folder,) = runs_folder.glob("version_1/wandb/offline-run-*")
     (artifact,) = (a for a in read_run(folder).artifacts if a.type == "model")
     assert {*artifact.aliases} == {"latest", "best"}
     assert "best.ckpt" in artifact.metadata

@@ -1,4 +1,4 @@
-"""Killed, told to stop, out of disk: what is on the disk is whole, and a run that goes on equals one never stopped."""
+"""Killed, stopped, out of disk: what is on the disk is whole, and a run that goes on equals one never stopped."""
 
 import json
 import os
@@ -8,18 +8,15 @@ import resource
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import pytest
-from support.lives import alive, assert_same_run, at, live, sadcl, when_there_is
+from support.lives import End, alive, assert_same_run, at, live, sadcl, when_there_is
 
 from mlcl.runs import record
 
-LAST, SAVING = (f"runs/victim/*/checkpoints/.{name}.ckpt.partial" for name in ("last", "*"))
+LAST, SAVING = (f"runs/victim/*/checkpoints/.{name}.*.partial.ckpt" for name in ("last", "*"))
 CACHE = "pixels/.*.partial.npy"
 
 
@@ -50,18 +47,48 @@ def assert_finished_like_an_undisturbed_run(mlcl, flags: list[str], run: str) ->
     assert_same_run(Path("runs/whole/version_0"), Path("runs/victim") / run)
 
 
-def test_killed_while_caching_validating_and_saving(mlcl, demo, here):
-    flags = [*sadcl(demo, here, 4), "--data.cache", "disk", "--data.cache_dir", "pixels"]
-    killed = partial(live, folder=here, signum=signal.SIGKILL)
-    assert killed(["fit", *flags], until=when_there_is(CACHE)).status == -signal.SIGKILL
+def command_of(end: End, status: int, epochs: int) -> list[str]:
+    """The arguments that the last line of a stopped training says to go on with."""
+    line = end.err.splitlines()[-1]
+    said, _, command = line.partition("continue with: mlcl ")
+    assert end.status == status and f"epoch {epochs} is saved" in said, end.err
+    return shlex.split(command)
+
+
+def test_one_run_through_every_kind_of_end(mlcl, demo, here):
+    """Each process goes on from what the one before has left; the last result is that of a run never stopped."""
+    flags, again = sadcl(demo, here, 4), ["--ckpt_path", "last"]
+
+    end = live(["fit", *flags], here, at("train.0"), signal.SIGTERM)
+    assert end.status == 143 and "nothing to continue from" in end.err.splitlines()[-1], end.err
     assert_last_is_refused_in_one_line(mlcl, flags)
+
     # The moving average is in the network's place.
-    assert killed(["fit", *flags], until=at("validation.0", 1)).status == -signal.SIGKILL
+    end = live(["fit", *flags], here, at("validation.0", 1), signal.SIGKILL)
+    assert end.status == -signal.SIGKILL
+    (last,) = Path().glob("runs/victim/*/checkpoints/last.ckpt")
+    epochs = record.load(last)["epoch"] + 1
+
+    # From now on no file may grow to a checkpoint's size.
+    limit = lambda process: resource.prlimit(process, resource.RLIMIT_FSIZE, (200_000, 200_000))  # noqa: E731
+    end = live(["fit", *flags, *again], here, at("train.0"), 0, do=limit)
+    line = end.err.splitlines()[-1]
+    assert end.status == 1 and "Traceback" not in end.err, end.err
+    assert re.match(rf"mlcl: {last.parent}/(best|last)\.ckpt .*File too large.* before it is kept", line), line
+    assert {file.name for file in last.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert record.load(last)["epoch"] + 1 == epochs
+
+    # As from a terminal, to the loader's processes, too.
+    end = live(["fit", *flags, *again, "--data.num_workers", "1"], here, at("train.1", 1), signal.SIGINT, group=True)
+    command = command_of(end, 130, epochs + 1)
+    assert command[-2:] == ["--ckpt_path", str(last)]
+
+    shared = ["--data.cache", "ram", "--data.cache_dir", "shared"]
+    end = live([*command, *shared], here, when_there_is(LAST), signal.SIGHUP)
+    command_of(end, 129, epochs + 2)
+    assert Path("shared").is_dir() and not list(Path("shared").glob("*.npy"))
     assert_whole(here)
-    again = ["fit", *flags, "--ckpt_path", "last"]
-    assert killed(again, until=when_there_is(LAST)).status == -signal.SIGKILL
-    assert_whole(here)
-    assert_finished_like_an_undisturbed_run(mlcl, flags, "version_1")
+    assert_finished_like_an_undisturbed_run(mlcl, flags, last.parent.parent.name)
 
 
 @pytest.mark.slow
@@ -101,34 +128,6 @@ def test_killed_twenty_times(mlcl, demo, here):
     assert_finished_like_an_undisturbed_run(mlcl, flags, run[0])
 
 
-def test_a_closed_terminal_is_a_signal_like_the_others(demo, here):
-    """Its line has nowhere to go then; what counts is that the end is in order, and shared memory given back."""
-    flags = [*sadcl(demo, here, 40), "--data.cache", "ram", "--data.cache_dir", "cached"]
-    end = live(["fit", *flags], here, at("train.1", 1), signal.SIGHUP)
-    assert end.status == 129 and "mlcl: stopped by SIGHUP; epoch 1 is saved, continue with: mlcl fit" in end.err
-    assert Path("cached").is_dir() and not list(Path("cached").glob("*.npy"))
-    assert_whole(here)
-
-
-def test_stopped_by_a_signal_says_how_to_go_on(mlcl, demo, here):
-    """SIGTERM before there is anything to continue from, SIGINT in a training epoch, SIGTERM while saving."""
-    flags = sadcl(demo, here, 4)
-    end = live(["fit", *flags], here, at("train.1"), signal.SIGTERM)
-    assert end.status == 143 and "Traceback" not in end.err
-    assert end.err.splitlines()[-1] == (
-        "mlcl: stopped by SIGTERM before the end of the first epoch: there is nothing to continue from, start again"
-    )
-    assert_last_is_refused_in_one_line(mlcl, flags)
-    end = live(["fit", *flags, "--data.num_workers", "1"], here, at("train.1", 1), signal.SIGINT, group=True)
-    last = "runs/victim/version_1/checkpoints/last.ckpt"
-    assert end.status == 130 and "Traceback" not in end.err, end.err
-    command = end.err.splitlines()[-1].partition("mlcl: interrupted; epoch 1 is saved, continue with: mlcl ")[2]
-    assert shlex.split(command)[-2:] == ["--ckpt_path", last], end.err
-    end = live(shlex.split(command), here, when_there_is(LAST), signal.SIGTERM)
-    assert end.status == 143 and "stopped by SIGTERM; epoch 2 is saved" in end.err.splitlines()[-1], end.err
-    assert_finished_like_an_undisturbed_run(mlcl, flags, "version_1")
-
-
 @pytest.mark.slow
 def test_the_command_that_goes_on_is_short_without_classes_of_the_users_own(mlcl, demo, here):
     flags = sadcl(demo, here, 3)
@@ -160,8 +159,7 @@ def test_two_processes_stop_together(demo, here, signum, group):
         (os.killpg if group else os.kill)(process, signum)
 
     end = live(["fit", *flags], here, at("train.0", 1), signum, delay=random.random() / 10, do=stop)
-    assert end.status == 128 + signum and "Traceback" not in end.err, end.err
-    assert "is saved, continue with: mlcl fit" in end.err.splitlines()[-1], end.err
+    command_of(end, 128 + signum, 1)
     assert end.err.count("continue with") == 1
     assert_whole(here)
     for _ in range(100):
@@ -186,57 +184,6 @@ def test_slurms_requeue_is_left_to_lightning(demo, here, monkeypatch):
     assert asked.read_text().strip() == "requeue 77"
     assert end.status == 143 and "Traceback" not in end.err, end.err
     assert record.load(here / "runs/victim/version_0/hpc_ckpt_1.ckpt")["epoch"] == 1
-
-
-def test_a_full_disk_keeps_the_checkpoint_before(mlcl, demo, here):
-    """No file may grow to a checkpoint's size, from the second epoch on."""
-    flags = sadcl(demo, here, 4)
-    limit = lambda process: resource.prlimit(process, resource.RLIMIT_FSIZE, (200_000, 200_000))  # noqa: E731
-    end = live(["fit", *flags], here, at("train.0", 1), 0, do=limit)
-    assert end.status == 1 and "Traceback" not in end.err, end.err
-    said = "could not be written: File too large; the one before it is kept; make room and continue with"
-    line = rf"mlcl: runs/victim/version_0/checkpoints/(best|last)\.ckpt {said} --ckpt_path last"
-    assert re.fullmatch(line, end.err.splitlines()[-1]), end.err
-    assert {file.name for file in Path("runs/victim/version_0/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert record.load("runs/victim/version_0/checkpoints/last.ckpt")["epoch"] == 0
-    assert_finished_like_an_undisturbed_run(mlcl, flags, "version_0")
-
-
-FORK = """
-import os, sys
-from mlcl.system import signals
-with signals.watching():
-    if not os.fork():
-        for error in (ConnectionResetError("hung up"), EOFError("hung up"), ValueError("a mistake")):
-            try:
-                raise error
-            except Exception:
-                sys.excepthook(*sys.exc_info())
-        os._exit(0)
-    os.wait()
-    raise ConnectionResetError("of the first process")
-"""
-
-
-CUT_OFF = """
-from mlcl.system import signals
-signals.when_ending(lambda: 1 / 0)
-signals.when_ending(lambda: print("given back", flush=True))
-signals.cut_off(7)
-"""
-
-
-def test_who_is_cut_off_gives_back_what_is_not_its_own():
-    """As the pictures that are cached in shared memory."""
-    done = subprocess.run([sys.executable, "-c", CUT_OFF], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (7, "given back\n", "")
-
-
-def test_a_loaders_process_says_nothing_of_our_hanging_up_on_it():
-    """As multiprocessing's resource_sharer does, by the hook, from a thread of the loader's process."""
-    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False)
-    assert "hung up" not in done.stderr and "ValueError: a mistake" in done.stderr
-    assert done.stderr.endswith("ConnectionResetError: of the first process\n")
 
 
 REMOVER = """

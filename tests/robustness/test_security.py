@@ -114,8 +114,10 @@ DOORS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["pickle", "zip", "tar"])
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    ("door", "kind"),
+    [*((door, "pickle") for door in DOORS), ("a checkpoint to test", "zip"), ("weights of a backbone", "tar")],
+)
 def test_a_file_of_another_kind_is_neither_run_nor_unpacked(mlcl, demo, door, kind, tmp_path):
     (tmp_path / "inside").mkdir()
     os.chdir(tmp_path / "inside")

@@ -1,5 +1,6 @@
 """A real group of processes on this machine."""
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+multiprocessing.set_forkserver_preload(["mlcl.module"])  # imported once, not in every process
+
 
 def run_group(size: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """Call ``function(rank, size, *arguments)`` in ``size`` gloo processes; returns what each returned."""
     folder.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_member, args=(size, function, folder, arguments), nprocs=size)
+    mp.start_processes(_member, args=(size, function, folder, arguments), nprocs=size, start_method="forkserver")
     return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in range(size)]
 
 
