@@ -5,10 +5,11 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mulcon-demo tour notebooks test test-slow test-gpu test-minimum test-upstream fuzz soak audit lint bench bench-gpu clean
+.PHONY: help demo mulcon-demo tour notebooks test clean lint pictures bench bench-gpu
+.PHONY: test-slow test-gpu test-minimum test-upstream fuzz soak audit
 
-help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help:  # what there is, in the groups below
+	@awk -F ':.*## ' '/^##@ / {print substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch and torchvision must come from one index in one command, or torchvision does not import.
 .venv/installed: pyproject.toml
@@ -16,10 +17,11 @@ help:  ## this list
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+##@ For users
 demo: .venv/installed  ## generate pictures, train a small model, test it: a few minutes on two CPU cores
 	$(BIN)/mlcl fit --config configs/demo.yaml
 
-mulcon-demo: .venv/installed  ## both stages of MulCon on generated pictures, in a width for them
+mulcon-demo: .venv/installed  ## both stages of MulCon on generated pictures, with smaller layers
 	$(BIN)/mlcl fit --config configs/demo.yaml --config configs/methods/mulcon_stage1.yaml \
 		--model.network.head.dim 128 --model.lr_mult "{head: 0.2}" --trainer.max_epochs 8
 	$(BIN)/mlcl fit --config configs/demo.yaml --config configs/methods/mulcon.yaml \
@@ -30,7 +32,7 @@ mulcon-demo: .venv/installed  ## both stages of MulCon on generated pictures, in
 step = @echo; echo "$$ mlcl $(1)"; bash -c 'TIMEFORMAT="[%0R s]"; time $(BIN)/mlcl $(1)'
 TOUR := runs/tour_bce/version_0/checkpoints
 
-tour: .venv/installed  ## every verb once, two methods compared: ten minutes on two CPU cores
+tour: .venv/installed  ## every command once, and two methods compared: ten minutes on two CPU cores
 	rm -rf runs/tour runs/tour_bce runs/tour_asl
 	$(call step,fit --config configs/demo.yaml --name tour_bce)
 	$(call step,calibrate --ckpt_path runs/tour_bce)
@@ -44,16 +46,26 @@ tour: .venv/installed  ## every verb once, two methods compared: ten minutes on 
 	$(call step,compare runs/tour_bce runs/tour_asl --output runs/tour/compare)
 
 # Warns of a notebook that takes more than 120 s; fails at a cell that takes 240 s, which a busy machine does not reach.
-notebooks: .venv/installed  ## execute all notebooks, each in a fresh kernel, and say how long each takes
+notebooks: .venv/installed  ## execute all notebooks and print how long each takes
 	$(BIN)/python tests/support/run_notebooks.py notebooks/*.ipynb
 
-test: .venv/installed  ## every test that needs neither GPU nor minutes
+test: .venv/installed  ## the test suite, without GPU and long trainings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: .venv/installed  ## minutes of training on real pictures, where they are there
+clean:  ## remove the environment and all caches; runs/ and data/ stay
+	rm -rf .venv .venv-audit .venv-minimum build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+##@ For maintainers
+lint: .venv/installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mlcl
+
+test-slow: .venv/installed  ## tests that train for minutes on real pictures, if there are any
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow --timeout 3600
 
-test-gpu: .venv/installed  ## what needs CUDA
+test-gpu: .venv/installed  ## tests that need CUDA
 	$(BIN)/python -m pytest -q -m gpu --timeout 3600
 
 # Old packages beside new ones warn of each other; matplotlib 3.8 logs those of pyparsing, below pytest's summary.
@@ -63,29 +75,27 @@ test-minimum:  ## the suite on the lowest versions that pyproject.toml allows
 	.venv-minimum/bin/python -m pip install --quiet --constraint .venv-minimum/constraints.txt --editable '.[dev]'
 	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -q -W default -W ignore::DeprecationWarning --disable-warnings --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-fuzz: .venv/installed  ## broken pictures, annotations, tables and configs, for ten minutes
+test-upstream: .venv/installed  ## tests of the dependencies' faults and private parts that we rely on
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m upstream
+
+fuzz: .venv/installed  ## ten minutes of broken pictures, annotations, tables and configs
 	$(BIN)/python tests/stress/fuzz.py --seconds 600
 
-soak: .venv/installed  ## two hours of training in two processes: does anything grow?
+soak: .venv/installed  ## two hours of training in two processes, to see whether memory grows
 	OMP_NUM_THREADS=1 $(BIN)/python tests/stress/soak.py --minutes 120 --output runs/soak.svg
 
-audit: .venv/installed  ## known vulnerabilities of what is installed; asks PyPI
+audit: .venv/installed  ## known vulnerabilities of the installed packages; asks PyPI
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit
 	.venv-audit/bin/pip-audit --path $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
-test-upstream: .venv/installed  ## are the traps of our dependencies, which we work around, still there?
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m upstream
-
-lint: .venv/installed  ## style and types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy mlcl
+pictures: .venv/installed  ## draw docs/pictures from two trainings of the demo: ten minutes on two CPU cores
+	$(BIN)/python docs/make_pictures.py
 
 # A heading, then a benchmark; one thread wobbles least. A training step takes all cores, as a user's does.
 benchmark = @echo; echo "== $(1)"; $(2) $(BIN)/python tests/benchmarks/$(1).py
 
-bench: .venv/installed  ## ratios against reference formulations, in one run: twenty minutes on two CPU cores
+bench: .venv/installed  ## speed as ratios to reference code: twenty minutes on two CPU cores
 	$(call benchmark,startup)
 	$(call benchmark,pipeline,OMP_NUM_THREADS=1)
 	$(call benchmark,losses,OMP_NUM_THREADS=1)
@@ -94,9 +104,5 @@ bench: .venv/installed  ## ratios against reference formulations, in one run: tw
 	$(call benchmark,curve,OMP_NUM_THREADS=1)
 	$(call benchmark,metrics,OMP_NUM_THREADS=1)
 
-bench-gpu: .venv/installed  ## training steps on CUDA: throughput, memory, share of the peak, compiling, DDP
+bench-gpu: .venv/installed  ## training steps on CUDA: throughput, memory, compiling, DDP
 	$(call benchmark,gpu)
-
-clean:  ## remove the environment and all caches; runs/ and data/ stay
-	rm -rf .venv .venv-audit .venv-minimum build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +

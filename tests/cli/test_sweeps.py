@@ -266,10 +266,9 @@ def test_a_wrong_value_is_one_line(mlcl, key, value, words):
     assert not list(Path().glob("runs/*/*"))
 
 
-def test_the_loop_of_the_readme(repository, mlcl, demo_root):
+def test_the_loop_of_the_docs(repository, mlcl, demo_root):
     """Every command that the shell makes of it is run, and it ends in a comparison over all its seeds."""
-    section = (REPOSITORY / "README.md").read_text().partition("\n## Sweeps\n")[2].partition("\n## ")[0]
-    (loop,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    (loop,) = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "docs" / "tracking.md").read_text(), re.DOTALL)
     shown = subprocess.run(
         ["bash", "-euc", f"mlcl() {{ printf '%q ' \"$@\"; echo; }}\n{loop}"],
         capture_output=True, text=True, check=True,

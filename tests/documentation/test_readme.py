@@ -1,4 +1,4 @@
-"""Every command of the README is run, on tiny data; every make target in it exists."""
+"""README and docs: every command and every Python block is run on tiny data, every link leads somewhere."""
 
 import re
 import shlex
@@ -10,47 +10,80 @@ from support.running import REPOSITORY, tiny_data
 
 from mlcl.cli import verbs
 
-README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
-INLINE = [text.split() for text in re.findall(r"`(mlcl (?:fit|test|validate) [^`]+)`", README)]
-MLCL = [words[1:] for words in [*COMMANDS, *INLINE] if words and words[0] == "mlcl"]
+README = REPOSITORY / "README.md"
+PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
+TEXT = {path.relative_to(REPOSITORY): path.read_text() for path in [*PAGES, REPOSITORY / "CONTRIBUTING.md"]}
+PYTHON = re.findall(r"```python\n(.*?)```", "".join(TEXT.values()), re.DOTALL)
 TINY = [
     *("--data.image_size", "32", "--data.batch_size", "4", "--data.num_workers", "0"),
-    *(
-        "--trainer.check_val_every_n_epoch",
-        "1",
-        "--trainer.max_epochs",
-        "2",
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.devices",
-        "1",
-    ),
+    *("--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"),
+    *("--trainer.accelerator", "cpu", "--trainer.devices", "1"),
 ]
 
 
-def test_they_are_found():
-    assert len(MLCL) >= 10 and ["make", "demo"] in COMMANDS and ["make", "test"] in COMMANDS
+def commands() -> list[tuple[str, ...]]:
+    """Every command of a bash block and every ``mlcl`` command in a sentence, once; trainings first, tests after them."""
+    lines = [line for text in TEXT.values() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+             for line in block.splitlines()]  # fmt: skip
+    lines += [line for text in TEXT.values() for line in re.findall(r"`(mlcl (?:fit|test|validate) [^`]+)`", text)]
+    words = dict.fromkeys(tuple(shlex.split(line, comments=True)) for line in lines)
+    return sorted((w for w in words if w), key=lambda w: ("fit" not in w, "last" in w))
 
 
-def test_make_targets_exist():
-    for words in COMMANDS:
-        if words and words[0] == "make":
-            subprocess.run(["make", "-n", *words[1:]], cwd=REPOSITORY, check=True, capture_output=True)
+COMMANDS = commands()
+MLCL = [words[1:] for words in COMMANDS if words[0] == "mlcl"]
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 180
+    assert len(MLCL) >= 25 and {("make", "demo"), ("make", "test")} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", TEXT, ids=str)
+def test_links_lead_somewhere(page):
+    for address in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
+        if address.startswith("https://"):
+            continue
+        name, _, anchor = address.partition("#")
+        target = (REPOSITORY / page.parent / name).resolve() if name else REPOSITORY / page
+        assert target.exists(), address
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, address
+
+
+def test_pictures_are_shown_and_small():
+    shown = set(re.findall(r"!\[[^]]+\]\((?:docs/)?(pictures/[^)]+)\)", "".join(TEXT.values())))
+    stored = {f"pictures/{path.name}": path for path in (REPOSITORY / "docs" / "pictures").iterdir()}
+    assert shown == set(stored) and len(stored) >= 4
+    assert all(path.stat().st_size < 200_000 for path in stored.values())
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] != "mlcl"], ids=" ".join)
+def test_the_other_commands_name_what_exists(words, mlcl, monkeypatch):
+    """Make targets, scripts and sweeps are there; what a launcher starts is a training that could begin."""
+    monkeypatch.chdir(REPOSITORY)
+    if words[0] == "make":
+        subprocess.run(["make", "-n", *words[1:]], check=True, capture_output=True)
+    elif "mlcl" in words:
+        outcome = mlcl(*words[words.index("mlcl") + 1 :], "--print_config")
+        assert outcome.status == 0 and "num_nodes: 2" in outcome.out
+    elif words[0] in ("python", "wandb") and "ID" not in words:
+        assert next(Path(word) for word in words if "/" in word).is_file()
+    else:
+        assert words in {("wandb", "agent", "ID")}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder as the README assumes it: configs, the loss of its last section, an earlier run of the demo."""
+    """The folder in which all commands are run: configs, the loss of the README, the pictures of its Python block."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "configs").symlink_to(REPOSITORY / "configs")
     (folder / "spread.py").write_text(next(block for block in PYTHON if "class Spread" in block))
     return folder
 
 
-def data_for(words: list[str], place: Path) -> list[str]:
+def data_for(words: tuple[str, ...], place: Path) -> list[str]:
     if "CSVDataset" in words:
         from support.trees import write_table
 
@@ -59,10 +92,50 @@ def data_for(words: list[str], place: Path) -> list[str]:
         return ["--data.root", str(place / "csv")]
     stem = next((Path(word).stem for word in words if word.endswith(".yaml")), "demo")
     kind = {"coco": "COCO2014", "voc2007": "VOC2007", "voc2012": "VOC2012"}.get(stem, "Demo")
-    folder = place / kind
-    if not folder.exists() or kind == "Demo":
-        return tiny_data(kind, folder)
-    return ["--data.root", str(folder)]
+    if not (place / kind).exists() or kind == "Demo":
+        return tiny_data(kind, place / kind)
+    return ["--data.root", str(place / kind)]
+
+
+@pytest.mark.parametrize("words", MLCL, ids=" ".join)
+def test_it_runs(words, place: Path, mlcl, monkeypatch):
+    monkeypatch.chdir(place)
+    flags = data_for(words, place)
+    given = {
+        "DIR": flags[flags.index("--data.root") + 1],
+        "IMAGES": str(place / "Demo" / "val2014"),
+        "WEIGHTS": str(place / "weights.pth"),
+    }
+    if "WEIGHTS" in words:
+        import timm
+        import torch
+
+        torch.save(timm.create_model("mobilenetv1_100").state_dict(), given["WEIGHTS"])
+    line = [given.get(word, word) for word in words]
+    if words[0] == "fit" and "--help" not in words:
+        line += [*flags, *TINY]
+        if any("mulcon" in word or "sadcl" in word for word in words):
+            line += ["--model.network.head.dim", "16"]  # the published widths are for a ResNet-101
+        if any("recipes" in word for word in words):
+            line += ["--model.network.head.ffn", "32", "--trainer.precision", "32-true"]
+        if not any("demo" in word or "mobilenet" in word for word in words):
+            line += ["--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"]
+    outcome = mlcl(*line)
+    assert outcome.status == 0, outcome.err
+    if words[0] not in verbs.VERBS and "--help" not in words:
+        assert "results in" in outcome.out
+
+
+def test_the_model_in_python_runs(place: Path, monkeypatch):
+    """On the run that the commands above have left."""
+    monkeypatch.chdir(place)
+    for name, image in zip(
+        ("street.jpg", "garden.png"), sorted((place / "Demo" / "val2014").glob("*.jpg")), strict=False
+    ):
+        (place / name).write_bytes(image.read_bytes())
+    names: dict = {}
+    exec(next(block for block in PYTHON if "mlcl.load(" in block), names)
+    assert len(names["out"].labels) == 2 and names["out"].scores.shape == (2, 12)
 
 
 def test_the_loss_in_python_runs():
@@ -73,51 +146,6 @@ def test_the_loss_in_python_runs():
     assert names["value"].isfinite()
 
 
-def test_the_model_in_python_runs(place: Path, mlcl, monkeypatch):
-    """On a run of its own, whatever was run before."""
-    flags = [*tiny_data("Demo", place / "Demo"), *TINY]
-    monkeypatch.chdir(place)
-    assert mlcl("fit", "--config", "configs/demo.yaml", "--name", "python", *flags).status == 0
-    first, second = sorted((place / "Demo" / "val2014").glob("*.jpg"))[:2]
-    (place / "street.jpg").write_bytes(first.read_bytes())
-    (place / "garden.png").write_bytes(second.read_bytes())
-    names: dict = {}
-    exec(next(block for block in PYTHON if "mlcl.load(" in block).replace("runs/demo/", "runs/python/"), names)
-    assert len(names["out"].labels) == 2 and names["out"].scores.shape == (2, 12)
-
-
-@pytest.mark.parametrize("words", MLCL, ids=" ".join)
-def test_it_runs(words, place: Path, mlcl, monkeypatch):
-    monkeypatch.chdir(place)
-    if words == ["fit", "--help"]:
-        outcome = mlcl(*words)
-        assert outcome.status == 0 and "--data.root" in outcome.out
-        return
-    if words[0] in verbs.VERBS:
-        given = [str(place / "Demo" / "val2014") if word == "IMAGES" else word for word in words]
-        if "DIR" in given:
-            flags = data_for(words, place)
-            given[given.index("DIR")] = flags[flags.index("--data.root") + 1]
-        outcome = mlcl(*given)
-        assert outcome.status == 0, outcome.err
-        return
-    weights = place / "weights.pth"
-    if "WEIGHTS" in words:
-        import timm
-        import torch
-
-        torch.save(timm.create_model("mobilenetv1_100").state_dict(), weights)
-    flags = data_for(words, place) if words[0] == "fit" else []
-    given = [str(weights) if word == "WEIGHTS" else word for word in words]
-    if "DIR" in given:
-        given[given.index("DIR")] = flags[flags.index("--data.root") + 1]
-    tiny = TINY if words[0] == "fit" else []
-    if any("mulcon" in w or "sadcl" in w for w in words):
-        tiny = [*tiny, "--model.network.head.dim", "16"]  # the published widths are for a ResNet-101
-    if any("recipes" in w for w in words):
-        tiny = [*tiny, "--model.network.head.ffn", "32", "--trainer.precision", "32-true"]
-    if words[0] == "fit" and not any("demo" in w or "mobilenet" in w for w in words):
-        tiny = [*tiny, "--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"]
-    outcome = mlcl(*given, *flags, *tiny)
-    assert outcome.status == 0, outcome.err
-    assert "results in" in outcome.out
+def test_every_python_block_is_run():
+    """By one of the tests above."""
+    assert len(PYTHON) == 3

@@ -1,4 +1,4 @@
-"""Every method with the same budget, several seeds: the tables of the README.
+"""Every method with the same budget, several seeds: the tables of docs/methods.md.
 
     python tests/real/methods.py demo --seeds 3
     python tests/real/methods.py voc2012 --root DIR --weights FILE --seeds 5
