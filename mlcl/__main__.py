@@ -85,6 +85,8 @@ def _one_line(error: BaseException) -> str:
         return text.partition("Error: ")[2] if wrapped else text
     if wrapped and re.search("No space left on device|unable to (open|write|mmap)", text):
         text += "; shared memory is full: give /dev/shm more (docker run --shm-size), or --data.num_workers 0"
+    if match := re.search(r"Errors: - (.*?) - Expected .*?class_path='(?:[\w]+\.)*(\w+)'", text):
+        return f"{match[2]}: {match[1]}"  # from a constructor, wrapped by jsonargparse
     where = "in a loader's process" if wrapped else type(error).__name__
     return f"{where}: {text[:600]} (MLCL_DEBUG=1 shows where)"
 
