@@ -91,6 +91,8 @@ def _one_line(error: BaseException) -> str:
         text += "; shared memory is full: give /dev/shm more (docker run --shm-size), or --data.num_workers 0"
     if "more than 1 value per channel" in text:
         text += f"; {_LONE_IMAGE}"
+    if match := re.search(r"Errors: - (.*?) - Expected .*?class_path='(?:[\w]+\.)*(\w+)'", text):
+        return f"{match[2]}: {match[1]}"  # from a constructor, wrapped by jsonargparse
     where = "in a loader's process" if wrapped else type(error).__name__
     return f"{where}: {text[:600]} (MLCL_DEBUG=1 shows where)"
 
