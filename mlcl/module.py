@@ -71,12 +71,7 @@ class MultiLabelModule(LightningModule):
         self.callbacks = [Reproducible(), FastStep(compile), ramp, SecondStage(init_from), ScheduleCheck()]
 
     def configure_callbacks(self) -> list[Callback]:
-        """What a training needs around its steps; Lightning adds these to any Trainer, after the Trainer's own.
-
-        ``Reproducible``: seeds by (seed, epoch, rank); the same BatchNorm statistics on all ranks.
-        ``FastStep``: fixed shapes, compilation. ``EmbeddingRamp``: the weight of the embedding loss over time.
-        ``SecondStage``: starts from another run. ``ScheduleCheck``: refuses to continue with another schedule.
-        """
+        """What a training needs around its steps; Lightning adds them to any Trainer, after the Trainer's own."""
         return self.callbacks
 
     def forward(self, image: Tensor) -> Tensor:

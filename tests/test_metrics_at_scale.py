@@ -42,7 +42,7 @@ def _many(n=60, k=7, **settings):
 def test_blocks_of_any_size_give_the_same(entries, settings, monkeypatch):
     whole, parts = _many(**settings), _many(**settings)
     expected = whole.compute()
-    monkeypatch.setattr("mlcl.metrics._BLOCK", entries)
+    monkeypatch.setattr("mlcl.analysis.measures.BLOCK", entries)
     assert parts.compute() == expected
     for name in ("logits", "targets", "index", "class_ap", "positives", "unknown"):
         assert torch.equal(getattr(parts.evaluation, name), getattr(whole.evaluation, name)), name
@@ -97,7 +97,7 @@ def _status(key):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure")
 def test_compute_takes_few_copies_of_what_it_has_collected(monkeypatch):
     """125,000 images x 9,600 classes are 6 GB, for which 24 GB must do: three times as much beside them."""
-    monkeypatch.setattr("mlcl.metrics._BLOCK", 2**18)
+    monkeypatch.setattr("mlcl.analysis.measures.BLOCK", 2**18)
     images, classes = 8_000, 1_000
     metrics = MultiLabelMetrics(classes)
     for rows in torch.arange(images - 1, -1, -1).split(500):

@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from torch import Tensor
 
 from mlcl.analysis.evaluation import Floats, pr_curve, reliability
-from mlcl.metrics import f1_family
+from mlcl.analysis.measures import f1_family
 
 TARGETS = ("f1", "precision", "recall")
 _SHARPEST = 100.0  # 1 / temperature is sought between this and its inverse

@@ -12,7 +12,7 @@ from scipy.stats import norm as normal
 from scipy.stats import t as student
 from torch import Tensor
 
-from mlcl.metrics import Interpolation
+from mlcl.analysis.measures import Interpolation
 
 _ENTRIES = 2_500_000  # of a chunk of weights: 10 MB, which stays near the processor
 
@@ -42,7 +42,7 @@ def resampled_ap(scores: Tensor, targets: Tensor, interpolation: Interpolation, 
     Args:
         scores: (N, K) float.
         targets: (N, K) integer in {1, 0, -1}; -1 is left out.
-        interpolation: see :func:`mlcl.metrics.average_precision`.
+        interpolation: see :func:`mlcl.analysis.measures.average_precision`.
         weights: (N, b) float32 chunks of whole numbers, from :func:`image_weights`.
 
     Returns:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from mlcl.analysis.measures import NAMES
 from mlcl.errors import MlclError
-from mlcl.metrics import NAMES
 from mlcl.runs.folders import CONFIG, beside
 from mlcl.system import yaml_text
 
