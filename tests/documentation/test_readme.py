@@ -1,8 +1,10 @@
 """README and docs: every command and every Python block is run on tiny data, every link leads somewhere."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ TINY = [
 
 
 def commands() -> list[tuple[str, ...]]:
-    """Every command of a bash block and every ``mlcl`` command in a sentence, once; trainings first, tests after them."""
+    """Every command of the bash blocks and every ``mlcl`` command in a sentence, once; trainings first."""
     lines = [line for text in TEXT.values() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
              for line in block.splitlines()]  # fmt: skip
     lines += [line for text in TEXT.values() for line in re.findall(r"`(mlcl (?:fit|test|validate) [^`]+)`", text)]
@@ -116,6 +118,8 @@ def test_it_runs(words, place: Path, mlcl, monkeypatch):
         line += [*flags, *TINY]
         if any("mulcon" in word or "sadcl" in word for word in words):
             line += ["--model.network.head.dim", "16"]  # the published widths are for a ResNet-101
+        if any("loggers" in word for word in words):
+            line += ["--log_images", "2"]
         if any("recipes" in word for word in words):
             line += ["--model.network.head.ffn", "32", "--trainer.precision", "32-true"]
         if not any("demo" in word or "mobilenet" in word for word in words):
@@ -124,6 +128,20 @@ def test_it_runs(words, place: Path, mlcl, monkeypatch):
     assert outcome.status == 0, outcome.err
     if words[0] not in verbs.VERBS and "--help" not in words:
         assert "results in" in outcome.out
+
+
+def test_the_pictures_can_be_drawn(place: Path, monkeypatch, tmp_path):
+    """All but the report's, which needs a browser; from the runs that the commands above have left."""
+    monkeypatch.chdir(place)
+    spec = importlib.util.spec_from_file_location("make_pictures", REPOSITORY / "docs" / "make_pictures.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "BCE", "demo")
+    monkeypatch.setattr(script, "CONTRASTIVE", "demo_asl")
+    monkeypatch.setattr(script, "BROWSERS", ("no-browser",))
+    monkeypatch.setattr(sys, "argv", ["make_pictures.py", "--output", str(tmp_path)])
+    assert script.main() == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"flow.png", "attention.jpg", "embeddings.png"}
 
 
 def test_the_model_in_python_runs(place: Path, monkeypatch):
