@@ -95,9 +95,11 @@ def config_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
             f"{path} holds a model that was built in Python, not by the command line: make the same one in Python and "
             "load its state_dict"
         )
-    config = yaml_text.read(checkpoint[KEY]["config"], f"the record in {path}")
-    if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in ("model", "trainer")):
-        raise MlclError(f"the record in {path} is no configuration")
+    config: dict[str, Any] = yaml_text.read(checkpoint[KEY]["config"], f"the record in {path}")
+    try:
+        _ = {**config["model"]["network"]["init_args"], **config["data"], **config["trainer"]}
+    except (KeyError, TypeError) as error:
+        raise MlclError(f"the record in {path} is no configuration") from error
     return config
 
 
