@@ -7,8 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from mlcl import runs
-from mlcl.runs import provenance
+from mlcl.runs import folders, provenance
 from mlcl.system.console import say
 
 
@@ -45,11 +44,11 @@ class DataNote(Callback):
                     f"warning: not the data of {os.path.relpath(run)}: other files or labels in {', '.join(splits)}; "
                     "its numbers are not repeated"
                 )
-        runs.note_environment(self.folder, data=self.now)
+        folders.note_environment(self.folder, data=self.now)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
         """Restore a removed folder's notes: without its configuration it would not be recognised as a run."""
-        if trainer.is_global_zero and not (self.folder / runs.CONFIG).is_file():
+        if trainer.is_global_zero and not (self.folder / folders.CONFIG).is_file():
             say(f"warning: {os.path.relpath(self.folder)} was removed while it is written to; it is made again")
-            runs.describe(self.folder, getattr(pl_module, "config", None) or {})
-            runs.note_environment(self.folder, data=self.now)
+            folders.describe(self.folder, getattr(pl_module, "config", None) or {})
+            folders.note_environment(self.folder, data=self.now)

@@ -4,9 +4,9 @@ from typing import Any
 
 from lightning import Callback
 
-from mlcl import runs
 from mlcl.callbacks.class_means import class_means
 from mlcl.data import MultiLabelDataModule
+from mlcl.runs import folders
 from mlcl.runs.init_from import load_network
 from mlcl.system.console import say
 
@@ -27,7 +27,7 @@ class SecondStage(Callback):
         """Load the network."""
         if self.init_from is not None and pl_module.stored is None:
             classes = getattr(getattr(trainer, "datamodule", None), "classes", ())
-            say(load_network(pl_module.network, runs.best_checkpoint(self.init_from), list(classes)))
+            say(load_network(pl_module.network, folders.best_checkpoint(self.init_from), list(classes)))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Compute the class means; every rank takes its share of the images."""

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a class's threshold is for: the best F1, or at least this precision or recall there (default: f1)",
     )  # fmt: skip
     parser.add_argument(
-        "--shrink", type=_amount, default=10.0, metavar="N",
+        "--shrink", type=shared.amount, default=10.0, metavar="N",
         help="positives at which a class's own threshold counts as much as the global one (default: 10)",
     )  # fmt: skip
     parser.add_argument("--output", metavar="FILE", help="new checkpoint (default: calibrated.ckpt beside the old one)")
@@ -71,13 +71,3 @@ def _target(value: str) -> tuple[str, float | None]:
     if name in ("precision", "recall") and level:
         return name, shared.share(level)
     raise argparse.ArgumentTypeError(f"expected f1, precision=0.9 or recall=0.9, got {value!r}")
-
-
-def _amount(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {value!r}")
-    return number

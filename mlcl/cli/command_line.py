@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlcl import runs
 from mlcl.errors import MlclError
+from mlcl.runs import folders
 
 _CONFIG = ("--config", "-c")
 
@@ -93,7 +93,7 @@ def checkpoint_of(value: str | None, folder: Path) -> Path | None:
     """The file that ``--ckpt_path`` means: ``last`` among the runs in a folder; of a run's folder its best one."""
     if value in (None, "null"):
         return None
-    return runs.last_checkpoint(folder) if value == "last" else runs.best_checkpoint(Path(str(value)))
+    return folders.last_checkpoint(folder) if value == "last" else folders.best_checkpoint(Path(str(value)))
 
 
 def options(arguments: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:

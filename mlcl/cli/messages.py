@@ -15,7 +15,7 @@ import mlcl.data
 import mlcl.heads
 import mlcl.losses
 import mlcl.optim
-from mlcl.cli.command_line import CommandLine, values
+from mlcl.cli.command_line import CommandLine, options
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
 
@@ -72,7 +72,7 @@ def _wrong_value(text: str, name: str) -> str:
     kinds = re.findall(r"<class '(?!NoneType)([\w.]+)'>", text.split("Given value type")[0])
     if value and kinds and all(kind in _KINDS for kind in kinds):
         wanted = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
-        return f"expected {wanted}, got {_shown(text, value, kinds)}"
+        return f"expected {wanted}, got {_shown(value, kinds)}"
     problem = f"{value!r} is not possible here" if value else "this value is not possible here"
     return f"{problem[:200]}; mlcl <verb> --help_all shows what is"
 
@@ -82,38 +82,30 @@ def misplaced_null(config: Namespace, arguments: list[str]) -> str | None:
 
     jsonargparse (4.53) does not check for None inside a class, so that the run would fail later and less clearly.
     """
-    for flag in dict.fromkeys(argument.split("=")[0] for argument in arguments):
-        *above, name = flag.removeprefix("--").rstrip("+").split(".")
-        if "null" not in values(arguments, flag)[-1:] or not above:
-            continue
-        place: Any = config
+    for flag, value, _ in options(arguments):
+        *above, name = flag.removeprefix("--").split(".")
+        place: Any = config if value == "null" and above else None
         for part in above:
-            place = place.get("init_args", place) if isinstance(place, Namespace) else None
-            place = place.get(part) if isinstance(place, Namespace) else None
+            place = place.get("init_args", place).get(part) if isinstance(place, Namespace) else None
         if isinstance(place, Namespace) and not _takes_none(str(place.get("class_path")), name):
             return f"{flag}: null is not possible here"
     return None
 
 
 def _takes_none(class_path: str, name: str) -> bool:
-    """Whether an argument of this class may be None, as far as its annotation says."""
+    """Whether an argument of this class, or of a base that its ``**settings`` go to, may be None by its annotation."""
     module, _, attribute = class_path.rpartition(".")
-    chosen = getattr(sys.modules.get(module), attribute, None)
-    for base in inspect.getmro(chosen) if isinstance(chosen, type) else ():  # **settings are passed on to a base
-        made_by = vars(base).get("__init__")
-        if made_by is not None and name in inspect.signature(made_by).parameters:
-            try:
-                hint = get_type_hints(made_by).get(name, Any)
-            except (NameError, TypeError):  # a name that only a type checker imports
-                return True
-            return hint in (Any, None) or type(None) in get_args(hint)
-    return True
+    chosen = getattr(sys.modules.get(module), attribute, object)
+    try:
+        hints = [get_type_hints(vars(base).get("__init__", object)) for base in chosen.__mro__]
+    except (NameError, TypeError):  # a name that only a type checker imports
+        return True
+    hint = next((found[name] for found in hints if name in found), Any)
+    return hint in (Any, None) or type(None) in get_args(hint)
 
 
-def _shown(text: str, value: str, expected: list[str]) -> str:
-    """The value and, for a frequent mistake, what to write instead."""
-    if value == "None" and "NoneType" in text and "value type: <class 'str'>" in text:
-        return "'None'; null is written null, or None behind an ="
+def _shown(value: str, expected: list[str]) -> str:
+    """The value and, for the floats that sweeps make of integers, what to write instead."""
     if "int" in expected and "float" not in expected and re.fullmatch(r"-?\d+\.0*", value):
         return f"{value!r}; write {value.partition('.')[0]} (in a sweep: int_uniform or values)"
     return repr(value)

@@ -1,6 +1,8 @@
 """Options that several verbs share."""
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +41,24 @@ def checkpoint(options: argparse.Namespace) -> Path:
     return found
 
 
-def positive(value: str) -> int:
-    """An integer of at least 1, for argparse."""
-    if not value.isdigit() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {value!r}")
-    return int(value)
+def number(kind: type[int] | type[float], words: str, allowed: Callable[[float], bool]) -> Callable[[str], Any]:
+    """A type for argparse: numbers of one kind for which ``allowed`` is true; ``words`` describe them."""
+
+    def parse(value: str) -> float:
+        try:
+            if allowed(parsed := kind(value)):
+                return parsed
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected {words}, got {value!r}")
+
+    return parse
 
 
-def share(value: str) -> float:
-    """A number strictly between 0 and 1, for argparse."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {value!r}")
-    return number
-
-
-def whole(value: str) -> int:
-    """An integer of at least 0, for argparse."""
-    if not value.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {value!r}")
-    return int(value)
+positive = number(int, "a whole number of at least 1", lambda n: n >= 1)
+whole = number(int, "a whole number", lambda n: n >= 0)
+share = number(float, "a number between 0 and 1", lambda n: 0 < n < 1)
+amount = number(float, "a number of at least 0", lambda n: 0 <= n < math.inf)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

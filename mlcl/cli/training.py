@@ -11,11 +11,12 @@ from typing import Any
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor
 
-from mlcl import callbacks, runs
+from mlcl import callbacks
 from mlcl.callbacks import loggers
 from mlcl.callbacks.one_run import naming_ranks
 from mlcl.cli.settings import Settings, parse
 from mlcl.errors import MlclError
+from mlcl.runs import folders
 from mlcl.system import console, signals
 from mlcl.system.console import is_first, say
 
@@ -60,7 +61,7 @@ class Run:
         self.loggers = loggers.make(chosen, config["trainer"]["logger"], self.folder, self.training)
         with self._in_run_folder():
             if self.training and is_first():
-                runs.describe(self.folder, self.model.config)
+                folders.describe(self.folder, self.model.config)
             self.trainer = self._trainer(self.training, settings.checkpoint)
 
     def execute(self) -> None:
@@ -68,7 +69,7 @@ class Run:
         line = self.settings.command_line
         if self.training:
             config = self.model.config
-            signals.advise(partial(runs.how_to_continue, self.folder, config, line.imports, line.arguments))
+            signals.advise(partial(folders.how_to_continue, self.folder, config, line.imports, line.arguments))
         with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config), naming_ranks():
             self._run_verb()
             if self.training and self.settings.config.test_after_fit and not self.trainer_arguments["fast_dev_run"]:
@@ -98,7 +99,7 @@ class Run:
     def _test_best(self) -> None:
         """With a new trainer: in the old one the EMA callback would load the raw weights (lightning 2.6.6)."""
         self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
-        folder = self.folder / runs.CHECKPOINTS
+        folder = self.folder / folders.CHECKPOINTS
         written = [folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()]
         if not written:
             say("no checkpoint was written, so nothing is tested")
@@ -115,7 +116,7 @@ class Run:
             yield
         except BaseException:
             if is_first():
-                runs.discard_if_untouched(self.folder)
+                folders.discard_if_untouched(self.folder)
             raise
         finally:
             if inherited is None:
@@ -150,7 +151,7 @@ class Run:
         repeated = [file.parent for file in self.settings.command_line.configs]
         found: list[Any] = [callbacks.EpochLines(), callbacks.DataNote(self.folder, [self.folder, *repeated])]
         if arguments["enable_checkpointing"] and not arguments["fast_dev_run"]:
-            found += callbacks.best_and_last(self.folder / runs.CHECKPOINTS)
+            found += callbacks.best_and_last(self.folder / folders.CHECKPOINTS)
         decay = self.settings.config.ema_decay
         if decay is not None:
             if not 0 < decay < 1:
@@ -165,13 +166,13 @@ class Run:
         if _RUN_FOLDER in os.environ:
             return Path(os.environ[_RUN_FOLDER])
         checkpoint = self.settings.checkpoint
-        run = runs.run_of(checkpoint) if checkpoint else None
+        run = folders.run_of(checkpoint) if checkpoint else None
         parent = self.settings.command_line.runs_root / self.settings.name
         if not is_first():  # started by torchrun or SLURM: the first process makes it and broadcasts it
             return parent / "version_pending"
         if run and checkpoint and self.training and checkpoint.name == "last.ckpt":
-            runs.tidy(run, self.settings.stored_steps)
+            folders.tidy(run, self.settings.stored_steps)
             return run
         if run and not self.training and os.access(run, os.W_OK):
-            return runs.new_folder(run, f"{self.verb}_")
-        return runs.new_folder(parent)
+            return folders.new_folder(run, f"{self.verb}_")
+        return folders.new_folder(parent)

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mlcl import runs
 from mlcl.data import augment
 from mlcl.data.base import INTERPOLATIONS
 from mlcl.data.images import from_pillow, read_image
 from mlcl.errors import MlclError
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.network import Network
+from mlcl.runs import folders
 
 Picture = str | PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 
@@ -153,7 +153,7 @@ def load(checkpoint: str | PathLike[str], device: str | None = None, imports: tu
     Raises:
         MlclError: if there is no checkpoint, or it cannot be used.
     """
-    rebuilt = Rebuilt(runs.best_checkpoint(Path(checkpoint)), imports)
+    rebuilt = Rebuilt(folders.best_checkpoint(Path(checkpoint)), imports)
     network, model, data = rebuilt.network(), rebuilt.config["model"], rebuilt.config["data"]["init_args"]
     threshold = model.get("threshold", 0.5)
     thresholds = threshold if isinstance(threshold, list) else [threshold] * len(rebuilt.classes)

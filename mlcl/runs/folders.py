@@ -55,21 +55,7 @@ def last_checkpoint(runs: Path) -> Path:
         raise MlclError(
             f"--ckpt_path last: no run under {runs} has a {CHECKPOINTS}/last.ckpt; give a file, or --name of the run"
         )
-    last = found[-1].parent.parent
-    newest = max((run for run in runs.glob("version_*") if (run / CONFIG).is_file()), key=_number, default=last)
-    if _number(newest) > _number(last) and not (newest / CHECKPOINTS / "last.ckpt").is_file():
-        from mlcl.system.console import say  # imports lightning, which help need not wait for
-
-        say(
-            f"{os.path.relpath(newest)} has no {CHECKPOINTS}/last.ckpt: it ended before its first epoch did; going on "
-            f"with {os.path.relpath(last)}"
-        )
     return found[-1]
-
-
-def _number(run: Path) -> int:
-    number = run.name.rpartition("_")[2]
-    return int(number) if number.isdecimal() else -1
 
 
 def how_to_continue(folder: Path, config: dict[str, Any], imports: Sequence[str], arguments: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from mlcl.runs.folders import starts
 
 _TIMEOUT = 5.0  # seconds for git
+_DESCRIBE = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  # the commit, "-dirty" with changes
 
 
 def fingerprint(paths: Sequence[Path], targets: NDArray[Any], root: Path) -> str:
@@ -38,36 +38,32 @@ def fingerprint(paths: Sequence[Path], targets: NDArray[Any], root: Path) -> str
 
 def code_state() -> dict[str, Any]:
     """Commit and whether there are changes, of the checkouts of the package and of the current folder; never fails."""
-    package = Path(__file__).parent
-    found = {}
-    # An environment inside another project's checkout is no part of it.
-    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None:
-        found["package"] = _checkout(package)
-    found["folder"] = _checkout(Path.cwd())
-    return {name: state for name, state in found.items() if state is not None}
-
-
-def _checkout(folder: Path) -> dict[str, Any] | None:
-    commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
+    package, found = Path(__file__).parent, {"folder": _git(Path.cwd(), *_DESCRIBE)}
+    if (
+        _git(package, "ls-files", "--error-unmatch", Path(__file__).name) is not None
+    ):  # else of another project around it
+        found["package"] = _git(package, *_DESCRIBE)
+    return {
+        name: {"commit": state.removesuffix("-dirty"), "dirty": state.endswith("-dirty")}
+        for name, state in found.items()
+        if state is not None
+    }
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    git = shutil.which("git")
-    if git is None:
-        return None
+    """The output of git; None where there is no git, or no commit."""
     try:
         done = subprocess.run(
-            [git, "-C", str(folder), *arguments],
+            ["git", "-C", str(folder), *arguments],
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_TIMEOUT,
-            check=False,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
+    return done.stdout.decode(errors="replace").strip()
 
 
 def recorded_data(run: Path) -> dict[str, str]:

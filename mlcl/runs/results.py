@@ -99,7 +99,7 @@ def read(folder: Path) -> Results:
         split, _ = str(summary["split"]), [metrics[name] for name in NAMES]
     except _DAMAGE as error:
         raise _unreadable(folder, error) from error
-    if wrong := _wrong(arrays) or _wrong_definitions(definitions):
+    if wrong := _wrong(arrays, definitions):
         raise MlclError(f"{where}: its results cannot be used: {wrong}; run mlcl test again")
     return Results(
         folder=folder,
@@ -121,9 +121,9 @@ def _unreadable(folder: Path, error: Exception) -> MlclError:
     return MlclError(f"{os.path.relpath(folder)}: its results cannot be read ({reason[:200]}); run mlcl test again")
 
 
-def _wrong(arrays: dict[str, NDArray[Any]]) -> str | None:
-    """What makes these arrays no results, if anything."""
-    shape = arrays["logits"].shape
+def _wrong(arrays: dict[str, NDArray[Any]], definitions: dict[str, Any]) -> str | None:
+    """Why these cannot be results, if so."""
+    shape, targets, logits = arrays["logits"].shape, arrays["targets"], arrays["logits"]
     if len(shape) != 2 or 0 in shape:
         return f"logits of shape {shape}"
     shapes = {"targets": shape, "index": shape[:1], "classes": shape[1:], "thresholds": shape[1:], "temperature": ()}
@@ -132,21 +132,11 @@ def _wrong(arrays: dict[str, NDArray[Any]]) -> str | None:
             return f"{name} of shape {arrays[name].shape} beside logits of shape {shape}"
     if arrays["images"].shape not in (shape[:1], (0,)):
         return f"{arrays['images'].size} names for {shape[0]} images"
-    if not all(np.isin(rows, (1, 0, -1)).all() for rows in _blocks(arrays["targets"])):
+    if targets.dtype.kind != "i" or targets.min() < -1 or targets.max() > 1:
         return "targets other than 1, 0 and -1"
-    if arrays["logits"].dtype.kind != "f" or not all(np.isfinite(rows).all() for rows in _blocks(arrays["logits"])):
+    if logits.dtype.kind != "f" or not np.isfinite(logits).all():
         return "logits that are no finite numbers (a diverged training?)"
     if not ((arrays["thresholds"] >= 0) & (arrays["thresholds"] <= 1)).all() or not 0 < arrays["temperature"] < np.inf:
         return "a threshold outside [0, 1], or a temperature of 0 or below"
-    return None
-
-
-def _blocks(array: NDArray[Any]) -> list[NDArray[Any]]:
-    """Some rows (N, K) at a time: numpy's checks make copies of what they check, in eight bytes per entry."""
-    step = max(1, 2**20 // array.shape[1])
-    return [array[start : start + step] for start in range(0, len(array), step)]
-
-
-def _wrong_definitions(definitions: dict[str, Any]) -> str | None:
     odd = [name for name, value in definitions.items() if not isinstance(value, str | int | float)]
     return f"the definition of {odd[0]} in metrics.json" if odd else None

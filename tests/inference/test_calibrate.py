@@ -10,18 +10,17 @@ import yaml
 from support.checkpoints import altered
 from support.trees import write_table
 
-from mlcl import runs
 from mlcl.analysis import thresholds
 from mlcl.inference import forward, load
 from mlcl.inference.calibration import calibrate
 from mlcl.inference.forward import start
 from mlcl.inference.rebuild import Rebuilt
-from mlcl.runs import record
+from mlcl.runs import folders, record
 
 
 @pytest.fixture
 def best(trained) -> Path:
-    return runs.best_checkpoint(trained)
+    return folders.best_checkpoint(trained)
 
 
 def test_it_is_fitted_on_the_held_out_images_alone(best, tmp_path, monkeypatch):

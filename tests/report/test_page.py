@@ -9,11 +9,10 @@ import pytest
 import torch
 from support.hostile import ALERT, RUN
 
-from mlcl import runs
 from mlcl.errors import MlclError
 from mlcl.report import findings, locate, page
 from mlcl.report.views import views
-from mlcl.runs import record
+from mlcl.runs import folders, record
 from mlcl.runs.results import read
 
 
@@ -149,7 +148,7 @@ def test_mistakes_cost_one_line(mlcl, tmp_path, arguments, named):
 def test_a_test_writes_it_too_and_finds_data_that_has_moved(mlcl, trained, demo_root, tmp_path, monkeypatch):
     """The checkpoint names a folder that is gone; --data.root says where the images are now."""
     monkeypatch.setattr(findings, "_MOST_CLASSES", 2)
-    content = record.load(runs.best_checkpoint(trained))
+    content = record.load(folders.best_checkpoint(trained))
     content[record.KEY]["config"] = content[record.KEY]["config"].replace(str(demo_root), str(tmp_path / "gone"))
     torch.save(content, tmp_path / "moved.ckpt")
     flags = ["--data.root", demo_root, "--trainer.accelerator", "cpu", "--report", "true"]

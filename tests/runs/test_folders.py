@@ -7,47 +7,46 @@ from pathlib import Path
 
 import pytest
 
-from mlcl import runs
 from mlcl.errors import MlclError
-from mlcl.runs import record
+from mlcl.runs import folders, record
 
 
 def test_numbers_go_on_after_the_highest(tmp_path: Path):
     for name in ("version_0", "version_7", "version_x", "other_9"):
         (tmp_path / name).mkdir()
-    assert runs.new_folder(tmp_path).name == "version_8"
+    assert folders.new_folder(tmp_path).name == "version_8"
 
 
 def test_many_processes_get_different_folders(tmp_path: Path):
     with ThreadPoolExecutor(16) as pool:
-        folders = list(pool.map(lambda _: runs.new_folder(tmp_path / "run"), range(64)))
-    assert len(set(folders)) == 64
+        made = list(pool.map(lambda _: folders.new_folder(tmp_path / "run"), range(64)))
+    assert len(set(made)) == 64
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MlclError, match="no run folder can be made in"):
-        runs.new_folder(tmp_path / "file" / "run")
+        folders.new_folder(tmp_path / "file" / "run")
 
 
 def test_the_newest_last_checkpoint(tmp_path: Path):
     with pytest.raises(MlclError, match="no run under"):
-        runs.last_checkpoint(tmp_path)
+        folders.last_checkpoint(tmp_path)
     for number, age in ((0, 50), (1, 100), (2, 10)):
         file = tmp_path / f"version_{number}" / "checkpoints" / "last.ckpt"
         file.parent.mkdir(parents=True)
         file.write_text("")
         os.utime(file, (age, age))
-    assert runs.last_checkpoint(tmp_path).parts[-3] == "version_1"
+    assert folders.last_checkpoint(tmp_path).parts[-3] == "version_1"
 
 
 def test_the_run_of_a_checkpoint(tmp_path: Path):
     checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    assert runs.run_of(checkpoint) is None
+    assert folders.run_of(checkpoint) is None
     checkpoint.parent.mkdir(parents=True)
     (tmp_path / "run" / "config.yaml").write_text("")
-    assert runs.run_of(checkpoint) == tmp_path / "run"
-    assert runs.run_of(tmp_path / "moved.ckpt") is None
+    assert folders.run_of(checkpoint) == tmp_path / "run"
+    assert folders.run_of(tmp_path / "moved.ckpt") is None
 
 
 def test_only_an_untouched_folder_is_discarded(tmp_path: Path):
@@ -56,17 +55,17 @@ def test_only_an_untouched_folder_is_discarded(tmp_path: Path):
         folder.mkdir()
         for name in names:
             (folder / name).write_text("")
-        runs.discard_if_untouched(folder)
+        folders.discard_if_untouched(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 def test_every_start_is_noted(tmp_path: Path):
-    runs.describe(tmp_path, {"name": "a"})
-    runs.describe(tmp_path, {"name": "b"})
+    folders.describe(tmp_path, {"name": "a"})
+    folders.describe(tmp_path, {"name": "b"})
     assert (tmp_path / "config.yaml").read_text() == "name: b\n"
     starts = json.loads((tmp_path / "environment.json").read_text())
     assert len(starts) == 2 and {"started", "command", "versions", "python", "git"} <= set(starts[0])
-    runs.note_environment(tmp_path, data={"train": "a"})
+    folders.note_environment(tmp_path, data={"train": "a"})
     assert [start.get("data") for start in json.loads((tmp_path / "environment.json").read_text())] == [
         None,
         {"train": "a"},
@@ -78,7 +77,7 @@ def test_a_note_is_no_reason_to_stop(tmp_path: Path):
     for text in (None, "", "[]", "3"):
         if text is not None:
             (tmp_path / "environment.json").write_text(text)
-        runs.note_environment(tmp_path, data={})
+        folders.note_environment(tmp_path, data={})
 
 
 def test_what_a_kill_left_is_tidied_before_the_run_goes_on(tmp_path: Path):
@@ -88,25 +87,13 @@ def test_what_a_kill_left_is_tidied_before_the_run_goes_on(tmp_path: Path):
         (tmp_path / name).write_text("")
     rows = ["step,train/loss,val/mAP", "0,1.5,", "1,1.25,", "1,,0.5", "2,1.125,", "3,1.0"]  # the last one cut
     (tmp_path / "metrics.csv").write_bytes("\r\n".join(rows).encode())
-    runs.tidy(tmp_path, 2)
+    folders.tidy(tmp_path, 2)
     assert (tmp_path / "metrics.csv").read_bytes() == ("\r\n".join(rows[:4]) + "\r\n").encode()
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert found == {*kept, "metrics.csv"}
     before = (tmp_path / "metrics.csv").stat().st_mtime_ns
-    runs.tidy(tmp_path, 2)
+    folders.tidy(tmp_path, 2)
     assert (tmp_path / "metrics.csv").stat().st_mtime_ns == before
-
-
-def test_a_newer_run_without_a_checkpoint_is_named(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for number in range(2):
-        (tmp_path / f"version_{number}" / "checkpoints").mkdir(parents=True)
-        (tmp_path / f"version_{number}" / "config.yaml").write_text("")
-    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
-    last.write_text("")
-    assert runs.last_checkpoint(tmp_path) == last
-    said = "version_1 has no checkpoints/last.ckpt: it ended before its first epoch did; going on with version_0\n"
-    assert capsys.readouterr().err == said
 
 
 def test_a_damaged_checkpoint_names_the_one_beside_it(tmp_path: Path):

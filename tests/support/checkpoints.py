@@ -7,13 +7,12 @@ from typing import Any
 import torch
 import yaml
 
-from mlcl import runs
-from mlcl.runs import record
+from mlcl.runs import folders, record
 
 
 def altered(run: Path, target: Path, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Path:
     """Write a run's best checkpoint again, after ``change(content, config)``, where config is the one in its record."""
-    content = record.load(runs.best_checkpoint(run))
+    content = record.load(folders.best_checkpoint(run))
     config = yaml.safe_load(content[record.KEY]["config"])
     change(content, config)
     content[record.KEY]["config"] = yaml.safe_dump(config)
