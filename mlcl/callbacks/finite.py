@@ -83,7 +83,7 @@ class Finite(Callback):
         """The same for the logits of the validation, which may overflow where no training step does."""
         metrics = getattr(pl_module, "val_metrics", None)
         if trainer.state.fn == "fit" and metrics is not None and (broken := broken_scores(trainer, "val", metrics)):
-            raise SharedError(f"{_after(trainer)} {broken}; {_remedy(self.folder)}")
+            raise self._error(f"{_after(trainer)} {broken}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the last steps, and print how many the scaler has skipped."""
@@ -109,9 +109,7 @@ class Finite(Callback):
         ]
         first = next((name for names in gather_objects(broken[:1]) for name in names), None)
         if first is not None:
-            raise SharedError(
-                f"{_after(trainer)} {first} is not finite, so no checkpoint is written; {_remedy(self.folder)}"
-            )
+            raise self._error(f"{_after(trainer)} {first} is not finite, so no checkpoint is written")
 
     def _read(self, trainer: Trainer) -> None:
         """Read the values since the last reading; every rank calls this at the same time.
@@ -132,13 +130,21 @@ class Finite(Callback):
         lines = gather_objects((bool(broken), _message(trainer, steps[first], broken, float(rows[first][-1]))))
         # After DDP's averaging every rank's gradient is broken: the cause is the rank with a broken loss, if there is.
         line = next((line for guilty, line in lines if guilty), lines[0][1])
-        raise SharedError(f"{line}; {_remedy(self.folder)}")
+        raise self._error(line)
 
     def _broken(self, finite: list[bool]) -> bool:
         *terms, gradient = finite
         self._in_a_row = 0 if gradient else self._in_a_row + 1
         skipped = self._scales and self._in_a_row < _HOPELESS
         return not (all(terms) and (gradient or skipped))
+
+    def _error(self, line: str) -> SharedError:
+        """With what to do; torch's anomaly detection finds the operation."""
+        last, clip = self.folder / "checkpoints" / "last.ckpt", "--trainer.gradient_clip_val 1"
+        again = f", or go on with --ckpt_path {os.path.relpath(last)} {clip}" if last.is_file() else ""
+        return SharedError(
+            f"{line}; start again with a lower --model.optimizer.lr, {clip} or --trainer.detect_anomaly true{again}"
+        )
 
 
 def broken_scores(trainer: Trainer, split: str, metrics: MultiLabelMetrics) -> str | None:
@@ -177,10 +183,3 @@ def _file_names(trainer: Trainer, split: str, images: Sequence[int]) -> list[str
 
 def _after(trainer: Trainer) -> str:
     return f"after {trainer.global_step} steps (epoch {trainer.current_epoch})"
-
-
-def _remedy(folder: Path) -> str:
-    """What to do; torch's anomaly detection finds the operation."""
-    last, clip = folder / "checkpoints" / "last.ckpt", "--trainer.gradient_clip_val 1"
-    again = f", or go on with --ckpt_path {os.path.relpath(last)} {clip}" if last.is_file() else ""
-    return f"start again with a lower --model.optimizer.lr, {clip} or --trainer.detect_anomaly true{again}"

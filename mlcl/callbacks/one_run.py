@@ -19,7 +19,6 @@ from mlcl.callbacks.data_note import fingerprints
 from mlcl.distributed import SharedError, rank, require_equal, world_size
 from mlcl.errors import line
 from mlcl.runs import record
-from mlcl.system import signals
 
 # Settings that may differ between machines: data are compared by their content, weights are sent by DDP.
 _NOT_COMPARED = (
@@ -71,8 +70,7 @@ def naming_ranks() -> Iterator[None]:
             raise
         last = (str(error) or type(error).__name__).strip().splitlines()[-1]  # after a worker's whole traceback
         if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
-            how = advice if (advice := signals.advice()).startswith(";") else ""
-            raise SharedError(f"another process of this run has failed or hangs ({last[:200]}){how}") from error
+            raise SharedError(f"another process of this run has failed or hangs ({last[:200]})") from error
         if os.environ.get("LOCAL_RANK", "0") != "0":
             print(f"mlcl: rank {rank()}: {line(last)}", file=sys.stderr, flush=True)
         raise

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
+from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from mlcl.callbacks.finite import broken_scores
@@ -135,7 +137,7 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
     table.add_row("all", *(_percent(metrics[name]) for name in names))
     table.add_row("top-3", "", *(_percent(metrics[f"{name}_top3"]) for name in names[1:]))
     console.print(table)
-    console.print(_class_table(evaluation, classes, console.width))
+    console.print(_class_lines(evaluation, classes))
     if len(classes) > _SHOWN:
         console.print(f"  the best and the worst of {len(classes):,} classes; all are in per_class.csv")
     for name, meaning in definitions.items():
@@ -147,27 +149,16 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
     console.print(f"results in {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
 
 
-def _class_table(evaluation: Evaluation, classes: list[str], width: int) -> Table:
-    """AP and number of positives of every class, best first, in as many columns as fit; of very many, both ends."""
+def _class_lines(evaluation: Evaluation, classes: list[str]) -> Columns:
+    """AP and number of positives of every class, best first, in columns; of very many classes, both ends."""
     aps, counts = evaluation.class_ap.tolist(), evaluation.positives.tolist()
     ranked = sorted(range(len(classes)), key=lambda k: -1.0 if math.isnan(aps[k]) else aps[k], reverse=True)
     if len(ranked) > _SHOWN:
         measured = [k for k in ranked if counts[k]] or ranked
         ranked = [*measured[: _SHOWN // 2], *measured[_SHOWN // 2 :][-_SHOWN // 2 :]]
     longest = max(len(classes[k]) for k in ranked)
-    columns = max(1, min(4, width // (longest + 18), math.ceil(len(ranked) / 4)))
-    rows = math.ceil(len(ranked) / columns)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for _ in range(columns):
-        table.add_column("class", no_wrap=True)
-        table.add_column("AP", justify="right")
-        table.add_column("n", justify="right", style="dim")
-    for row in range(rows):
-        cells = []
-        for k in ranked[row::rows]:
-            cells += [classes[k], _percent(aps[k]), str(counts[k])]
-        table.add_row(*cells)
-    return table
+    lines = [Text(f"{classes[k]:<{longest}} {_percent(aps[k]):>6}  n={counts[k]}", no_wrap=True) for k in ranked]
+    return Columns(lines, padding=(0, 3), equal=True, column_first=True, title="AP and positives of each class")
 
 
 def _relative(path: Path, root: Path) -> str:

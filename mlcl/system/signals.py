@@ -72,19 +72,14 @@ def advise(advice: Callable[[], str]) -> None:
     _state.advice = advice
 
 
-def advice() -> str:
-    """What :func:`advise` has set; empty if that fails."""
-    with suppress(Exception):  # not worth a traceback
-        return _state.advice()
-    return ""
-
-
 def outcome() -> tuple[str, int] | None:
     """The last line and the exit status of a command that a signal has ended; None if there was no signal."""
     if _state.signum is None:
         return None
-    what = "interrupted" if _state.signum == signal.SIGINT else f"stopped by {signal.Signals(_state.signum).name}"
-    return f"{what}{advice()}", 128 + _state.signum
+    line = "interrupted" if _state.signum == signal.SIGINT else f"stopped by {signal.Signals(_state.signum).name}"
+    with suppress(Exception):  # the line counts, with or without advice
+        line += _state.advice()
+    return line, 128 + _state.signum
 
 
 def check() -> None:

@@ -57,7 +57,8 @@ def command_of(end: End, status: int, epochs: int) -> list[str]:
 
 def test_one_run_through_every_kind_of_end(mlcl, demo, here):
     """Each process goes on from what the one before has left; the last result is that of a run never stopped."""
-    flags, again = sadcl(demo, here, 4), ["--ckpt_path", "last"]
+    flags = [*sadcl(demo, here, 4), "--data.cache", "ram", "--data.cache_dir", "shared"]
+    again = ["--ckpt_path", "last"]
 
     end = live(["fit", *flags], here, at("train.0"), signal.SIGTERM)
     assert end.status == 143 and "nothing to continue from" in end.err.splitlines()[-1], end.err
@@ -83,10 +84,9 @@ def test_one_run_through_every_kind_of_end(mlcl, demo, here):
     command = command_of(end, 130, epochs + 1)
     assert command[-2:] == ["--ckpt_path", str(last)]
 
-    shared = ["--data.cache", "ram", "--data.cache_dir", "shared"]
-    end = live([*command, *shared], here, when_there_is(LAST), signal.SIGHUP)
+    end = live(command, here, when_there_is(LAST), signal.SIGHUP)
     command_of(end, 129, epochs + 2)
-    assert Path("shared").is_dir() and not list(Path("shared").glob("*.npy"))
+    assert Path("shared").is_dir() and not list(Path("shared").glob("*.npy"))  # shared memory is given back
     assert_whole(here)
     assert_finished_like_an_undisturbed_run(mlcl, flags, last.parent.parent.name)
 
