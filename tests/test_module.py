@@ -30,9 +30,8 @@ def test_best_is_the_highest_and_last_is_the_last_epoch(mlcl, demo):
 
 def test_a_second_run_gets_a_folder_of_its_own(mlcl, demo):
     for _ in range(2):
-        assert mlcl("fit", *demo, "--trainer.max_epochs", "1", "--test_after_fit", "false").status == 0
-    assert sorted(p.name for p in Path("runs/demo").iterdir()) == ["version_0", "version_1"]
-    assert mlcl("fit", *demo, "--trainer.max_epochs", "1", "--name", "a/b", "--test_after_fit", "false").status == 0
+        assert mlcl("fit", *demo, "--trainer.max_epochs", "1", "--name", "a/b", "--test_after_fit", "false").status == 0
+    assert sorted(p.name for p in Path("runs/a/b").iterdir()) == ["version_0", "version_1"]
     assert Path("runs/a/b/version_0/config.yaml").is_file()
 
 
@@ -65,10 +64,8 @@ def test_a_loss_from_a_file_of_the_users(mlcl, demo):
 @pytest.mark.parametrize(
     ("schedule", "shape"),
     [
-        (["OneCycle", "--model.schedule.warmup_share", "0.5"], "up and down"),
         (["WarmupCosine", "--model.schedule.warmup_epochs", "1"], "up and down"),
         (["StepDecay", "--model.schedule.every_epochs", "1"], "down"),
-        (["Constant"], "flat"),
     ],
 )
 def test_schedules_step_with_the_optimizer(mlcl, demo, schedule, shape):
@@ -82,9 +79,7 @@ def test_schedules_step_with_the_optimizer(mlcl, demo, schedule, shape):
     for values in rates.values():
         assert len(values) == 8  # 2 epochs of 4 steps, each logged
         rising = [b > a for a, b in itertools.pairwise(values)]
-        if shape == "flat":
-            assert len(set(values)) == 1
-        elif shape == "down":
+        if shape == "down":
             assert values[:4] == [values[0]] * 4 and values[4:] == [pytest.approx(0.1 * values[0])] * 4
         else:
             assert rising[0] and not rising[-1] and sorted(rising, reverse=True) == rising
@@ -100,14 +95,12 @@ def test_views_are_classified_and_embedded_together(mlcl, demo):
     assert outcome.status == 0, outcome.err
 
 
-@pytest.mark.parametrize("name", ["AsymmetricLoss", "PolyLoss", "TwoWayLoss", "ZLPRLoss"])
-def test_every_loss_is_chosen_by_its_name(mlcl, demo, name):
-    outcome = mlcl(
-        "fit", *demo, "--model.classification_loss", name, "--trainer.max_epochs", "1", "--test_after_fit", "false"
-    )
-    assert outcome.status == 0, outcome.err
-    config = yaml.safe_load(Path("runs/demo/version_0/config.yaml").read_text())
-    assert config["model"]["classification_loss"]["class_path"] == f"mlcl.losses.{name}"
+def test_every_loss_is_chosen_by_its_name(mlcl, demo):
+    for name in ("AsymmetricLoss", "PolyLoss", "TwoWayLoss", "ZLPRLoss"):
+        outcome = mlcl("fit", *demo, "--model.classification_loss", name, "--print_config")
+        assert outcome.status == 0, outcome.err
+        loss = yaml.safe_load(outcome.out)["model"]["classification_loss"]
+        assert loss["class_path"] == f"mlcl.losses.{name}"
 
 
 def test_by_steps_alone(mlcl, demo):
@@ -127,13 +120,12 @@ def test_without_a_checkpoint_nothing_is_tested_and_that_is_said(mlcl, demo):
     assert outcome.status == 0 and "so nothing is tested" in outcome.err
 
 
-@pytest.mark.parametrize("arguments", ["", ", folder: str = 'x'"])
-def test_a_dataset_of_the_users_with_any_constructor(mlcl, demo_root, arguments):
+def test_a_dataset_of_the_users_with_any_constructor(mlcl, demo_root):
     Path("mydata.py").write_text(
         "from mlcl.data import Demo, MultiLabelDataModule\n"
         "class Mine(MultiLabelDataModule):\n"
         "    classes = Demo.classes\n"
-        f"    def __init__(self{arguments}):\n"
+        "    def __init__(self):\n"
         f"        super().__init__({str(demo_root)!r}, image_size=32, batch_size=16, num_workers=0)\n"
         f"        self.demo = Demo({str(demo_root)!r})\n"
         "    def read_split(self, split):\n"
@@ -160,20 +152,14 @@ def test_trap_lightning_save_last_is_not_the_last_epoch(mlcl, demo):
     assert torch.load("stock/last.ckpt", weights_only=True)["epoch"] == 0
 
 
-@pytest.mark.parametrize("flags", [("freeze_batch_norm", "true"), ("freeze_stages", "2")])
-def test_frozen_statistics_do_not_move_in_a_training(mlcl, demo, flags):
+def test_frozen_statistics_do_not_move_in_a_training(mlcl, demo):
     """Lightning never calls ``train()`` itself: a module starts in the mode that it was made in (2.6.6)."""
-    flag, value = flags
-    outcome = mlcl("fit", *demo, f"--model.network.{flag}", value, "--test_after_fit", "false")
+    outcome = mlcl("fit", *demo, "--model.network.freeze_stages", "2", "--test_after_fit", "false")
     assert outcome.status == 0 and "eval mode" not in outcome.err, outcome.err
     stored = torch.load("runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)["current_model_state"]
     steps = {k: int(v) for k, v in stored.items() if k.endswith("num_batches_tracked")}
-    frozen = {
-        k
-        for k in steps
-        if flag == "freeze_batch_norm"
-        or k.startswith(("network.backbone.bn1", "network.backbone.conv1", "network.backbone.layer1"))
-    }
+    parts = ("network.backbone.bn1", "network.backbone.conv1", "network.backbone.layer1")
+    frozen = {name for name in steps if name.startswith(parts)}
     assert frozen and all((steps[name] == 0) == (name in frozen) for name in steps), steps
     mean = next(name for name in frozen).replace("num_batches_tracked", "running_mean")
     assert not stored[mean].any()
