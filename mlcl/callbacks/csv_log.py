@@ -38,12 +38,6 @@ class CSVLog(CSVLogger):
                 self._experiment.metrics_keys = next(csv.reader(lines.decode().splitlines()))
         return super().experiment
 
-    def save(self) -> None:
-        """Write the remaining lines, even if the folder was removed meanwhile."""
-        if is_first():
-            Path(self.log_dir).mkdir(parents=True, exist_ok=True)
-        super().save()
-
     @property
     def log_dir(self) -> str:
         """The run's folder itself."""
