@@ -33,12 +33,6 @@ def start(accelerator: str, devices: str | int = 1, precision: str = "32-true") 
     return fabric
 
 
-def end(fabric: Fabric) -> None:
-    """End the other processes, which would wait for this one."""
-    for process in getattr(fabric.strategy.launcher, "procs", ()):
-        process.kill()
-
-
 def logits(
     fabric: Fabric, network: Network, batches: Iterable[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:

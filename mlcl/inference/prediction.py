@@ -18,6 +18,7 @@ from mlcl.data.unlabelled import FolderDataset, find_images
 from mlcl.errors import MlclError
 from mlcl.inference import Model, forward, writers
 from mlcl.inference.writers import Row, Writer
+from mlcl.system import signals
 from mlcl.system.console import say
 
 Line = tuple[int, str, list[float]]  # position of the image, why it could not be read (or ""), its K logits
@@ -72,7 +73,7 @@ def predict(
     except BaseException:
         if rows is not None:
             say(rows.writer.abandon())
-        forward.end(fabric)
+        signals.collect_children()  # they would wait for this process
         raise
     return rows.finish(time.perf_counter() - started) if rows is not None else 0
 

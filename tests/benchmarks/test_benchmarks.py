@@ -12,7 +12,9 @@ import torch
 from support.running import REPOSITORY
 
 FOLDER = REPOSITORY / "tests" / "benchmarks"
-BENCHMARKS = [file.stem for file in sorted(FOLDER.glob("*.py")) if "--smoke" in file.read_text()]
+BENCHMARKS = [
+    file.stem for file in sorted(FOLDER.glob("*.py")) if file != Path(__file__) and "--smoke" in file.read_text()
+]
 
 
 def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
