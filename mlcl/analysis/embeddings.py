@@ -65,11 +65,10 @@ def entries(
     Raises:
         ValueError: if the shapes do not fit.
     """
-    truth = targets if isinstance(targets, Tensor) else torch.as_tensor(np.asarray(targets))
+    truth = torch.as_tensor(targets, device=embeddings.device)
     if embeddings.ndim != 3 or truth.shape != embeddings.shape[:2]:
         got = f"{(*embeddings.shape,)} and {(*truth.shape,)}"
         raise ValueError(f"embeddings and targets must be (B, K, D) and (B, K), got {got}")
-    truth = truth.to(embeddings.device)
     places, owners = ((truth >= 0) if absent else (truth == 1)).nonzero(as_tuple=True)
     numbers = np.arange(len(embeddings)) if rows is None else np.asarray(rows, dtype=np.int64)
     return ClassEmbeddings(
@@ -83,14 +82,8 @@ def entries(
 
 
 def join(parts: Iterable[ClassEmbeddings]) -> ClassEmbeddings:
-    """Concatenate the entries of several batches.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Concatenate the entries of several batches, at least one."""
     every = list(parts)
-    if not every:
-        raise ValueError("no embeddings to join")
     columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in every]) for name in _COLUMNS}
     return replace(every[0], **columns, shared=all(part.shared for part in every))
 
@@ -111,10 +104,6 @@ def distances(embeddings: ClassEmbeddings) -> ClassDistances:
     With s the sum of n unit vectors, their pairs have the mean cosine (|s|^2 - n) / (n (n - 1)), and the pairs of two
     groups s.t / (n m). Unlike :class:`mlcl.callbacks.spread.EmbeddingSpread`, the mean leaves out each row's pair with
     itself, so it does not depend on the number of images.
-
-    >>> table = distances(entries(torch.eye(2).expand(3, 2, 2), [[1, 1], [1, 0], [1, 0]], absent=True))
-    >>> table.intra.tolist(), table.inter.tolist(), table.absent.tolist()
-    ([0.0, nan], [1.0, 1.0], [nan, 0.0])
     """
     present, others = embeddings.take(embeddings.present), embeddings.take(~embeddings.present)
     (sums, count, norms), (away, left, _) = _sums(present), _sums(others)
@@ -149,13 +138,9 @@ class Neighbours:
 
 
 def neighbours(embeddings: ClassEmbeddings, k: int, row: int, most: int = 5) -> Neighbours:
-    """The images whose embedding of class ``k`` is nearest to that of an image.
+    """The at most ``most`` images whose embedding of class ``k`` is nearest to that of the image at position ``row``.
 
-    Args:
-        embeddings: with absent entries, if images without the class are to be found, too.
-        k: the class.
-        row: the image, as a position in the split.
-        most: number of neighbours, at most.
+    Images without the class are found, too, if their absent entries were collected.
 
     Raises:
         MlclError: if the image has no entry of this class.
@@ -173,14 +158,9 @@ def neighbours(embeddings: ClassEmbeddings, k: int, row: int, most: int = 5) -> 
 def neighbour_precision(embeddings: ClassEmbeddings, most: int = 5) -> Floats:
     """For each class, the share of the nearest neighbours of its images, by its embedding, that show it, too.
 
-    For guessing, this is the class's share of the images.
+    For guessing, this is the class's share of the images. ``embeddings`` need absent entries, too.
 
-    Args:
-        embeddings: with absent entries.
-        most: number of neighbours of each image, at most.
-
-    Returns:
-        (K,) in [0, 1]; NaN for a class with fewer than two images, or without an absent entry.
+    (K,) in [0, 1]; NaN for a class with fewer than two images, or without an absent entry.
     """
     shares = np.full(embeddings.num_classes, np.nan)
     for k in np.unique(embeddings.owners):

@@ -59,12 +59,12 @@ class CoOccurrence:
     def difference(self) -> Floats:
         """(K, K) share predicted minus share present; NaN on the diagonal and below ``LEAST_IMAGES``."""
         left_out = (self.images < LEAST_IMAGES) | np.eye(len(self.images), dtype=bool)
-        return np.where(left_out, np.nan, self._excess(self.images))
+        return np.where(left_out, np.nan, (self.predicted - self.present) / np.maximum(self.images, 1))
 
     @property
     def weight(self) -> Floats:
         """(K, K) the difference times the root of the number of images, which favours neither rare nor common pairs."""
-        return np.where(np.isnan(self.difference), 0.0, self._excess(np.sqrt(self.images)))
+        return np.asarray(np.nan_to_num(self.difference) * np.sqrt(self.images))
 
     def strongest(self, most: int) -> Ints:
         """The at most ``most`` classes with the largest weights in a pair, by index."""
@@ -79,10 +79,6 @@ class CoOccurrence:
         rarely = [place for place in order[:most] if self.weight.flat[place] < 0]
         return [divmod(int(place), len(self.images)) for place in (*often, *rarely)]
 
-    def _excess(self, divisor: NDArray[Any]) -> Floats:
-        result: Floats = (self.predicted - self.present) / np.maximum(divisor, 1)
-        return result
-
 
 @dataclass(frozen=True)
 class Companion:
@@ -94,13 +90,7 @@ class Companion:
 
 
 def pr_curve(scores: Floats, targets: NDArray[Any], threshold: float | None = None) -> PRCurve:
-    """The curve of one class.
-
-    Args:
-        scores: (N,), higher means more likely present.
-        targets: (N,) integer.
-        threshold: in the scale of the scores.
-    """
+    """The curve of one class, from its scores (N,) and targets (N,); the threshold is in the scale of the scores."""
     known = targets >= 0
     order = np.argsort(-scores[known], kind="stable")
     ranked, hits = scores[known][order], np.cumsum(targets[known][order] == 1)
@@ -139,16 +129,10 @@ def reliability(probabilities: Floats, targets: NDArray[Any], bins: int = 15) ->
 
 
 def co_occurrence(predicted: Bools, targets: NDArray[Any]) -> CoOccurrence:
-    """Count, for every pair of classes, how often the second is present and predicted where the first is present.
-
-    Args:
-        predicted: (N, K).
-        targets: (N, K) integer.
-    """
+    """Count, for every pair of classes, how often the second is present and predicted where the first is present."""
     known, present = targets >= 0, (targets == 1).astype(np.float64)  # float: BLAS multiplies integers slowly
     counts = (present.T @ what.astype(np.float64) for what in (known, present, predicted & known))
-    images, there, claimed = (np.rint(count).astype(np.int64) for count in counts)
-    return CoOccurrence(images, there, claimed)
+    return CoOccurrence(*(np.rint(count).astype(np.int64) for count in counts))
 
 
 def companions(images: Bools, entries: Bools, known: Bools, own: int, most: int = 5) -> list[Companion]:
@@ -179,13 +163,7 @@ class Errors:
 
 
 def worst_errors(scores: Floats, targets: NDArray[Any], most: int = 4) -> Errors:
-    """The images of one class that are ranked worst, on whichever side of the threshold they are.
-
-    Args:
-        scores: (N,), higher means more likely present.
-        targets: (N,) integer.
-        most: images of each kind, at most.
-    """
+    """The images of one class that are ranked worst, at most so many of each kind, from scores and targets (N,)."""
     rising, falling = np.argsort(scores, kind="stable"), np.argsort(-scores, kind="stable")
     absent, present = falling[targets[falling] == 0], rising[targets[rising] == 1]
     return Errors(absent[:most].tolist(), present[:most].tolist())

@@ -14,7 +14,6 @@ from torch import Tensor
 from mlcl.analysis.evaluation import Floats, pr_curve, reliability
 from mlcl.analysis.measures import f1_family
 
-TARGETS = ("f1", "precision", "recall")
 _SHARPEST = 100.0  # 1 / temperature is sought between this and its inverse
 
 
@@ -55,7 +54,7 @@ def fit(
     Raises:
         ValueError: for another target, or a missing level.
     """
-    if target not in TARGETS or (level is None) != (target == "f1"):
+    if target not in ("f1", "precision", "recall") or (level is None) != (target == "f1"):
         raise ValueError(f"target must be f1, or precision or recall with a level, got {target!r} and {level}")
     temperature = fit_temperature(logits, targets)
     scores = (logits.double() / temperature).sigmoid().numpy()
@@ -108,24 +107,21 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
 
 
 def cross_fitted(
-    logits: Tensor, targets: Tensor, fitted: Callable[[Tensor, Tensor], Calibration], folds: int = 5, seed: int = 0
+    logits: Tensor, targets: Tensor, fitted: Callable[[Tensor, Tensor], Calibration]
 ) -> tuple[Tensor, Tensor]:
-    """Decisions and probabilities of each image, by a calibration that was fitted without it.
+    """Decisions (N, K) bool and probabilities (N, K) float64 by calibrations fitted without the image in question.
+
+    The images are divided at random into five parts; each is scored by a calibration on the others.
 
     Args:
         logits: (N, K).
         targets: (N, K).
         fitted: fits a calibration to a part of them.
-        folds: number of parts; each is scored by a calibration on the others.
-        seed: of the random division.
-
-    Returns:
-        (N, K) bool and (N, K) float64.
     """
     predicted = torch.zeros(logits.shape, dtype=torch.bool)
     probabilities = torch.zeros(logits.shape, dtype=torch.float64)
-    order = np.random.default_rng(seed).permutation(len(logits))
-    for part in np.array_split(order, min(folds, len(order))):
+    order = np.random.default_rng(0).permutation(len(logits))
+    for part in np.array_split(order, min(5, len(order))):
         rest = np.setdiff1d(order, part)
         made = fitted(logits[rest], targets[rest])
         predicted[part], probabilities[part] = made.predicted(logits[part]), made.probabilities(logits[part])
@@ -135,7 +131,5 @@ def cross_fitted(
 def summary(predicted: Tensor, probabilities: Tensor, targets: Tensor) -> dict[str, float]:
     """CP, CR, CF1, OF1 and the expected calibration error (ECE), in [0, 1]."""
     values = f1_family(predicted, targets)
-    return {
-        **{name: float(values[name]) for name in ("CP", "CR", "CF1", "OF1")},
-        "ECE": reliability(probabilities.numpy(), targets.numpy()).error,
-    }
+    error = reliability(probabilities.numpy(), targets.numpy()).error
+    return {**{name: float(values[name]) for name in ("CP", "CR", "CF1", "OF1")}, "ECE": error}

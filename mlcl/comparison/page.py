@@ -1,6 +1,5 @@
 """The output of ``mlcl compare``: tables at the terminal, compare.md, compare.html, per_class_gains.png."""
 
-import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -34,10 +33,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     Raises:
         MlclError: if the folder cannot be written to.
     """
-    figure = pages.clean_texts(per_class_gains(comparison))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a class name in a script the font lacks
-        write_whole(folder / PLOT, lambda path: figure.savefig(path, dpi=150))
+    figure = per_class_gains(comparison)
+    write_whole(folder / PLOT, lambda path: pages.save(figure, path, dpi=150))
     write_whole(folder / "compare.md", pages.clean(_markdown(comparison)))
     write_whole(folder / "compare.html", _html(comparison))
     return [folder / name for name in ("compare.md", "compare.html", PLOT)]

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlcl import inference
-from mlcl.analysis import Errors
 from mlcl.analysis.embeddings import ClassEmbeddings, entries, join
+from mlcl.analysis.evaluation import Errors
 from mlcl.data.images import ImageError, read_image
 from mlcl.errors import MlclError
 from mlcl.runs import record
@@ -36,15 +36,7 @@ class Evidence:
 def gather(
     results: Results, errors: dict[int, Errors], data_root: str | None, max_images: int, imports: tuple[str, ...]
 ) -> Evidence:
-    """Find the pictures, and send some of them through the network.
-
-    Args:
-        results: of the run.
-        errors: by class, the images that are shown.
-        data_root: where the images lie; None for where the run found them.
-        max_images: images to send through the network, at most.
-        imports: modules whose classes the checkpoint may name.
-    """
+    """Find the pictures, and send some of them through the network; see :func:`mlcl.report.findings.gather`."""
     evidence = Evidence()
     checkpoint = _checkpoint(results)
     evidence.paths = _paths(results, data_root or _root(results, checkpoint), evidence.notes)
@@ -72,14 +64,13 @@ def _root(results: Results, checkpoint: Path | None) -> str | None:
     """The data root in the checkpoint's record, or else in the run's config."""
     try:
         config = record.config_of(record.load(checkpoint), checkpoint) if checkpoint else results.config
-        root: str | None = config["data"]["init_args"]["root"]
+        return str(config["data"]["init_args"]["root"])
     except (MlclError, KeyError, TypeError):
         return None
-    return root
 
 
 def _paths(results: Results, root: str | None, notes: list[str]) -> dict[int, Path]:
-    """The files that exist; a name that is absolute stands for itself."""
+    """The files that exist, by row."""
     if not len(results.images):
         notes.append("no pictures: these results name no image files")
         return {}
@@ -94,18 +85,10 @@ def _paths(results: Results, root: str | None, notes: list[str]) -> dict[int, Pa
 
 
 def choose(errors: list[Errors], count: int, most: int) -> tuple[list[int], list[int]]:
-    """Choose the images that go through the network.
+    """Choose at most ``most`` of ``count`` images for the network: rows of errors, and drawn rows; some are in both.
 
     Half of them, at most, are the worst errors, every class's worst first. The rest is drawn at random (always the
     same), because a projection of the errors alone would show hard images only.
-
-    Args:
-        errors: of every class that is shown.
-        count: N.
-        most: images, at most.
-
-    Returns:
-        Rows of errors, and drawn rows; some may be in both.
     """
     ranks = zip_longest(*(error.absent for error in errors), *(error.present for error in errors))
     hard = list(dict.fromkeys(row for rank in ranks for row in rank if row is not None))[: most // 2]
@@ -141,9 +124,9 @@ def _run_network(
         evidence.embeddings = every.take(np.sort(kept))
 
 
-def read_picture(path: Path) -> Tensor | None:
-    """A picture (3, H, W) uint8; None for one that is damaged, which the report leaves out."""
+def read_picture(path: Path | None) -> Tensor | None:
+    """A picture (3, H, W) uint8; None where it is missing or damaged: the report leaves it out."""
     try:
-        return read_image(path)
+        return read_image(path) if path else None
     except ImageError:
         return None

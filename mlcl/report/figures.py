@@ -61,6 +61,6 @@ def training(log: TrainingLog) -> list[Described]:
     for curves, ylabel, title in kinds:
         if curves:
             lasts = ", ".join(f"{name} {float(y[-1]):.4g}" for name, (_, y) in curves.items())
-            figure = viz.lines(curves, log.xlabel, ylabel, title, zero=True)
+            figure = viz.lines(curves, log.xlabel, ylabel, title)
             described.append((figure, f"{title} over {log.xlabel}s; last values: {lasts}."))
     return described

@@ -1,21 +1,19 @@
 """What the report and the loggers show of a run's results, gathered once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from scipy.special import expit
 
 from mlcl import analysis
-from mlcl.analysis import CoOccurrence, Decisions, Errors, Floats, PRCurve, Reliability
 from mlcl.analysis.embeddings import project
+from mlcl.analysis.evaluation import CoOccurrence, Decisions, Errors, Floats, PRCurve, Reliability
 from mlcl.report import evidence
 from mlcl.report.evidence import Evidence
 from mlcl.runs.results import Results, read
+from mlcl.viz import captions
 
 _MOST_CLASSES = 100  # with a curve and pictures, which take some 100 kB of the page per class
-_WORST = 4  # images of a class, without it and with it
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,7 @@ class Findings:
 
     def labels(self, row: int) -> str:
         """The classes that are present in an image, as text."""
-        names = [self.results.classes[k] for k in np.flatnonzero(self.results.targets[row] == 1)]
-        return ", ".join(names) or "no label"
+        return captions(self.results.targets[[row]].clip(0), self.results.classes)[0]
 
 
 def gather(
@@ -53,8 +50,9 @@ def gather(
     """
     results = read(folder)
     probabilities, targets = results.probabilities, results.targets
-    shown = _shown(results)
-    errors = {k: analysis.worst_errors(probabilities[:, k], targets[:, k], _WORST) for k in shown}
+    # All classes have a section, or those with the lowest AP; in the order of the dataset.
+    shown = sorted(results.class_ap.argsort()[:_MOST_CLASSES].tolist())
+    errors = {k: analysis.worst_errors(probabilities[:, k], targets[:, k]) for k in shown}
     found = evidence.gather(results, errors, data_root, max_images, imports)
     embeddings = found.embeddings
     return Findings(
@@ -74,10 +72,3 @@ def gather(
         evidence=found,
         projection=project(embeddings.vectors) if embeddings is not None else None,
     )
-
-
-def _shown(results: Results) -> Sequence[int]:
-    """The classes with a section: all, or those with the lowest AP; in the order of the dataset."""
-    if len(results.classes) <= _MOST_CLASSES:
-        return range(len(results.classes))
-    return sorted(results.class_ap.argsort()[:_MOST_CLASSES].tolist())

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from mlcl import analysis, viz
+from mlcl.analysis.evaluation import LEAST_IMAGES
 from mlcl.report import figures, locate
 from mlcl.report.evidence import read_picture
 from mlcl.report.findings import Findings, gather
@@ -33,13 +34,10 @@ def write(
 
     Args:
         run: see :func:`mlcl.report.locate.results_in`.
-        output: the file; by default ``report.html`` beside the results.
-        data_root: where the images lie; by default where the run found them.
-        max_images: images to send through the network, at most, for attention maps and embeddings.
-        imports: modules of yours whose classes the checkpoint may name.
-
-    Returns:
-        The file.
+        output: the file, which is returned; by default ``report.html`` beside the results.
+        data_root: see :func:`mlcl.report.findings.gather`; so are ``max_images`` and ``imports``.
+        max_images: images to send through the network, at most.
+        imports: modules whose classes the checkpoint may name.
 
     Raises:
         MlclError: if there are no results to report, or the file cannot be written.
@@ -49,7 +47,7 @@ def write(
         say(f"report: {note}")
     output = output or found.results.folder / "report.html"
     write_whole(output, pages.render("report.html", **_values(found)))
-    say(f"report: {output} ({pages.size(output.stat().st_size)})")
+    say(f"report: {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return output
 
 
@@ -78,7 +76,7 @@ def _values(found: Findings) -> dict[str, Any]:
         "pairs": counts.pairs(_PAIRS),
         "heat_map": pages.svg(*figures.heat_map(found)),
         "mapped": min(figures.MAP_CLASSES, len(results.classes)),
-        "least_images": analysis.LEAST_IMAGES,
+        "least_images": LEAST_IMAGES,
         "embeddings": pages.svg(*embeddings) if embeddings else None,
         "training": [pages.svg(*described) for described in (figures.training(log) if log else ())],
     }
@@ -86,8 +84,7 @@ def _values(found: Findings) -> dict[str, Any]:
 
 def _section(found: Findings, k: int) -> dict[str, Any]:
     """The part about one class."""
-    results = found.results
-    targets, known = results.targets, results.targets >= 0
+    results, targets = found.results, found.results.targets
     wrong = results.predicted[:, k] & (targets[:, k] == 0)
     missed = ~results.predicted[:, k] & (targets[:, k] == 1)
     falsely = results.predicted & (targets == 0)
@@ -98,8 +95,8 @@ def _section(found: Findings, k: int) -> dict[str, Any]:
         "present": _pictures(found, k, found.errors[k].present),
         "false_positives": int(wrong.sum()),
         "false_negatives": int(missed.sum()),
-        "there_instead": analysis.companions(wrong, targets == 1, known, k),
-        "predicted_instead": analysis.companions(missed, falsely, known, k),
+        "there_instead": analysis.companions(wrong, targets == 1, targets >= 0, k),
+        "predicted_instead": analysis.companions(missed, falsely, targets >= 0, k),
     }
 
 
@@ -107,7 +104,7 @@ def _pictures(found: Findings, k: int, rows: list[int]) -> list[dict[str, Any]]:
     """Thumbnails in their own proportions; images that are gone or damaged are left out."""
     results, evidence, shown = found.results, found.evidence, []
     for row in rows:
-        pixels = read_picture(evidence.paths[row]) if row in evidence.paths else None
+        pixels = read_picture(evidence.paths.get(row))
         if pixels is None:
             continue
         picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
@@ -116,10 +113,10 @@ def _pictures(found: Findings, k: int, rows: list[int]) -> list[dict[str, Any]]:
         weights = evidence.attention.get((row, k))
         shown.append(
             {
-                "source": pages.jpeg(picture, quality=75),
+                "source": pages.inline(picture, "jpeg"),
                 "width": width,
                 "height": height,
-                "attention": None if weights is None else pages.png(viz.overlay(weights)),
+                "attention": None if weights is None else pages.inline(Image.fromarray(viz.overlay(weights)), "png"),
                 "name": results.images[row],
                 "probability": results.probabilities[row, k],
                 "predicted": results.predicted[row, k],
@@ -132,5 +129,5 @@ def _pictures(found: Findings, k: int, rows: list[int]) -> list[dict[str, Any]]:
 def _name(folder: Path) -> str:
     """The run's short name, such as ``demo/version_0``."""
     parts = folder.resolve().parts
-    start = len(parts) - parts[::-1].index("runs") if "runs" in parts else max(0, len(parts) - 2)
+    start = len(parts) - parts[::-1].index("runs") if "runs" in parts else -2
     return "/".join(parts[start:]) or folder.name

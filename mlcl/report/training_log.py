@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlcl.analysis import Floats
+from mlcl.analysis.evaluation import Floats
 from mlcl.runs.folders import beside
 
 Curves = dict[str, tuple[Floats, Floats]]  # name -> x, y
@@ -23,17 +23,17 @@ class TrainingLog:
 
 
 def training_log(folder: Path) -> TrainingLog | None:
-    """Read the log of the run that a folder of results belongs to; None where there is none, or it is unreadable."""
+    """Read the log of the run that a folder of results belongs to; None where there is none, or it is damaged."""
     path = beside(folder, "metrics.csv")
     if path is None:
         return None
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, restkey=""))
+            names, *lines = csv.reader(file)
+        rows = np.array([[float(text or "nan") for text in line] for line in lines]).reshape(-1, len(names))
     except (OSError, ValueError, csv.Error):  # the report does without training curves
         return None
-    names = [name for name in (rows[0] if rows else ()) if name]
-    columns = {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
+    columns = dict(zip(names, rows.T, strict=True))
     steps, epochs = columns.get("step", np.arange(len(rows))), columns.get("epoch", np.full(len(rows), np.nan))
     x, xlabel = (steps, "step") if np.isnan(epochs).all() else (_in_epochs(steps, epochs), "epoch")
     curves = {name: (x[known], y[known]) for name, y in columns.items() if (known := ~np.isnan(y)).any()}
@@ -62,10 +62,3 @@ def _distinct(curves: Curves) -> Curves:
         if not any(np.array_equal(x, a) and np.array_equal(y, b) for a, b in kept.values()):
             kept[name] = (x, y)
     return kept
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return float("nan")

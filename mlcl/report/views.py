@@ -1,8 +1,8 @@
 """The findings as tables and pictures that any logger can show."""
 
 import io
-import warnings
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from sklearn.decomposition import PCA
 
 from mlcl import viz
-from mlcl.analysis import Floats
+from mlcl.analysis.evaluation import Floats
 from mlcl.report import figures
 from mlcl.report.evidence import read_picture
 from mlcl.report.findings import Findings
@@ -45,29 +45,25 @@ class Views:
     """Of one split; keys are names for the logger, and no text holds a character that cannot be stored."""
 
     split: str
-    tables: dict[str, Table] = field(default_factory=dict)
-    curves: Table | None = None  # columns class, recall, precision
-    pictures: dict[str, list[Picture]] = field(default_factory=dict)
-    embeddings: Floats = field(default_factory=lambda: np.empty((0, 0)))  # (R, D)
-    owners: list[str] = field(default_factory=list)  # R class names
+    tables: dict[str, Table]
+    curves: Table  # columns class, recall, precision
+    pictures: dict[str, list[Picture]]
+    embeddings: Floats | None = None  # (R, D)
+    owners: Sequence[str] = ()  # R class names
 
 
 def views(found: Findings, images: int = 24) -> Views:
-    """Everything that a logger shows.
-
-    Args:
-        found: from :func:`mlcl.report.findings.gather`.
-        images: pictures of errors, at most; 0 for none.
-    """
-    made = Views(found.results.split, {"metrics": _metrics(found), "per_class": _per_class(found)}, _curves(found))
-    halves = ("false_positives", "absent", (images + 1) // 2), ("false_negatives", "present", images // 2)
-    for name, kind, most in halves:
-        if pictures := _error_pictures(found, kind, most):
-            made.pictures[name] = pictures
+    """Everything that a logger shows, with at most so many pictures of errors."""
     diagrams = {"reliability": figures.reliability(found), "co_occurrence": figures.heat_map(found)}
     if projected := figures.embeddings(found):
         diagrams["embeddings"] = projected
-    made.pictures |= {name: [Picture(_pixels(figure), pages.clean(alt))] for name, (figure, alt) in diagrams.items()}
+    pictures = {name: [Picture(_pixels(figure), pages.clean(alt))] for name, (figure, alt) in diagrams.items()}
+    halves = ("false_positives", "absent", (images + 1) // 2), ("false_negatives", "present", images // 2)
+    for name, kind, most in halves:
+        if errors := _error_pictures(found, kind, most):
+            pictures[name] = errors
+    tables = {"metrics": _metrics(found), "per_class": _per_class(found)}
+    made = Views(found.results.split, tables, _curves(found), pictures)
     if (embeddings := found.evidence.embeddings) is not None:
         made.owners = [pages.clean(found.results.classes[k]) for k in embeddings.owners]
         made.embeddings = embeddings.vectors.astype(np.float64)
@@ -90,19 +86,14 @@ def _metrics(found: Findings) -> Table:
 def _per_class(found: Findings) -> Table:
     """The lowest AP first; the end of a very long table is left out."""
     results, decisions = found.results, found.decisions
-    numbers = {
-        "AP": results.class_ap,
-        "precision": decisions.precision,
-        "recall": decisions.recall,
-        "F1": decisions.f1,
-        "threshold": results.thresholds,
-    }
-    rows: list[list[Any]] = []
+    names = ("AP", "precision", "recall", "F1", "threshold")
+    values = (results.class_ap, decisions.precision, decisions.recall, decisions.f1, results.thresholds)
+    percents = (100 * np.stack(values, axis=1)).round(3)
+    rows = []
     for k in results.class_ap.argsort(kind="stable")[:_MOST_ROWS]:  # NaN comes last
-        percents = (round(100 * float(values[k]), 3) for values in numbers.values())
-        rows.append([pages.clean(results.classes[k]), *(None if np.isnan(value) else value for value in percents)])
-        rows[-1].append(int(decisions.positives[k]))
-    return Table(["class", *(f"{name} (percent)" for name in numbers), "positives"], rows)
+        numbers = (None if np.isnan(value) else float(value) for value in percents[k])
+        rows.append([pages.clean(results.classes[k]), *numbers, int(decisions.positives[k])])
+    return Table(["class", *(f"{name} (percent)" for name in names), "positives"], rows)
 
 
 def _curves(found: Findings) -> Table:
@@ -127,26 +118,16 @@ def _error_pictures(found: Findings, kind: str, most: int) -> list[Picture]:
                 wrong.append((rank // 2, -certainty, row, k))
     pictures = []
     for _, _, row, k in sorted(wrong)[:most]:
-        pixels = read_picture(found.evidence.paths[row]) if row in found.evidence.paths else None
-        if pixels is not None:
+        if (pixels := read_picture(found.evidence.paths.get(row))) is not None:
             percent = f"{100 * results.probabilities[row, k]:.0f} %"
             caption = f"{results.classes[k]} {percent} | labels: {found.labels(row)} | {results.images[row]}"
-            pictures.append(
-                Picture(beside(pixels.permute(1, 2, 0).numpy(), attention.get((row, k))), pages.clean(caption))
-            )
+            shown = beside(pixels.permute(1, 2, 0).numpy(), attention.get((row, k)))
+            pictures.append(Picture(shown, pages.clean(caption)))
     return pictures
 
 
 def beside(pixels: NDArray[np.uint8], weights: NDArray[np.float32] | None) -> NDArray[np.uint8]:
-    """A picture and, beside it, the same one under its attention map; each padded to a square.
-
-    Args:
-        pixels: (H, W, 3) uint8.
-        weights: (h, w) attention of one class; None leaves the second square out.
-
-    Returns:
-        (S, 2 S, 3) or (S, S, 3) uint8.
-    """
+    """A picture (H, W, 3) and, beside it, the same one under its attention (h, w), if any; each padded to a square."""
     parts = [pixels] if weights is None else [pixels, viz.veiled(pixels, weights)]
     squares = [ImageOps.pad(Image.fromarray(part), (_SIDE, _SIDE), color="white") for part in parts]
     return np.hstack([np.asarray(square) for square in squares])
@@ -154,7 +135,5 @@ def beside(pixels: NDArray[np.uint8], weights: NDArray[np.float32] | None) -> ND
 
 def _pixels(figure: Figure) -> NDArray[np.uint8]:
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # drawn as a box; the tables have the whole name
-        pages.clean_texts(figure).savefig(file, format="png", dpi=110)
+    pages.save(figure, file, format="png", dpi=110)
     return np.asarray(Image.open(file).convert("RGB"))

@@ -7,22 +7,14 @@ from matplotlib.figure import Figure
 
 from mlcl.viz.curves import lines, pr_curve, reliability
 from mlcl.viz.embeddings import class_distances, embedding_scatter, projections
-from mlcl.viz.images import attention, captions, overlay, pictures, veiled
+from mlcl.viz.images import captions, overlay, pictures, veiled
 from mlcl.viz.per_class import bars, cooccurrence, cooccurrence_share
-from mlcl.viz.style import BLUE, GREEN, LINES, ORANGE, PURPLE, RED, class_colours, show_in_notebooks
+from mlcl.viz.style import show_in_notebooks
 
 __all__ = [
-    "BLUE",
-    "GREEN",
-    "LINES",
-    "ORANGE",
-    "PURPLE",
-    "RED",
     "Figure",
-    "attention",
     "bars",
     "captions",
-    "class_colours",
     "class_distances",
     "cooccurrence",
     "cooccurrence_share",

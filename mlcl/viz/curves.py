@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from mlcl.analysis import PRCurve, Reliability
+from mlcl.analysis.evaluation import PRCurve, Reliability
 from mlcl.viz.style import BLUE, LINES, ORANGE, SOFT, single, styled
 
 
@@ -49,25 +49,21 @@ def reliability(results: Mapping[str, Reliability]) -> Figure:
         lower.stairs(result.count, edges, color=colour, linewidth=1.6)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share present")
     figure.legend(loc="outside upper left", handlelength=1.4)
-    lower.set(xlabel="predicted probability", ylabel="entries", yscale="log")
-    lower.set_ylim(bottom=0.8)
+    lower.set(xlabel="predicted probability", ylabel="entries", yscale="log", ylim=(0.8, None))
     lower.yaxis.set_major_formatter("{x:,.0f}")
     lower.minorticks_off()
     return figure
 
 
 @styled
-def lines(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], xlabel: str, ylabel: str, title: str = "", zero: bool = True
-) -> Figure:
-    """Training curves: lines over epochs or steps.
+def lines(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], xlabel: str, ylabel: str, title: str = "") -> Figure:
+    """Training curves: lines over epochs or steps, from 0 on both axes.
 
     Args:
         curves: name to x and y of equal length.
         xlabel: of the axis.
         ylabel: of the axis.
         title: over the figure.
-        zero: whether the y axis starts at 0.
     """
     figure, axes = single(4.2, 3.0)
     handles = []
@@ -77,10 +73,9 @@ def lines(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title)
     axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.grid(axis="y", color=(0, 0, 0, 0.12), linewidth=0.8)
-    if zero:
-        axes.set_ylim(bottom=0)
     if len(handles) > 1:
         axes.legend(handles, list(curves))
     return figure

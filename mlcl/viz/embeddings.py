@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from mlcl.analysis.embeddings import ClassDistances
 from mlcl.viz.style import BLUE, GREEN, ORANGE, SOFT, class_colours, shortened, single, styled
 
+# How the distances of a class are drawn: intra, inter, absent.
+_KINDS = (("same class", BLUE, "o"), ("other classes", ORANGE, "s"), ("same class where it is absent", GREEN, "D"))
+
 
 @styled
 def embedding_scatter(points: ArrayLike, labels: ArrayLike, classes: Sequence[str]) -> Figure:
@@ -68,12 +71,10 @@ def class_distances(tables: Mapping[str, ClassDistances], classes: Sequence[str]
     figure = Figure(figsize=(1.2 + 3.6 * len(tables), 1.5 + 0.24 * len(classes)), layout="constrained")
     grid: Sequence[Axes] = figure.subplots(1, len(tables), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (title, table) in zip(grid, tables.items(), strict=True):
-        kinds = [(table.intra, "same class", BLUE, "o"), (table.inter, "other classes", ORANGE, "s")]
-        kinds.append((table.absent, "same class where it is absent", GREEN, "D"))
-        every = np.stack([values for values, *_ in kinds])
+        every = np.stack([table.intra, table.inter, table.absent])
         low, high = np.fmin.reduce(every), np.fmax.reduce(every)
         axes.hlines(np.flatnonzero(~np.isnan(low)), low[~np.isnan(low)], high[~np.isnan(low)], color=SOFT, linewidth=1)
-        for values, label, colour, marker in kinds:
+        for values, (label, colour, marker) in zip(every, _KINDS, strict=True):
             if not np.isnan(values).all():
                 axes.plot(values, range(len(classes)), marker, color=colour, markersize=5, linestyle="", label=label)
         axes.set(xlabel="mean cosine distance", ylim=(len(classes) - 0.4, -0.6))

@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from mlcl.viz.style import single, styled
-
-_LETTERS = 11  # of a caption, per inch of the picture under it
+from mlcl.viz.style import styled
 
 
 @styled
@@ -30,39 +28,31 @@ def pictures(images: Sequence[ArrayLike], texts: Sequence[str] = (), columns: in
     pixels = [_channels_last(image) for image in images]
     if not pixels or (texts and len(texts) != len(pixels)):
         raise ValueError(f"{len(pixels)} pictures and {len(texts)} captions: a caption for each of them, or none")
-    columns = min(columns, len(pixels))
-    letters = round(_LETTERS * side)
-    filled = ["\n".join(textwrap.fill(line, letters) for line in text.splitlines()) for text in texts]
-    filled = filled or [""] * len(pixels)
+    columns, letters = min(columns, len(pixels)), round(11 * side)  # a caption has 11 letters per inch
     rows = math.ceil(len(pixels) / columns)
-    lines = [max(text.count("\n") + 1 for text in filled[row * columns :][:columns]) for row in range(rows)]
-    height = rows * side + (0.16 * sum(lines) if texts else 0)
-    figure = Figure(figsize=(columns * side, height), layout="constrained")
+    filled = ["\n".join(textwrap.fill(line, letters) for line in text.splitlines()) for text in texts]
+    lines = [max(text.count("\n") + 1 for text in filled[start:][:columns]) for start in range(0, len(filled), columns)]
+    figure = Figure(figsize=(columns * side, rows * side + 0.16 * sum(lines)), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for axes, picture, text in zip(grid, pixels, filled, strict=False):
+    for axes, picture, text in zip(grid, pixels, filled or [""] * len(pixels), strict=False):
         axes.imshow(picture)
         axes.set_title(text, fontsize=9, pad=3)
     return figure
 
 
 def captions(targets: ArrayLike, classes: Sequence[str]) -> list[str]:
-    """The labels of each picture as text for :func:`pictures`.
-
-    >>> captions([[1, 1, 0], [0, 0, 0], [1, 0, -1]], ["tree", "moon", "fish"])
-    ['tree, moon', 'no label', 'tree, fish?']
+    """The labels of each picture as text for :func:`pictures`, such as "tree, moon", "tree, fish?" or "no label".
 
     Args:
         targets: (N, K) integer in {1 present, 0 absent, -1 unknown}; an unknown class gets a question mark.
         classes: K names.
     """
     marks = {1: "", -1: "?"}
-    captions = []
-    for row in np.asarray(targets).tolist():
-        names = [f"{name}{marks[code]}" for name, code in zip(classes, row, strict=True) if code in marks]
-        captions.append(", ".join(names) or "no label")
-    return captions
+    rows = (zip(classes, row, strict=True) for row in np.asarray(targets).tolist())
+    named = (", ".join(f"{name}{marks[code]}" for name, code in row if code in marks) for row in rows)
+    return [names or "no label" for names in named]
 
 
 def _channels_last(image: ArrayLike) -> NDArray[np.generic]:
@@ -72,33 +62,11 @@ def _channels_last(image: ArrayLike) -> NDArray[np.generic]:
     return pixels if pixels.shape[-1] == 3 else np.moveaxis(pixels, 0, -1)
 
 
-@styled
-def attention(image: ArrayLike, weights: ArrayLike, title: str = "") -> Figure:
-    """A class's attention over a picture.
-
-    Args:
-        image: (H, W, 3) uint8 or float in [0, 1], of any shape: the network sees it resized to a square.
-        weights: (h, w) of one class, such as ``prediction.attention[n, k]``.
-        title: over the figure.
-    """
-    pixels = np.asarray(image)
-    figure, axes = single(4, max(1.0, min(6.0, 4 * pixels.shape[0] / pixels.shape[1])))
-    height, width = pixels.shape[:2]
-    axes.imshow(pixels)
-    axes.imshow(overlay(weights), extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear")
-    axes.set_title(title)
-    axes.set_axis_off()
-    return figure
-
-
 def overlay(weights: ArrayLike) -> NDArray[np.uint8]:
     """An attention map as a dark layer to be stretched over the picture, clear where the attention is highest.
 
-    Args:
-        weights: (h, w), not negative.
-
-    Returns:
-        (h, w, 4) uint8 RGBA; the opacity falls linearly to 0 at the highest weight; equal weights leave no layer.
+    From weights (h, w), not negative, it makes (h, w, 4) uint8 RGBA; the opacity falls linearly to 0 at the highest
+    weight, and equal weights leave no layer.
     """
     values = np.asarray(weights, dtype=np.float64)
     share = values / max(float(values.max(initial=0)), 1e-12)
@@ -109,14 +77,11 @@ def overlay(weights: ArrayLike) -> NDArray[np.uint8]:
 
 
 def veiled(image: ArrayLike, weights: ArrayLike) -> NDArray[np.uint8]:
-    """The pixels of a picture under its :func:`overlay`, for a grid such as :func:`mlcl.viz.pictures`.
+    """The pixels (H, W, 3) uint8 of a picture under its :func:`overlay`: dark where there is no attention.
 
     Args:
         image: (H, W, 3) or (3, H, W), an array or a tensor, uint8.
         weights: (h, w) of one class, such as ``prediction.attention[n, k]``.
-
-    Returns:
-        (H, W, 3) uint8: clear where the attention is highest, dark where there is none.
     """
     picture = Image.fromarray(_channels_last(image))
     layer = Image.fromarray(overlay(weights)).resize(picture.size, Image.Resampling.BILINEAR)

@@ -6,38 +6,30 @@ import math
 import re
 import secrets
 import warnings
-from functools import cache
 from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from numpy.typing import NDArray
 from PIL import Image
 
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 _INK = re.compile(r"#000000\b")  # black becomes the page's text colour, which differs between light and dark
 _FONT = re.compile(r"(font-family: |font: [^;]*?px )[^;]*")  # matplotlib writes one or the other
 _FORBIDDEN = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufffe\\uffff]")
-_DIGITS = re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is enough, and makes files smaller
-_SHORTENED, _COLOURED = {"d", "x", "y", "width", "height"}, {"style", "fill", "stroke"}
 
 
 def render(template: str, **values: Any) -> str:
     """Fill a template of ``mlcl/viz/templates``; every value is escaped unless it is ``Markup``.
 
-    Templates that extend ``base.html`` set the blocks ``title``, ``main``, and where needed ``style`` and ``script``.
-
-    Args:
-        template: file name, such as ``report.html``.
-        values: what the template names; one that is missing raises ``jinja2.UndefinedError``.
+    Raises:
+        UndefinedError: if a value that the template names is missing.
     """
     # Only the page's own scripts carry the nonce: one that slipped into the page as data would not run.
-    return clean(_environment().get_template(template).render(nonce=secrets.token_urlsafe(12), **values))
+    return clean(_TEMPLATES.get_template(template).render(nonce=secrets.token_urlsafe(12), **values))
 
 
 def clean(text: str) -> str:
@@ -45,25 +37,14 @@ def clean(text: str) -> str:
     return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def clean_texts(figure: Figure) -> Figure:
-    """The figure itself, its texts cleaned, and nothing in them taken as mathematics."""
+def save(figure: Figure, file: Any, **settings: Any) -> None:
+    """``figure.savefig``, its texts cleaned, and nothing in them taken as mathematics."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text(clean(text.get_text()))
-    return figure
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("mlcl.viz"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "decimal": decimal}
-    return environment
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a browser has other fonts; a PNG shows a box
+        figure.savefig(file, **settings)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -76,6 +57,12 @@ def decimal(value: float | None, digits: int = 2) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+_TEMPLATES = Environment(
+    loader=PackageLoader("mlcl.viz"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_TEMPLATES.filters |= {"percent": percent, "decimal": decimal}
+
+
 def svg(figure: Figure, alt: str) -> Markup:
     """A figure as inline ``<svg role="img">`` that takes its text colour, font and width from the page.
 
@@ -84,15 +71,12 @@ def svg(figure: Figure, alt: str) -> Markup:
     the attribute ``data-gid`` of its group, for scripts. A log axis needs a plain tick formatter.
 
     Args:
-        figure: of any size; on the page it is at most its own width, and shrinks with the container.
+        figure: on the page it is at most its own width, and shrinks with the container.
         alt: what the figure shows, in words; different for each figure of a page, whose ids derive from it.
     """
-    clean_texts(figure)
-    alt = clean(alt)
-    file = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser draws the text, with its own fonts
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    alt, file, none = clean(alt), io.BytesIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
+        save(figure, file, format="svg", transparent=True, metadata=none)
     root = ElementTree.fromstring(file.getvalue())
     _strip(root)
     width = float(root.attrib["width"].removesuffix("pt"))
@@ -102,47 +86,25 @@ def svg(figure: Figure, alt: str) -> Markup:
 
 
 def _strip(root: ElementTree.Element) -> None:
-    """In place: without namespaces, metadata, style sheet and unused ids; with the page's colour and font."""
+    """In place: without namespaces, style sheet and unused ids; with the page's colour and font."""
     for parent in [*root.iter()]:
-        for child in [*parent]:
-            if child.tag.removeprefix(_SVG) in ("metadata", "style"):
-                parent.remove(child)
+        for child in parent.findall(f"{_SVG}style"):
+            parent.remove(child)
     used = set(re.findall(r"(?:url\(|href=\")#([^\")]+)", ElementTree.tostring(root, encoding="unicode")))
     for node in root.iter():
         node.tag = node.tag.removeprefix(_SVG)
-        node.tail = None
-        if node.tag != "text" and not (node.text or "").strip():
-            node.text = None
         if (name := node.attrib.get("id", "")) not in used:
             node.attrib.pop("id", None)
             if "-" in name:  # a gid; matplotlib's own ids look like axes_1
                 node.attrib["data-gid"] = name
         if link := node.attrib.pop(_LINK, ""):
             node.attrib["href"] = link
-        for key in _SHORTENED & node.attrib.keys():
-            node.attrib[key] = _DIGITS.sub(r"\1", " ".join(node.attrib[key].split()))
-        for key in _COLOURED & node.attrib.keys():
+        for key in {"style", "fill", "stroke"} & node.attrib.keys():
             node.attrib[key] = _FONT.sub(r"\1system-ui, sans-serif", _INK.sub("currentColor", node.attrib[key]))
 
 
-def jpeg(picture: Image.Image, quality: int = 80) -> str:
-    """A picture as a ``data:`` address for ``<img src>``."""
+def inline(picture: Image.Image, kind: str) -> str:
+    """A picture as a ``data:`` address for ``<img src>``, of kind ``jpeg`` or ``png`` (which keeps transparency)."""
     file = io.BytesIO()
-    picture.convert("RGB").save(file, "JPEG", quality=quality, optimize=True)
-    return _address("image/jpeg", file)
-
-
-def png(pixels: NDArray[np.uint8]) -> str:
-    """Pixels (h, w, 4) uint8 RGBA, as a ``data:`` address; for small things with transparency."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return _address("image/png", file)
-
-
-def _address(kind: str, file: io.BytesIO) -> str:
-    return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def size(count: int) -> str:
-    """Bytes for people: ``2.1 MB``."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
+    picture.save(file, kind, quality=75, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Colormap, ListedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
@@ -80,12 +81,14 @@ def cooccurrence(difference: ArrayLike, classes: Sequence[str]) -> Figure:
     """Heat map of (share predicted minus share present): orange where too high, blue where too low.
 
     Args:
-        difference: (K, K), from :attr:`mlcl.analysis.CoOccurrence.difference`; NaN stays empty.
+        difference: (K, K), from :func:`mlcl.analysis.co_occurrence`; NaN stays empty.
         classes: K names; a row is the class that is present, a column the one predicted with it.
     """
     values = np.asarray(difference, dtype=np.float64)
     bound = max(0.05, float(np.nan_to_num(np.abs(values)).max(initial=0)))
-    figure, axes, bar = _heat_map(values, classes, -bound, bound, "{:+.0f}")
+    # Transparent at 0, so that light and dark grounds show through.
+    colours = ((0, BLUE), (0.5, (BLUE, 0)), (0.5, (ORANGE, 0)), (1, ORANGE))
+    figure, axes, bar = _heat_map(values, classes, -bound, bound, "{:+.0f}", colours)
     axes.set(xlabel="predicted beside it", ylabel="present")
     bar.set_label("points too often (+) or too rarely (-)")
     return figure
@@ -93,17 +96,16 @@ def cooccurrence(difference: ArrayLike, classes: Sequence[str]) -> Figure:
 
 @styled
 def cooccurrence_share(share: ArrayLike, classes: Sequence[str]) -> Figure:
-    """Heat map of the share of one class's images that show another one, too; in percent.
+    """Heat map of the share of one class's images that show another one, too; in percent, up to 20 classes in numbers.
 
     Args:
-        share: (K, K) in [0, 1]: ``present / images`` of :class:`mlcl.analysis.CoOccurrence`. NaN and the diagonal stay
-            empty. Up to 20 classes, each cell holds its number.
+        share: (K, K) in [0, 1]: ``present / images`` of :func:`mlcl.analysis.co_occurrence`; NaN stays empty.
         classes: K names; a row is the class whose images count, a column the other one.
     """
     values = np.array(share, dtype=np.float64)
     np.fill_diagonal(values, np.nan)
     bound = max(0.05, float(np.nan_to_num(values).max(initial=0)))
-    figure, axes, bar = _heat_map(values, classes, 0, bound, "{:.0f}")
+    figure, axes, bar = _heat_map(values, classes, 0, bound, "{:.0f}", ((0, (BLUE, 0)), (1, BLUE)))
     bar.set_label("percent of the row's images")
     axes.set(xlabel="is there, too", ylabel="of the images with")
     if len(classes) <= _WRITTEN:
@@ -114,11 +116,12 @@ def cooccurrence_share(share: ArrayLike, classes: Sequence[str]) -> Figure:
 
 
 def _heat_map(
-    values: NDArray[np.float64], classes: Sequence[str], low: float, high: float, form: str
+    values: NDArray[np.float64], classes: Sequence[str], low: float, high: float, form: str, colours: Any
 ) -> tuple[Figure, Axes, Colorbar]:
     side = max(3.6, (0.3 if len(classes) <= 20 else 0.21) * len(classes) + 1.4)
     figure, axes = single(side + 0.6, side)
-    shown = axes.imshow(values, cmap=_colours(-1 if low else 0), vmin=low, vmax=high, interpolation="none")
+    colourmap = LinearSegmentedColormap.from_list("", colours).with_extremes(bad=(0.5, 0.5, 0.5, 0.25))
+    shown = axes.imshow(values, cmap=colourmap, vmin=low, vmax=high, interpolation="none")
     bar = figure.colorbar(
         shown, ax=axes, shrink=0.7, format=lambda value, _: form.format(100 * value) if value else "0"
     )
@@ -129,14 +132,3 @@ def _heat_map(
     axes.tick_params(length=0)
     axes.spines[:].set(color=SOFT, visible=True)
     return figure, axes, bar
-
-
-def _colours(low: int) -> Colormap:
-    """Transparent at 0, so that light and dark grounds show through; blue below and orange above, or blue above.
-
-    Args:
-        low: -1 for values around 0, 0 for values above it.
-    """
-    above = ORANGE if low < 0 else BLUE
-    table = [(*to_rgb(above if step > 0 else BLUE), abs(step) ** 0.8) for step in np.linspace(low, 1, 129)]
-    return ListedColormap(table).with_extremes(bad=(0.5, 0.5, 0.5, 0.25))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mlcl import analysis
+from mlcl.analysis.evaluation import LEAST_IMAGES, Companion, Errors
 from mlcl.metrics import average_precision
 
 
@@ -83,7 +84,7 @@ def test_cooccurrence_as_a_loop_says(split):
             assert counts.present[a, b] == sum(targets[n, b] == 1 for n in rows)
             assert counts.predicted[a, b] == sum(predicted[n, b] for n in rows)
             excess = counts.predicted[a, b] - counts.present[a, b]
-            if a == b or len(rows) < analysis.LEAST_IMAGES:
+            if a == b or len(rows) < LEAST_IMAGES:
                 assert np.isnan(counts.difference[a, b])
                 assert counts.weight[a, b] == 0
             else:
@@ -96,12 +97,12 @@ def test_companions_are_more_frequent_than_usual():
     entries[:6, 0] = entries[:5, 1] = entries[::2, 2] = True
     images = np.arange(20) < 6
     found = analysis.companions(images, entries, np.ones_like(entries), own=0)
-    assert found == [analysis.Companion(1, 5, 0.25)]  # class 2 is as frequent as ever, class 0 is the one in question
+    assert found == [Companion(1, 5, 0.25)]  # class 2 is as frequent as ever, class 0 is the one in question
 
 
 def test_the_worst_images_and_no_unknown_one():
     scores, targets = np.array([0.9, 0.8, 0.7, 0.2, 0.1, 0.9]), np.array([1, 0, 0, 1, 0, -1])
-    assert analysis.worst_errors(scores, targets, most=2) == analysis.Errors(absent=[1, 2], present=[3, 0])
+    assert analysis.worst_errors(scores, targets, most=2) == Errors(absent=[1, 2], present=[3, 0])
 
 
 def test_pairs_that_deviate_most_and_on_both_sides():

@@ -7,7 +7,7 @@ import pytest
 from support.running import REPOSITORY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlcl.callbacks.logger_views import _in_tensorboard
+from mlcl.callbacks.logged_results import show_in_tensorboard
 from mlcl.metrics import NAMES
 from mlcl.report.views import Picture, Table, Views
 
@@ -49,10 +49,11 @@ def test_nothing_in_a_table_is_html_or_the_end_of_a_cell(tmp_path):
     shown = Views(
         "test",
         tables={"per_class": Table(["class", "AP"], [[name, 0.51234567], ["plain", None]])},
+        curves=Table(["class", "recall", "precision"], []),
         pictures={"false_positives": [Picture(np.zeros((4, 4, 3), np.uint8), name)]},
     )
     with SummaryWriter(str(tmp_path)) as writer:
-        _in_tensorboard(writer, shown)
+        show_in_tensorboard(writer, shown)
     read = events(tmp_path)
     assert text(read, "test/per_class").splitlines()[2:] == [
         "| &lt;script&gt;a&#124;b&lt;/script&gt; # c | 0.5123 |", "| plain |  |",

@@ -76,7 +76,7 @@ def test_without_checkpoint_the_pictures_stay(mlcl, copy, hostile_run):
     outcome = mlcl("report", "run", "--data.root", hostile_run / "data")
     assert outcome.status == 0
     assert "report: no attention maps and no embeddings: the checkpoint is gone (gone.ckpt)" in outcome.err
-    assert re.search(r"report: \S+report.html \([\d.]+ [kM]B\)", outcome.err)
+    assert re.search(r"report: \S+report.html \([\d.]+ MB\)", outcome.err)
     text = (copy / "report.html").read_text()
     assert "No attention maps and no embeddings: the checkpoint is gone" in text
     assert "data:image/jpeg" in text

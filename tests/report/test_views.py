@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger
 from support.hostile import RUN
 
 from mlcl import analysis, inference
-from mlcl.callbacks.logger_views import showing
+from mlcl.analysis.evaluation import Errors
 from mlcl.heads import GlobalPool
 from mlcl.inference import Model
 from mlcl.network import Network
@@ -88,7 +87,7 @@ def test_where_the_attention_is_low_is_dark():
 
 @pytest.mark.parametrize(("most", "hard", "total"), [(100, 10, 50), (8, 4, 8), (1, 0, 1), (0, 0, 0)])
 def test_the_choice_keeps_to_its_limit(most, hard, total):
-    errors = [analysis.Errors([0, 1, 2], [3, 4, 5]), analysis.Errors([6, 0], [7, 8, 9])]
+    errors = [Errors([0, 1, 2], [3, 4, 5]), Errors([6, 0], [7, 8, 9])]
     found, drawn = evidence.choose(errors, 50, most)
     assert len(found) == hard
     assert found[:4] == [0, 6, 3, 7][: min(4, hard)]  # every class's worst comes first
@@ -106,7 +105,3 @@ def test_a_head_with_one_embedding_for_all(found, monkeypatch, tmp_path):
     assert pooled.evidence.embeddings.shared and not found.evidence.embeddings.shared
     assert not pooled.evidence.attention and found.evidence.attention
     assert pooled.evidence.notes == ["no attention maps: the head of this network has none"]
-
-
-def test_a_logger_of_numbers_shows_nothing_else(tmp_path):
-    assert showing(CSVLogger(tmp_path)) is None

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from mlcl import analysis, viz
 from mlcl.analysis.embeddings import distances, entries
+from mlcl.analysis.evaluation import PRCurve
 from mlcl.viz import pages, style
 
 RNG = np.random.default_rng(0)
@@ -31,7 +32,6 @@ FIGURES = {
     "pictures": lambda: viz.pictures([np.zeros((30, 40, 3), np.uint8)] * 3, NAMES, columns=2),
     "projections": lambda: viz.projections({"a": (RNG.random((9, 2)), [0, 1, 2] * 3)}, NAMES),
     "class_distances": lambda: viz.class_distances({"a": distances(entries(torch.randn(4, 3, 5), TARGETS[:4]))}, NAMES),
-    "attention": lambda: viz.attention(np.zeros((30, 40, 3), np.uint8), [[0.9, 0.1], [0, 0]], "cat"),
 }
 
 
@@ -59,7 +59,7 @@ def test_the_curve_and_its_point():
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends():
     recall = np.linspace(0, 1, 5000)
-    shown = viz.pr_curve(analysis.PRCurve(1 - recall, recall, 1 - recall / 2, None), 0.1).axes[0].lines[0]
+    shown = viz.pr_curve(PRCurve(1 - recall, recall, 1 - recall / 2, None), 0.1).axes[0].lines[0]
     assert len(shown.get_xdata()) == 400
     assert shown.get_xdata()[[0, -1]].tolist() == [0, 1]
 
@@ -83,7 +83,7 @@ def test_colours_read_on_light_and_on_dark():
         linear = [((c + 0.055) / 1.055) ** 2.4 for c in colour]
         return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
-    for colour in viz.class_colours(80):
+    for colour in style.class_colours(80):
         assert 1.05 / (luminance(colour) + 0.05) > 2.3
         assert (luminance(colour) + 0.05) / 0.058 > 3
 
