@@ -1,10 +1,10 @@
 """Ranking over classes and over images."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlcl.losses._timm import NEVER, RankingLoss
+from mlcl.losses.base import check_temperature, masked_mean
 
 
 class TwoWayLoss(RankingLoss):
@@ -23,13 +23,11 @@ class TwoWayLoss(RankingLoss):
 
 
 class _TwoWay(nn.Module):
-    """As timm's, which selects rows by a mask: on CUDA the host would wait for it in every step."""
+    """As timm's, but without selecting rows by a mask, for which the host would wait in every step on CUDA."""
 
     def __init__(self, positive: float, negative: float) -> None:
         super().__init__()
-        if min(positive, negative) <= 0:
-            raise ValueError(f"temperatures must be positive, got {positive} and {negative}")
-        self.positive, self.negative = positive, negative
+        self.positive, self.negative = check_temperature(positive), check_temperature(negative)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         present, total = targets > 0.5, logits.new_zeros(())
@@ -38,5 +36,5 @@ class _TwoWay(nn.Module):
         for dim in (0, 1):
             counted = present.any(dim)
             margin = high.logsumexp(dim) * self.negative + low.logsumexp(dim) * self.positive
-            total = total + torch.where(counted, F.softplus(margin), 0).sum() / counted.sum().clamp(min=1)
+            total = total + masked_mean(F.softplus(margin), counted)
         return total
