@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from mlcl.losses.base import ClassificationLoss, masked_mean
 
-# A masked logit: exp(-1e4) is 0 in fp32, and unlike -inf it keeps every gradient finite.
-NEVER = -1e4
+NEVER = -1e4  # an unknown entry's logit in a ranking: exp(-1e4) is 0, and unlike with -inf gradients stay finite
 Reduction = Literal["mean", "batchmean"]
 
 
@@ -41,16 +40,3 @@ class PerEntryLoss(ClassificationLoss):
         if self.reduction == "batchmean":
             return torch.where(known, entries, 0).sum() / len(logits)
         return masked_mean(entries, known)
-
-
-class RankingLoss(ClassificationLoss):
-    """A loss that compares logits with each other; an unknown entry is an absent one with a logit of -1e4."""
-
-    def __init__(self, ranking: nn.Module) -> None:
-        super().__init__()
-        self.ranking = ranking
-
-    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean over images (and classes) with something to compare, from (B, K) logits and targets."""
-        loss: Tensor = self.ranking(logits.masked_fill(targets < 0, NEVER), (targets == 1).to(logits.dtype))
-        return loss
