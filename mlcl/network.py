@@ -10,7 +10,7 @@ from mlcl.heads import Head, HeadOutput
 
 
 class Network(nn.Module):
-    """A backbone from timm, used as a feature map, and a head; it normalises uint8 pixels itself.
+    """A backbone from timm without its classifier, and a head; normalises pixels itself.
 
     Args:
         backbone: any timm model name; ``resnet101.tv_in1k`` is the ImageNet V1 weight set of the papers.
@@ -67,7 +67,7 @@ class Network(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """The backbone's feature map, (B, C, h, w)."""
-        # In place: on a CPU, making several tensors takes longer than decoding the JPEG.
+        # In place, because allocating several tensors takes longer than decoding the JPEG on a CPU.
         scale = 1 / self.std / (255 if image.dtype == torch.uint8 else 1)
         normalised = image.to(self.mean.dtype, copy=True, memory_format=self.memory_format)
         normalised.mul_(scale).sub_(self.mean / self.std)

@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from mlcl.errors import MlclError
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
-_FUSED = (Adam, AdamW, SGD)  # the classes with one kernel on CPU and CUDA
 
 
 def make_optimizer(module: nn.Module, factory: OptimizerFactory, lr_mult: dict[str, float]) -> Optimizer:
@@ -38,38 +37,34 @@ def make_optimizer(module: nn.Module, factory: OptimizerFactory, lr_mult: dict[s
             groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     if unused:
         raise MlclError(f"model.lr_mult names {sorted(unused)[0]!r}, which is no part; use backbone, head, ...")
-    keys = sorted(groups)
-    optimizer = factory(
-        [
-            {"params": groups[key], "name": _group_name(lr_mult, *key)} | ({} if key[1] else {"weight_decay": 0.0})
-            for key in keys
-        ]
-    )
-    for group, (factor, _) in zip(optimizer.param_groups, keys, strict=True):
+    settings = []
+    for factor, decays in sorted(groups):
+        group = {"params": groups[factor, decays], "name": _group_name(lr_mult, factor, decays)}
+        settings.append(group if decays else {**group, "weight_decay": 0.0})
+    optimizer = factory(settings)
+    for group, (factor, _) in zip(optimizer.param_groups, sorted(groups), strict=True):
         group["lr"] *= factor
     _fuse(optimizer)
     return optimizer
 
 
 def _group_name(lr_mult: dict[str, float], factor: float, decays: bool) -> str:
-    """What the curve of its learning rate is called: ``backbone``, ``other_no_decay``, ``head+other``."""
+    """The name of its learning-rate curve: ``backbone``, ``other_no_decay``, ``head+other``."""
     parts = [*(part for part, own in lr_mult.items() if own == factor), *(["other"] if factor == 1 else [])]
     return f"{'+'.join(parts)}{'' if decays else '_no_decay'}"
 
 
 def _fuse(optimizer: Optimizer) -> None:
-    """One kernel for all parameters, unless the user has said how: the same update, on the CPU in a fifth of the time.
+    """Update all parameters in one kernel unless the user chose otherwise: on the CPU in a fifth of the time.
 
-    Said to the groups and not to the constructor, the optimizer leaves the unscaling of ``16-mixed`` to Lightning,
-    which otherwise refuses to clip gradients.
+    Set in the groups and not in the constructor, because Lightning refuses to clip gradients under ``16-mixed`` when an
+    optimizer was made as fused.
     """
-    said = optimizer.defaults.get("foreach") is not None or optimizer.defaults.get("fused") is not None
-    if type(optimizer) not in _FUSED or said or optimizer.defaults.get("differentiable"):
+    chosen = any(optimizer.defaults.get(name) is not None for name in ("foreach", "fused"))
+    if type(optimizer) not in (Adam, AdamW, SGD) or chosen or optimizer.defaults.get("differentiable"):
         return
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters):
-        for group in optimizer.param_groups:
-            group["fused"] = True
+    for group in optimizer.param_groups:
+        group["fused"] = all(parameter.device.type in ("cpu", "cuda") for parameter in group["params"])
 
 
 def training_length(trainer: Trainer) -> tuple[int, int]:
@@ -87,7 +82,7 @@ def training_length(trainer: Trainer) -> tuple[int, int]:
 
 
 class Schedule(ABC):
-    """How the learning rate of every group moves from step to step, as a factor on its own value."""
+    """A learning-rate schedule: a factor on every group's own learning rate, step by step."""
 
     ends = False  # whether its shape depends on the total number of steps
 
@@ -96,11 +91,7 @@ class Schedule(ABC):
         """A scheduler to be stepped after every optimizer step."""
 
     def check_length(self, planned: int | None, steps: int) -> None:
-        """A schedule laid out for another length would jump, or fail at its end, hours from now.
-
-        Raises:
-            MlclError: if it ends, and the checkpoint's (``planned``, if any) ends elsewhere.
-        """
+        """Raise an MlclError if the schedule has an end, and a continued checkpoint planned other steps."""
         if self.ends and planned not in (None, steps):
             raise MlclError(
                 f"the checkpoint's schedule is laid out for {planned} steps, this run wants {steps}: "
@@ -109,7 +100,7 @@ class Schedule(ABC):
 
 
 class Constant(Schedule):
-    """The learning rate as it is, after an optional linear warm-up.
+    """A constant learning rate after an optional linear warm-up.
 
     Args:
         warmup_epochs: epochs of linear warm-up from 0.
@@ -120,7 +111,7 @@ class Constant(Schedule):
 
     def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
         """See :class:`Schedule`."""
-        return LambdaLR(optimizer, _warmed_up(self.warmup_epochs * steps_per_epoch, lambda step: 1.0))
+        return _warmed_up(optimizer, self.warmup_epochs * steps_per_epoch, lambda step: 1.0)
 
 
 class WarmupCosine(Schedule):
@@ -144,11 +135,11 @@ class WarmupCosine(Schedule):
             progress = min(1.0, (step - warmup) / max(1.0, total_steps - warmup))
             return low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2
 
-        return LambdaLR(optimizer, _warmed_up(warmup, cosine))
+        return _warmed_up(optimizer, warmup, cosine)
 
 
 class StepDecay(Schedule):
-    """Times ``factor`` every few epochs, after an optional linear warm-up (CSRA, MulCon's second stage).
+    """Multiplies by ``factor`` every few epochs, after an optional linear warm-up (CSRA, MulCon's second stage).
 
     Args:
         every_epochs: epochs between two decays.
@@ -161,9 +152,8 @@ class StepDecay(Schedule):
 
     def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
         """See :class:`Schedule`."""
-        every, factor = self.every_epochs * steps_per_epoch, self.factor
-        warmup = self.warmup_epochs * steps_per_epoch
-        return LambdaLR(optimizer, _warmed_up(warmup, lambda step: float(factor ** (step // every))))
+        warmup, every = self.warmup_epochs * steps_per_epoch, self.every_epochs * steps_per_epoch
+        return _warmed_up(optimizer, warmup, lambda step: float(self.factor ** (step // every)))
 
 
 class OneCycle(Schedule):
@@ -206,6 +196,6 @@ class OneCycle(Schedule):
 SCHEDULES: dict[str, type] = {kind.__name__: kind for kind in (Constant, OneCycle, StepDecay, WarmupCosine)}
 
 
-def _warmed_up(warmup: float, factor: Callable[[int], float]) -> Callable[[int], float]:
-    """Linear from 1 / warmup at step 0; the first step already trains."""
-    return lambda step: (step + 1) / warmup if step + 1 < warmup else factor(step)
+def _warmed_up(optimizer: Optimizer, warmup: float, factor: Callable[[int], float]) -> LambdaLR:
+    """``factor`` of each step after a linear warm-up from 1 / warmup at step 0."""
+    return LambdaLR(optimizer, lambda step: (step + 1) / warmup if step + 1 < warmup else factor(step))

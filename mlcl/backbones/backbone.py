@@ -1,4 +1,4 @@
-"""Everything peculiar to timm's backbones: making one, loading it, freezing parts, its output as a map."""
+"""timm's backbones: created, loaded, frozen in parts, their output as a feature map."""
 
 import copy
 import logging
@@ -29,10 +29,13 @@ def create_backbone(name: str, pretrained: bool, weights: str | None, options: d
     if not timm.is_model(name):
         close = get_close_matches(name.split(".")[0], timm.list_models(), n=4)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise MlclError(f"timm has no model {name!r} (model.network.backbone){hint} timm.list_models() lists them all")
+        raise MlclError(f"timm has no model {name!r} (model.network.backbone){hint}; see timm.list_models()")
     if weights is not None:
         options = {**options, "pretrained_cfg_overlay": {"file": weights, **options.get("pretrained_cfg_overlay", {})}}
-    timm.models.set_pretrained_check_hash(_names_its_hash(name, options))  # timm itself does not look (1.0.31)
+    known = timm.get_pretrained_cfg(name)
+    url = options.get("pretrained_cfg_overlay", {}).get("url") or (known.url if known else None) or ""
+    # Names end in -<start of the SHA256>.pth; torch.hub would take shorter digits for a hash, too, as in -300e.pth.
+    timm.models.set_pretrained_check_hash(bool(re.search(r"-[a-f0-9]{8,}\.[^/]*$", str(url))))
     missing: list[str] = []
     try:
         with _timm_log(missing):
@@ -40,32 +43,20 @@ def create_backbone(name: str, pretrained: bool, weights: str | None, options: d
                 name, pretrained=pretrained or weights is not None, num_classes=0, global_pool="", **options
             )
     except Exception as error:  # timm raises whatever its models and the download raise
-        source = f"with the weights {weights}" if weights else "with its pretrained weights" if pretrained else ""
+        source = f" with the weights {weights}" if weights else " with its pretrained weights" if pretrained else ""
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         offline = "; without a network give model.network.weights a local file" if pretrained and not weights else ""
-        raise MlclError(f"backbone {name} cannot be made {source}: {reason}{offline}".replace("  ", " ")) from error
+        raise MlclError(f"backbone {name} cannot be made{source}: {reason}{offline}") from error
     if missing:
         raise MlclError(f"{weights or 'the download'} does not hold the weights of {name}: {missing[0][:160]}")
     _freeze_unused(model)
     return model
 
 
-def _names_its_hash(name: str, options: dict[str, Any]) -> bool:
-    """Whether the file of the weights is called ...-<start of its SHA256>.pth, and not -300e.pth.
-
-    torch.hub takes the first run of hexadecimal digits between a hyphen and a dot for the hash, however short.
-    """
-    known = timm.get_pretrained_cfg(name)
-    url = options.get("pretrained_cfg_overlay", {}).get("url") or (known.url if known else None) or ""
-    found = re.search(r"-([a-f0-9]*)\.", str(url).rpartition("/")[2])
-    return found is not None and len(found[1]) >= 8
-
-
 def freeze(backbone: Backbone, stages: int, batch_norms: bool) -> list[str]:
-    """Stop training the first stages, 1 being the stem, and, if asked, every BatchNorm.
+    """Stop training the first stages, 1 being the stem, and, with ``batch_norms``, every BatchNorm.
 
-    A BatchNorm in evaluation mode is one kernel; timm's and torchvision's frozen ones multiply and add, and take up to
-    six times as long on a CPU.
+    A BatchNorm in evaluation mode is one kernel, up to six times as fast as torchvision's ``FrozenBatchNorm2d`` on a CPU.
 
     Returns:
         Names of the BatchNorms that must stay in evaluation mode.
@@ -95,9 +86,9 @@ def as_map(backbone: Backbone, features: Tensor, size: torch.Size) -> Tensor:
     CNNs give that, Swin-like models (B, h, w, C), ViT-like ones (B, prefix + h * w, C).
 
     Args:
-        backbone: where the features come from.
-        features: what its ``forward_features`` gave.
-        size: height and width of the picture, which tell those of a token map.
+        backbone: the timm model.
+        features: the output of its ``forward_features``.
+        size: height and width of the picture in pixels, from which those of a token map follow.
 
     Raises:
         MlclError: if the features are none of these.
@@ -117,30 +108,28 @@ def as_map(backbone: Backbone, features: Tensor, size: torch.Size) -> Tensor:
 
 @contextmanager
 def _timm_log(missing: list[str]) -> Iterator[None]:
-    """Collect what timm only mentions at level INFO: the tensors that a weights file lacks stay random."""
-    logger, handler = logging.getLogger("timm.models._builder"), logging.Handler()
-    handler.addFilter(lambda entry: entry.getMessage().startswith("Missing keys"))
-    setattr(handler, "emit", lambda entry: missing.append(entry.getMessage()))  # noqa: B010
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
+    """Silence timm, and collect its messages of level INFO on tensors that a weights file lacks: they stay random."""
+
+    def collect(entry: logging.LogRecord) -> bool:
+        missing.extend(line for line in [entry.getMessage()] if line.startswith("Missing keys"))
+        return False
+
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
     logger.setLevel(logging.INFO)
-    logger.propagate = False
+    logger.addFilter(collect)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger.removeFilter(collect)
         logger.setLevel(level)
-        logger.propagate = propagate
 
 
 def _freeze_unused(backbone: Backbone) -> None:
-    """Stop training what belongs to timm's own classifier (a ConvNeXt's last norm): DDP refuses unused parameters.
-
-    Which those are is found on the meta device, by a backward pass that computes nothing.
-    """
+    """Stop training what belongs to timm's own classifier (a ConvNeXt's last norm): DDP refuses unused parameters."""
     fixed = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
     size = fixed or backbone.pretrained_cfg["input_size"][1:]
-    probe = copy.deepcopy(backbone).to("meta").eval()
+    probe = copy.deepcopy(backbone).to("meta").eval()  # a backward pass there finds them and computes nothing
     probe.forward_features(torch.zeros(1, 3, *size, device="meta")).sum().backward()
     for parameter, twin in zip(backbone.parameters(), probe.parameters(), strict=True):
         parameter.requires_grad_(twin.grad is not None)

@@ -1,7 +1,6 @@
-"""What the attention heads share: multi-head attention, a transformer layer and the sine position code."""
+"""What the attention heads share: checks, multi-head attention, a transformer layer and the sine position code."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,10 @@ def check_multiple(name: str, value: int, of: str, divisor: int) -> None:
         raise ValueError(f"{name} must be a positive multiple of {of}, got {value} and {divisor}")
 
 
-def check_at_least(minimum: int, settings: dict[str, int]) -> None:
-    """Raise a ValueError that names the first setting below the minimum."""
+def check_at_least(minimum: int, **settings: int | None) -> None:
+    """Raise a ValueError that names the first setting below the minimum; None passes."""
     for name, value in settings.items():
-        if value < minimum:
+        if value is not None and value < minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {value}")
 
 
@@ -35,13 +34,13 @@ def attend(
     """softmax(scale * q k^T) v in each head, on projected queries, keys and values.
 
     Args:
-        query: (B, N, dim), or (1, N, dim) where all images ask the same.
+        query: (B, N, dim), or (1, N, dim) for the same queries in all images.
         key: (B, P, dim).
         value: (B, P, dim).
         heads: number of attention heads, each ``dim / heads`` wide.
         scale: factor of the scores; None is 1 / sqrt(dim / heads).
         dropout: probability of dropping a weight; 0 outside training.
-        with_map: also return the softmax, which then is computed openly in full precision.
+        with_map: also return the softmax, which is then computed in full precision.
 
     Returns:
         The heads side by side, (B, N, dim), and the weights before dropout, averaged over heads, (B, N, P) or None.
@@ -57,11 +56,6 @@ def attend(
         weights = (scores * (scale or 1 / math.sqrt(key.shape[-1]))).softmax(-1)
     mixed = F.dropout(weights, dropout, training=dropout > 0).to(value.dtype) @ value
     return mixed.transpose(1, 2).flatten(2), weights.mean(1)
-
-
-def as_maps(attention: Tensor | None, size: Sequence[int]) -> Tensor | None:
-    """(B, K, P) to (B, K, h, w)."""
-    return None if attention is None else torch.unflatten(attention, -1, tuple(size))
 
 
 class TransformerLayer(nn.Module):
@@ -100,16 +94,13 @@ class TransformerLayer(nn.Module):
 
 
 def sine_code(height: int, width: int, dim: int, like: Tensor) -> Tensor:
-    """DETR's fixed code of the position (row r, column c), both from 1, as (height * width, dim).
+    """DETR's fixed code of the position (row r, column c), both from 1, with ``dim`` channels, a multiple of 4.
 
     The first half of the channels codes the row by the angle t = 2 pi r / height, the second half the column by
     t = 2 pi c / width. Channel 2i of a half is sin(t / 10000^(2i / (dim / 2))), channel 2i + 1 the cosine.
 
-    Args:
-        height: rows.
-        width: columns.
-        dim: channels, a multiple of 4.
-        like: gives the device and the type.
+    Returns:
+        (height * width, dim), with the device and the type of ``like``.
     """
     half, kind = dim // 2, torch.promote_types(like.dtype, torch.float32)
     exponent = torch.arange(0, half, 2, device=like.device, dtype=kind) / half

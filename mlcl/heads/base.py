@@ -1,4 +1,4 @@
-"""What every head promises, and the classifier they share."""
+"""The base class of the heads, and the classifier they share."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,19 +10,15 @@ from torch import Tensor, nn
 
 
 class HeadOutput(NamedTuple):
-    """What a head says of a batch of B images and K classes."""
+    """The output of a head for a batch of B images and K classes."""
 
     logits: Tensor  # (B, K)
     embeddings: Tensor  # (B, K, D), the class-specific features
-    attention: Tensor | None  # (B, K, h, w), where each class looked; it sums to 1 over h and w
+    attention: Tensor | None  # (B, K, h, w), sums to 1 over h and w
 
 
 class Head(nn.Module, ABC):
-    """Feature map in, :class:`HeadOutput` out.
-
-    A head is made from its own settings; its sizes come later, through :meth:`build`, which ``Network`` calls. So a
-    config names a head without knowing the backbone or the dataset.
-    """
+    """Feature map in, :class:`HeadOutput` out; made from its own settings, its sizes are given to :meth:`build`."""
 
     embedding_dim: int  # D, set by build
 

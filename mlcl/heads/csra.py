@@ -1,4 +1,4 @@
-"""Class-specific residual attention: each class adds what it sees where its own score is high."""
+"""Class-specific residual attention: each class adds the features of the places where its own score is high."""
 
 import math
 from typing import Self
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mlcl.heads.base import Head, HeadOutput, full_precision
 
 _TEMPERATURES = {1: (1,), 2: (1, 99), 4: (1, 2, 4, 99), 6: (1, 2, 3, 4, 5, 99), 8: (1, 2, 3, 4, 5, 6, 7, 99)}
-_MAXIMUM = 99  # the paper's sign for a softmax so sharp that it is the maximum
+_MAXIMUM = 99  # stands for the maximum in the paper
 
 
 class CSRA(Head):
@@ -36,7 +36,7 @@ class CSRA(Head):
         self.heads, self.lam = heads, lam
 
     def build(self, in_features: int, num_classes: int) -> Self:
-        """See :meth:`Head.build`; D is ``heads`` times ``in_features``."""
+        """See :meth:`Head.build`."""
         self.embedding_dim, bound = self.heads * in_features, 1 / math.sqrt(in_features)
         self.weight = nn.Parameter(torch.empty(self.heads, num_classes, in_features).uniform_(-bound, bound))
         return self
@@ -48,14 +48,14 @@ class CSRA(Head):
             unit = F.normalize(self.weight, dim=-1)
             scores = torch.einsum("hkc,bcp->bhkp", unit, x.to(unit.dtype))
             pairs = zip(scores.unbind(1), _TEMPERATURES[self.heads], strict=True)
-            attention = torch.stack([_where(score, temperature) for score, temperature in pairs], 1)
+            attention = torch.stack([_weights(score, temperature) for score, temperature in pairs], 1)
             logits = (scores.mean(-1) + self.lam * (attention * scores).sum(-1)).sum(1)
         seen = torch.einsum("bhkp,bcp->bkhc", attention.to(x.dtype), x)
         embeddings = (x.mean(-1)[:, None, None] + self.lam * seen).flatten(2)
         return HeadOutput(logits, embeddings, torch.unflatten(attention.mean(1), -1, features.shape[-2:]))
 
 
-def _where(scores: Tensor, temperature: int) -> Tensor:
+def _weights(scores: Tensor, temperature: int) -> Tensor:
     """Weights over the positions of (B, K, P) scores; among equal maxima one position takes all."""
     if temperature == _MAXIMUM:
         return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)

@@ -8,9 +8,7 @@ from mlcl.heads.base import Head, HeadOutput, full_precision
 
 
 class GlobalPool(Head):
-    """Global average (or max) pooling and a linear classifier; nothing in it is specific to a class.
-
-    The embeddings are the pooled vector, the same for every class; there is no attention.
+    """Global average (or max) pooling and a linear classifier: the same embedding for every class, no attention.
 
     Args:
         pool: ``avg`` or ``max`` over the positions.
@@ -24,7 +22,7 @@ class GlobalPool(Head):
         self.pool, self.dropout = pool, nn.Dropout(dropout)
 
     def build(self, in_features: int, num_classes: int) -> Self:
-        """See :meth:`Head.build`; D is ``in_features``."""
+        """See :meth:`Head.build`."""
         self.embedding_dim = in_features
         self.classifier = nn.Linear(in_features, num_classes)
         return self

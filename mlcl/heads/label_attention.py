@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlcl.heads._attention import as_maps, attend, check_at_least, check_multiple
+from mlcl.heads._attention import attend, check_at_least, check_multiple
 from mlcl.heads.base import Head, HeadOutput, PerClassLinear
 
 
@@ -25,9 +25,9 @@ class LabelAttention(Head):
     Args:
         dim: D, width of the label queries and embeddings, a multiple of ``heads``.
         heads: number of attention heads; the backbone's width must be a multiple of it.
-        token_blocks: blocks among the image tokens; they are wide (C to C), so most of the parameters are here.
-        label_blocks: blocks among the label embeddings, where classes inform each other.
-        scale: what ``width`` is in the softmax, the ``full`` width as in MulCon's code, or that of one ``head``.
+        token_blocks: blocks among the image tokens, of the backbone's width; they hold most of the parameters.
+        label_blocks: blocks among the label embeddings.
+        scale: ``width`` in the softmax: the ``full`` one as in MulCon's code, or that of one ``head``.
     """
 
     def __init__(
@@ -42,16 +42,12 @@ class LabelAttention(Head):
         if scale not in ("full", "head"):
             raise ValueError(f"scale must be full or head, got {scale!r}")
         check_multiple("dim", dim, "heads", heads)
-        check_at_least(0, {"token_blocks": token_blocks, "label_blocks": label_blocks})
+        check_at_least(0, token_blocks=token_blocks, label_blocks=label_blocks)
         self.embedding_dim, self.heads, self.scale = dim, heads, scale
         self.token_blocks, self.label_blocks = token_blocks, label_blocks
 
     def build(self, in_features: int, num_classes: int) -> Self:
-        """See :meth:`Head.build`.
-
-        Raises:
-            ValueError: if the backbone's width cannot be divided among the heads.
-        """
+        """See :meth:`Head.build`; a ValueError if the backbone's width cannot be divided among the heads."""
         dim, wide, settings = self.embedding_dim, in_features, (self.heads, self.scale == "full")
         if self.token_blocks:
             check_multiple("the backbone's width", wide, "heads", self.heads)
@@ -72,7 +68,7 @@ class LabelAttention(Head):
         labels, attention = self.to_labels(self.queries[None], tokens)
         for block in self.among_labels:
             labels, _ = block(labels, labels)
-        return HeadOutput(self.classifier(labels), labels, as_maps(attention, features.shape[-2:]))
+        return HeadOutput(self.classifier(labels), labels, attention.unflatten(-1, features.shape[-2:]))
 
 
 class _Block(nn.Module):

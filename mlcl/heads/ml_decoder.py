@@ -1,4 +1,4 @@
-"""A decoder with few fixed queries, each of which answers for a group of classes (ML-Decoder)."""
+"""A decoder with few fixed queries, one for each group of classes (ML-Decoder)."""
 
 import math
 from typing import Self
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlcl.heads._attention import TransformerLayer, as_maps, check_at_least, check_multiple
+from mlcl.heads._attention import TransformerLayer, check_at_least, check_multiple
 from mlcl.heads.base import Head, HeadOutput, full_precision
 
 
@@ -19,8 +19,8 @@ class MLDecoder(Head):
         t = LN(q + dropout(q));  t <- LN(t + MHA(q = t, k = x, v = x));  t <- LN(t + FFN(t))
         logit_k = <w_k, t_g> + b_k,  group g = floor(k / n)
 
-    The embedding and the attention of a class are those of its group, so the classes of a group share them. Groups
-    that would have no class (K = 5, G = 4 fills 3) are not made.
+    The classes of a group share its embedding and its attention. Groups without a class (K = 5 fills 3 of G = 4) are
+    not made.
 
     Args:
         dim: D, width of tokens and queries, a multiple of ``heads``.
@@ -37,7 +37,7 @@ class MLDecoder(Head):
     ) -> None:
         super().__init__()
         check_multiple("dim", dim, "heads", heads)
-        check_at_least(1, {"groups": 1 if groups is None else groups, "ffn": ffn})
+        check_at_least(1, groups=groups, ffn=ffn)
         self.embedding_dim, self.groups, self.heads, self.ffn = dim, groups, heads, ffn
         self.dropout = nn.Dropout(dropout)
 
@@ -61,7 +61,7 @@ class MLDecoder(Head):
         queries = self.queries.expand(tokens.shape[0], -1, -1)  # before dropout, which differs between images
         queries = self.norm(queries + self.dropout(queries))
         groups, attention = self.layer(queries, queries, tokens, tokens)
-        maps = as_maps(self._per_class(attention), features.shape[-2:])
+        maps = self._per_class(attention).unflatten(-1, features.shape[-2:])
         return HeadOutput(self._logits(groups), self._per_class(groups), maps)
 
     def _logits(self, groups: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from mlcl.heads._attention import TransformerLayer, as_maps, check_at_least, check_multiple, sine_code
+from mlcl.heads._attention import TransformerLayer, check_at_least, check_multiple, sine_code
 from mlcl.heads.base import Head, HeadOutput, PerClassLinear
 
 
@@ -18,12 +18,12 @@ class QueryDecoder(Head):
         decoder layer:  t <- LN(t + MHA(q = t + e, k = x + s, v = x)),  t <- LN(t + FFN(t))
         f_k = LN(t_k),  logit_k = <w_k, f_k> + b_k
 
-    The decoder has no self-attention between classes. The attention is that of the last decoder layer. The published
-    size on ResNet-101 is ``dim: 2048, ffn: 8192`` (151 million parameters for 80 classes); the default is ours, lean.
+    The attention is that of the last decoder layer. The published size on ResNet-101 is ``dim: 2048, ffn: 8192`` (151
+    million parameters for 80 classes); the lean default is ours.
 
     Args:
-        dim: D, width of tokens and queries, a multiple of ``heads`` and of 4; null takes the backbone's width. Where
-            it is the backbone's width, the tokens are not projected.
+        dim: D, width of tokens and queries, a multiple of ``heads`` and of 4; null takes the backbone's width. Tokens
+            of this width are not projected.
         ffn: width inside the feed-forward parts; null is 4 times ``dim``.
         heads: number of attention heads.
         encoder_layers: layers over the image tokens; 0 is SADCL's ablation SARL*.
@@ -41,17 +41,13 @@ class QueryDecoder(Head):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        check_at_least(0, {"encoder_layers": encoder_layers})
-        check_at_least(1, {"decoder_layers": decoder_layers, "ffn": 1 if ffn is None else ffn})
+        check_at_least(0, encoder_layers=encoder_layers)
+        check_at_least(1, decoder_layers=decoder_layers, ffn=ffn)
         self.dim, self.ffn, self.heads, self.dropout = dim, ffn, heads, dropout
         self.encoder_layers, self.decoder_layers = encoder_layers, decoder_layers
 
     def build(self, in_features: int, num_classes: int) -> Self:
-        """See :meth:`Head.build`.
-
-        Raises:
-            ValueError: if ``dim`` cannot be divided among the heads or by the sine code.
-        """
+        """See :meth:`Head.build`; a ValueError if ``dim`` is no multiple of ``heads`` and 4."""
         dim = self.embedding_dim = in_features if self.dim is None else self.dim
         check_multiple("dim", dim, "heads", self.heads)
         check_multiple("dim", dim, "the sine code's step", 4)
@@ -77,4 +73,4 @@ class QueryDecoder(Head):
         for layer in self.decoder:
             state, attention = layer(state, state + self.queries, placed, tokens)
         embeddings = self.norm(state)
-        return HeadOutput(self.classifier(embeddings), embeddings, as_maps(attention, size))
+        return HeadOutput(self.classifier(embeddings), embeddings, attention.unflatten(-1, size))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlcl.heads._attention import check_at_least
 from mlcl.heads.base import Head, HeadOutput, PerClassLinear
 
 
@@ -25,8 +26,7 @@ class SemanticAttention(Head):
         self, dim: int = 512, normalise: Literal["softmax", "sigmoid"] = "softmax", dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
+        check_at_least(1, dim=dim)
         if normalise not in ("softmax", "sigmoid"):
             raise ValueError(f"normalise must be softmax or sigmoid, got {normalise!r}")
         self.embedding_dim, self.normalise, self.dropout = dim, normalise, nn.Dropout(dropout)

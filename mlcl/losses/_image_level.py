@@ -12,11 +12,9 @@ from mlcl.losses.projector import Projector
 class ImageLevelLoss(EmbeddingLoss):
     """A weighted sum over pairs of image views.
 
-    With z_i the unit vector of an image view::
+    With z_i the unit vector of an image view, and W the pair weights of the subclass's :meth:`weights`::
 
         L = - sum_ip W_ip log( exp(z_i.z_p / t) / sum_{a != i} exp(z_i.z_a / t) )
-
-    A subclass writes :meth:`weights`, the pair weights W.
 
     Args:
         temperature: t.
@@ -39,7 +37,7 @@ class ImageLevelLoss(EmbeddingLoss):
         anchor = weights.sum(1, keepdim=True) > 0  # with a positive, hence with a denominator too
         z: Tensor = self.projector(vectors)
         left_out = torch.eye(len(z), dtype=torch.bool, device=z.device) | ~(labels >= 0).any(1)
-        # Where there is no anchor, no row of nothing but -inf; and an anchor's own -inf must not meet its weight 0.
+        # Only in anchors' rows, as a row of nothing but -inf has no gradient; and weight 0 times -inf would be NaN.
         similarity = (z @ z.T / self.temperature).masked_fill(left_out & anchor, -torch.inf)
         return -(weights * similarity.log_softmax(1).masked_fill(left_out, 0)).sum()
 
@@ -49,14 +47,10 @@ class ImageLevelLoss(EmbeddingLoss):
 
 
 def image_views(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """One vector per image view, and its labels; where nothing of an image is known, the vector is 0.
-
-    Args:
-        embeddings: (B, V, K, D).
-        targets: (B, K) in {1, 0, -1}.
+    """One vector and the labels of each image view, from (B, V, K, D) embeddings and (B, K) targets.
 
     Returns:
-        Means over the known entries, (B * V, D), and labels, (B * V, K), the views of an image next to each other.
+        Means over the known entries (0 if there are none), (B * V, D), and labels, (B * V, K), views side by side.
     """
     known = (targets >= 0).to(embeddings.dtype)
     share = known / known.sum(1, keepdim=True).clamp(min=1)

@@ -1,4 +1,4 @@
-"""The present rows of a batch: few of many, in a number of rows that may be fixed beforehand."""
+"""Selection of the present entries of a batch, as a number of rows that may be fixed beforehand."""
 
 from typing import NamedTuple
 
@@ -16,18 +16,16 @@ class Rows(NamedTuple):
 
 
 def present_rows(embeddings: Tensor, targets: Tensor, capacity: int | None = None) -> Rows:
-    """The embeddings of present entries, chosen where they lie.
-
-    The number of present entries is a value on the device: asking for it makes the host wait, and gives every step
-    other shapes. With a capacity nothing of that happens.
+    """The embeddings of present entries.
 
     Args:
         embeddings: (B, V, K, D).
         targets: (B, K) in {1, 0, -1}.
-        capacity: R, at least the number of present entries times V; None asks for that number.
+        capacity: R, at least the number of present entries times V. None counts them, which makes the host wait for
+            the device and gives every step other shapes.
 
     Raises:
-        IndexError: if more are present than the capacity holds (on CUDA a device-side assert): never a silent cut.
+        IndexError: if more are present than the capacity holds (on CUDA a device-side assert).
     """
     views, classes = embeddings.shape[1:3]
     present = (targets == 1)[:, :, None].expand(-1, -1, views).flatten()

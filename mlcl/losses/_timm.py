@@ -1,17 +1,13 @@
-"""What carries a loss of ``timm.loss`` into this package: unknown targets are left out.
-
-Reductions are means, so that the weight of an embedding loss means the same beside each of them.
-"""
+"""Adapters of ``timm.loss``: unknown targets are left out, and reductions are means."""
 
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mlcl.losses.base import ClassificationLoss
+from mlcl.losses.base import ClassificationLoss, masked_mean
 
-# A masked logit: exp(-1e4) is 0 in fp32, and unlike -inf it keeps every gradient finite.
-NEVER = -1e4
+NEVER = -1e4  # an unknown entry's logit in a ranking: exp(-1e4) is 0, and unlike with -inf gradients stay finite
 Reduction = Literal["mean", "batchmean"]
 
 
@@ -27,32 +23,20 @@ class PerEntryLoss(ClassificationLoss):
     """A loss with one value per (image, class), averaged over the known ones.
 
     Args:
-        entries: (B, K) logits and targets in {0, 1} to (B, K) values.
+        name: of a loss in ``timm.loss`` that takes (B, K) logits and targets in {0, 1}.
         reduction: ``mean`` over known entries, or ``batchmean``: summed over classes, averaged over images.
+        settings: of timm's loss.
     """
 
-    def __init__(self, entries: nn.Module, reduction: Reduction) -> None:
+    def __init__(self, name: str, reduction: Reduction, **settings: Any) -> None:
         super().__init__()
         if reduction not in ("mean", "batchmean"):
             raise ValueError(f"reduction must be mean or batchmean, got {reduction!r}")
-        self.entries, self.reduction = entries, reduction
+        self.entries, self.reduction = from_timm(name, reduction="none", **settings), reduction
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the known entries, or their sum divided by the number of images (``batchmean``)."""
-        known = targets >= 0
-        entries: Tensor = self.entries(logits, (targets == 1).to(logits.dtype))
-        total = torch.where(known, entries, 0).sum()
-        return total / (len(logits) if self.reduction == "batchmean" else known.sum().clamp(min=1))
-
-
-class RankingLoss(ClassificationLoss):
-    """A loss that compares logits with each other: an unknown entry becomes an absent one that no term can feel."""
-
-    def __init__(self, ranking: nn.Module) -> None:
-        super().__init__()
-        self.ranking = ranking
-
-    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """As :class:`ClassificationLoss` says; the mean runs over images (and classes) with something to compare."""
-        loss: Tensor = self.ranking(logits.masked_fill(targets < 0, NEVER), (targets == 1).to(logits.dtype))
-        return loss
+        """The loss, from (B, K) logits and targets in {1, 0, -1}."""
+        entries, known = self.entries(logits, (targets == 1).to(logits.dtype)), targets >= 0
+        if self.reduction == "batchmean":
+            return torch.where(known, entries, 0).sum() / len(logits)
+        return masked_mean(entries, known)

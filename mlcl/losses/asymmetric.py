@@ -1,6 +1,6 @@
 """ASL: easy absent labels count less."""
 
-from mlcl.losses._timm import PerEntryLoss, Reduction, from_timm
+from mlcl.losses._timm import PerEntryLoss, Reduction
 
 
 class AsymmetricLoss(PerEntryLoss):
@@ -24,6 +24,5 @@ class AsymmetricLoss(PerEntryLoss):
         detach_focus: bool = False,
         reduction: Reduction = "mean",
     ) -> None:
-        settings = {"gamma_neg": gamma_neg, "gamma_pos": gamma_pos, "clip": clip, "reduction": "none"}
-        settings["disable_torch_grad_focal_loss"] = detach_focus
-        super().__init__(from_timm("AsymmetricLossMultiLabel", **settings), reduction)
+        settings = {"gamma_neg": gamma_neg, "gamma_pos": gamma_pos, "disable_torch_grad_focal_loss": detach_focus}
+        super().__init__("AsymmetricLossMultiLabel", reduction, clip=clip, **settings)

@@ -7,16 +7,15 @@ from torch import Tensor, nn
 class EmbeddingBank(nn.Module):
     """Ring buffer of the last M confident true positives of each class.
 
-    It keeps the head's embeddings as they were (detached, not projected), so that whoever compares with them projects
-    them with today's projector. Its size depends on classes, M and D only: a checkpoint loads at any batch size and
-    number of processes. SADCL (arXiv 2307.09715) keeps one entry per class and position in the batch instead, where an
-    image meets whatever last stood in its place; the confidence of 0.8 is theirs, the ring is ours.
+    It keeps embeddings detached and before the projector, so that they are compared under its present weights. SADCL
+    (arXiv 2307.09715) keeps one entry per class and position in the batch; the ring is ours, and its shape does not
+    depend on the batch size.
 
     Args:
         num_classes: K.
         size: M, entries per class; 0 is a bank that stays empty.
         dim: D.
-        confidence: probability above which a present label's embedding is kept.
+        confidence: probability above which a present label's embedding is kept (SADCL: 0.8).
     """
 
     rows: Tensor  # (K, M, D) float32
@@ -36,22 +35,21 @@ class EmbeddingBank(nn.Module):
         if not self.size:
             return
         views, (classes, size, _) = embeddings.shape[1], self.rows.shape
-        # Not from a step that overflowed and is skipped.
+        # An embedding that is not finite comes from a step that overflowed and is skipped.
         confident = (targets == 1)[:, None] & (probabilities > self.confidence) & embeddings.isfinite().all(-1)
         confident = confident.flatten(0, 1)  # (B * V, K), in order
         count = confident.sum(0)
         number = confident.cumsum(0) - 1  # of an entry among its class's
         kept = confident & (number >= count - size)  # of more than M, the last M
         slot = torch.arange(classes, device=count.device) * size + (self.written + number) % size
-        # For every slot the place of its new row in the batch, so that only what is kept is copied; what is not kept
-        # goes to one slot more, which is cut off.
+        # For every slot the place of its new row in the batch; what is not kept goes to a last slot, which is cut off.
         source = count.new_full((classes * size + 1,), -1)
         place = torch.arange(len(confident), device=count.device)[:, None].expand_as(slot)
         source.scatter_(0, slot.where(kept, classes * size).flatten(), place.flatten())
         source = source[:-1].view(classes, size)
         image, view = source.clamp(min=0) // views, source.clamp(min=0) % views
         new = embeddings[image, view, torch.arange(classes, device=count.device)[:, None]].to(self.rows.dtype)
-        # Not in place: the loss of this step still has its backward pass to go, which needs them as they were.
+        # Not in place, because this step's backward pass still needs the old ones.
         self.rows = torch.where((source >= 0)[..., None], new, self.rows)
         self.written = self.written + count
 
@@ -64,7 +62,7 @@ class EmbeddingBank(nn.Module):
             self.written += known
 
     def slots(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What is stored, in K * M rows whatever is filled: rows (K * M, D), classes and whether filled (K * M,)."""
+        """All slots, also empty ones: rows (K * M, D), their classes (K * M,) and whether they are filled (K * M,)."""
         slot, label = (torch.arange(n, device=self.rows.device) for n in (self.size, len(self.rows)))
         filled = slot < self.written[:, None]  # (K, M)
         return self.rows.flatten(0, 1), label[:, None].expand_as(filled).flatten(), filled.flatten()

@@ -1,7 +1,4 @@
-"""What every loss promises: fp32 inside, unknown targets left out, the caller's shapes checked.
-
-A subclass writes ``compute`` only, and is usable with torch alone.
-"""
+"""The base classes: losses compute in fp32, leave out unknown targets and check shapes; subclasses write ``compute``."""
 
 import re
 from abc import ABC, abstractmethod
@@ -47,12 +44,12 @@ class EmbeddingLoss(nn.Module, ABC):
     """
 
     starts_from_means = False  # whether start_from wants the class means of the training set
-    compares_rows = False  # whether compute selects the present rows, and has a use for the capacity
-    capacity: int | None = None  # number of rows to select in every training step; None asks for it each time
+    compares_rows = False  # whether compute selects the present rows, and so can use a capacity
+    capacity: int | None = None  # number of rows to select in every training step; None counts them each time
 
     @property
     def selected_rows(self) -> int | None:
-        """What ``present_rows`` takes for a capacity: outside of training every batch has its own number."""
+        """The capacity for ``present_rows``; outside of training every batch has its own number."""
         return self.capacity if self.training else None
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
@@ -71,19 +68,15 @@ class EmbeddingLoss(nn.Module, ABC):
         return torch.stack(list(self.terms(embeddings, targets).values())).sum()
 
     def terms(self, embeddings: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The weighted parts of the loss by name, which add up to it; arguments and errors as of a call.
-
-        Every part hangs on all parameters, if only with gradient 0: DDP waits for each of them.
-        """
+        """The weighted parts of the loss by name, which add up to it; arguments and errors as of a call."""
         views = embeddings.unsqueeze(1) if embeddings.ndim == 3 else embeddings
         if views.ndim != 4 or (views.shape[0], views.shape[2]) != tuple(targets.shape):
-            raise ValueError(
-                f"embeddings must be (B, K, D) or (B, V, K, D) and targets (B, K): "
-                f"{(*embeddings.shape,)} and {(*targets.shape,)}"
-            )
+            shapes = f"{(*embeddings.shape,)} and {(*targets.shape,)}"
+            raise ValueError(f"embeddings must be (B, K, D) or (B, V, K, D) and targets (B, K): {shapes}")
         with torch.autocast(embeddings.device.type, enabled=False):
             result = self.compute(_at_least_fp32(views), targets)
         named = result if isinstance(result, dict) else {_snake(type(self).__name__): result}
+        # Every part depends on all parameters, if only with gradient 0, because DDP waits for each of them.
         nothing = sum((parameter.reshape(-1)[:0].sum() for parameter in self.parameters()), embeddings.new_zeros(()))
         if not all(term.requires_grad for term in named.values()):  # not always: its gradient is as large as they are
             nothing = nothing + embeddings.reshape(-1)[:0].sum()
@@ -95,30 +88,29 @@ class EmbeddingLoss(nn.Module, ABC):
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, targets: Tensor, probabilities: Tensor) -> None:
-        """Renew the state, after the loss of a training step; by default there is none.
-
-        Every process calls this with the same tensors, those of all processes, so that the states stay equal.
+        """Update the state after a training step, with the tensors of all processes; by default there is none.
 
         Args:
             embeddings: (B, V, K, D), detached.
             targets: (B, K) integer in {1, 0, -1}.
-            probabilities: (B, V, K), what the classifier says.
+            probabilities: (B, V, K) of the classifier.
         """
 
     @torch.no_grad()
     def start_from(self, means: Tensor, known: Tensor) -> None:
-        """Start from class means (K, D) of a trained model where ``known`` (K,) bool; by default there is no use."""
+        """Start from class means (K, D) of a trained model where ``known`` (K,) bool; by default does nothing."""
 
 
 def check_temperature(temperature: float) -> float:
-    """The temperature itself.
-
-    Raises:
-        ValueError: unless it is a positive number.
-    """
+    """The temperature itself; a ValueError unless it is a positive number."""
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be positive, got {temperature}")
     return temperature
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the entries of the mask; 0 where there is none."""
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
 
 
 def _snake(name: str) -> str:

@@ -1,12 +1,10 @@
 """Binary cross-entropy, the plain baseline."""
 
-from mlcl.losses._timm import PerEntryLoss, Reduction, from_timm
+from mlcl.losses._timm import PerEntryLoss, Reduction
 
 
 class BinaryCrossEntropy(PerEntryLoss):
     """Binary cross-entropy, -[y log p + (1 - y) log(1 - p)], one decision per class.
-
-    0.69 at the start of training, where logits are near 0.
 
     Args:
         smoothing: moves each target this share of the way towards 0.5.
@@ -15,5 +13,5 @@ class BinaryCrossEntropy(PerEntryLoss):
     """
 
     def __init__(self, smoothing: float = 0.0, pos_weight: float | None = None, reduction: Reduction = "mean") -> None:
-        settings = {"smoothing": smoothing, "pos_weight": pos_weight, "smooth_dense": True, "reduction": "none"}
-        super().__init__(from_timm("BinaryCrossEntropy", **settings), reduction)
+        settings = {"smoothing": smoothing, "pos_weight": pos_weight, "smooth_dense": True}
+        super().__init__("BinaryCrossEntropy", reduction, **settings)

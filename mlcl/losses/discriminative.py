@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlcl.losses._rows import present_rows
-from mlcl.losses.base import EmbeddingLoss
+from mlcl.losses.base import EmbeddingLoss, masked_mean
 
 
 class DiscriminativeLoss(EmbeddingLoss):
@@ -19,16 +19,14 @@ class DiscriminativeLoss(EmbeddingLoss):
         margin:  L = mean_P d^2        + beta mean_N max(0, m - d)^2
         cosine:  L = mean_P (1 - cos)  + beta mean_N max(0, cos - m)
 
-    Inferred: "Learning Discriminative Representations for Multi-Label Image Recognition" (arXiv 2107.11159) says that
-    its loss raises the distance between classes and lowers the difference within one; its equation and its settings are
-    not public. Both forms, ``scope`` and every default are our reading.
+    Inferred from "Learning Discriminative Representations for Multi-Label Image Recognition" (arXiv 2107.11159), whose
+    equation and settings are not public: both forms, ``scope`` and every default are our reading.
 
     Args:
         form: ``margin`` (the classical contrastive loss) or ``cosine``.
-        margin: m, a distance for ``margin`` (unit vectors are at most 2 apart), a cosine for ``cosine``; by default 1
-            and 0.
+        margin: m; by default 1 for ``margin`` (a distance, at most 2) and 0 for ``cosine``.
         beta: weight of the pairs of two classes.
-        scope: N from the whole batch, or only from within each image (co-occurring classes).
+        scope: N from the whole ``batch``, or only from within each ``image`` (co-occurring classes).
     """
 
     compares_rows = True
@@ -57,15 +55,9 @@ class DiscriminativeLoss(EmbeddingLoss):
         within = pair & same_class & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
         between = pair & ~same_class & ((image[:, None] == image) if self.scope == "image" else True)
         if self.form == "margin":
-            squared = (2 - 2 * cosine).clamp(min=0)
+            pull = (2 - 2 * cosine).clamp(min=0)
             # The root's slope is infinite at 0: there the gradient is left out.
-            apart = (self.margin - squared.clamp(min=1e-12).sqrt()).clamp(min=0).square()
-            terms = _mean(squared, within) + self.beta * _mean(apart, between)
+            push = (self.margin - pull.clamp(min=1e-12).sqrt()).clamp(min=0).square()
         else:
-            terms = _mean(1 - cosine, within) + self.beta * _mean((cosine - self.margin).clamp(min=0), between)
-        return terms
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the entries of the mask; 0 where there is none."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+            pull, push = 1 - cosine, (cosine - self.margin).clamp(min=0)
+        return masked_mean(pull, within) + self.beta * masked_mean(push, between)

@@ -1,6 +1,6 @@
 """A loss for long-tailed label frequencies."""
 
-from mlcl.losses._timm import PerEntryLoss, Reduction, from_timm
+from mlcl.losses._timm import PerEntryLoss, Reduction
 
 
 class DistributionBalancedLoss(PerEntryLoss):
@@ -13,5 +13,4 @@ class DistributionBalancedLoss(PerEntryLoss):
     """
 
     def __init__(self, class_counts: list[float], num_samples: int, reduction: Reduction = "mean") -> None:
-        settings = {"class_counts": class_counts, "num_samples": num_samples, "reduction": "none"}
-        super().__init__(from_timm("DistributionBalancedLoss", **settings), reduction)
+        super().__init__("DistributionBalancedLoss", reduction, class_counts=class_counts, num_samples=num_samples)

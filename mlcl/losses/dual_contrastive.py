@@ -5,14 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mlcl.losses.bank import EmbeddingBank
-from mlcl.losses.base import EmbeddingLoss, check_temperature
-from mlcl.losses.label_contrastive import label_contrastive
-from mlcl.losses.projector import Projector
+from mlcl.losses.label_contrastive import LabelContrastiveLoss
 from mlcl.losses.prototype_contrastive import PrototypeContrastiveLoss
 
 
-class DualContrastiveLoss(EmbeddingLoss):
+class DualContrastiveLoss(LabelContrastiveLoss):
     """SADCL's sum of :class:`LabelContrastiveLoss` with a bank and :class:`PrototypeContrastiveLoss`.
 
     One projector g serves samples, bank and prototypes (Ma et al., arXiv 2307.09715)::
@@ -20,9 +17,8 @@ class DualContrastiveLoss(EmbeddingLoss):
         L = label_weight * L_S2S(g(h), g(bank)) + prototype_weight * L_P2S(g(h), g(prototypes))
 
     The weights of the official code, 100 and 50, stand beside 1000 times the mean binary cross-entropy: 0.1 and 0.05
-    beside the mean. The bank's form is ours, see :class:`~mlcl.losses.bank.EmbeddingBank`; the official one holds
-    as many entries per class as there are images in a process's batch. There each GPU contrasts its own images; here
-    all processes' together.
+    beside the mean. Its bank holds as many entries per class as there are images in a process's batch (ours:
+    :class:`~mlcl.losses.bank.EmbeddingBank`), and each GPU contrasts only its own images.
 
     Args:
         num_classes: K, given by the dataset.
@@ -41,7 +37,6 @@ class DualContrastiveLoss(EmbeddingLoss):
     """
 
     starts_from_means = True
-    compares_rows = True
 
     def __init__(
         self,
@@ -59,11 +54,8 @@ class DualContrastiveLoss(EmbeddingLoss):
         momentum: float = 0.9,
         compat: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(temperature, 0, compat, projection, bank, confidence, num_classes, dim)
         self.label_weight, self.prototype_weight = label_weight, prototype_weight
-        self.temperature, self.compat = check_temperature(temperature), compat
-        self.projector = Projector(dim, projection)
-        self.bank = EmbeddingBank(num_classes, bank, dim, confidence)
         self.around = PrototypeContrastiveLoss(num_classes, dim, prototype_temperature, absent, prototypes, momentum)
 
     @property
@@ -74,21 +66,15 @@ class DualContrastiveLoss(EmbeddingLoss):
     def compute(self, embeddings: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Both weighted parts, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
         unit = self.projector(embeddings)
-        rows, labels, filled = self.bank.slots()
-        bank = (self.projector(rows.to(embeddings.dtype)), labels, filled) if len(rows) else None
-        samples = label_contrastive(
-            unit, targets, nn.Identity(), self.temperature, bank, compat=self.compat, capacity=self.selected_rows
-        )
-        prototypes = self.around.contrast(unit, targets, self.projector)
         return {
-            "label_contrastive": self.label_weight * samples,
-            "prototype_contrastive": self.prototype_weight * prototypes,
+            "label_contrastive": self.label_weight * self.contrast(unit, targets, nn.Identity()),
+            "prototype_contrastive": self.prototype_weight * self.around.contrast(unit, targets, self.projector),
         }
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, targets: Tensor, probabilities: Tensor) -> None:
         """Put confident true positives into the bank, renew running means."""
-        self.bank.update(embeddings, targets, probabilities)
+        super().update(embeddings, targets, probabilities)
         self.around.update(embeddings, targets, probabilities)
 
     @torch.no_grad()

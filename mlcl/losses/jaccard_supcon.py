@@ -17,15 +17,12 @@ class JaccardSupConLoss(ImageLevelLoss):
 
     p runs over the other image views with J(i, p) > ``threshold``, i over those that have such a p.
 
-    The Jaccard weight is that of KMCL (arXiv 2307.03967), and weight and threshold those of pytorch-metric-learning's
-    ``MultiSupConLoss`` (its default threshold: 0.5). Ours are: the division by the sum of the weights, where that one
-    divides by the number of positives, so that no anchor counts less because its positives share little with it; the
-    strict comparison, where that one takes J = threshold too; J = 0, not 1, for two images without any label; and the
-    rule for unknown labels.
+    The Jaccard weight is that of KMCL (arXiv 2307.03967); weight and threshold are in pytorch-metric-learning's
+    ``MultiSupConLoss``, too (its default threshold: 0.5). That one divides by the number of positives instead of the
+    sum of their weights, takes J = threshold too, and J = 1 for two images without any label.
 
-    The image vector is the mean of the image's class-specific embeddings over the known entries, and this reduction
-    is ours too: with ``GlobalPool``, where all are equal, it is the pooled feature itself. An image of which nothing
-    is known takes no part. Keys are all image views of the batch, of all processes.
+    An image's vector is the mean of its class-specific embeddings over the known entries (our choice). An image of
+    which nothing is known is left out. Keys are all image views of the batch, of all processes.
 
     Args:
         temperature: t.

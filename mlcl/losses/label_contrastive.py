@@ -20,13 +20,13 @@ class LabelContrastiveLoss(EmbeddingLoss):
         L = 1/|I'| sum_{i in I'} -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / t) / sum_{a in A(i)} exp(z_i.z_a / t) )
 
     I' are the anchors with at least one positive. Entries of the memory bank join A(i) and P(i) but are no anchors
-    (our reading; SADCL's code takes them as anchors too). One constant embedding per class, whatever the image shows,
-    also minimises this loss: both papers add it to a trained classifier.
+    (in SADCL's code they are). One constant embedding per class, whatever the image shows, also minimises this loss:
+    both papers add it to a trained classifier.
 
     Args:
         temperature: t.
-        hard_negatives: so many absent entries, the nearest to any present one, join every denominator (our rule;
-            MulCon's code takes the highest scored, which a loss on embeddings does not see).
+        hard_negatives: number of absent entries, the nearest to any present one, that join every denominator (MulCon's
+            code takes the highest scored).
         compat: divide by all of I instead of I', as the official MulCon code does.
         projection: P, width of a projector (MulCon: 128); 0 compares the embeddings themselves.
         bank: M, entries of the memory bank per class; 0 is none.
@@ -57,53 +57,37 @@ class LabelContrastiveLoss(EmbeddingLoss):
         self.projector = Projector(dim, projection)
         self.bank = EmbeddingBank(num_classes or 0, bank, dim or 0, confidence)
 
-    def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+    def compute(self, embeddings: Tensor, targets: Tensor) -> Tensor | dict[str, Tensor]:
         """The loss, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
-        rows, labels, filled = self.bank.slots()
-        bank = (rows.to(embeddings.dtype), labels, filled) if len(rows) else None
-        settings = self.temperature, bank, self.hard_negatives, self.compat, self.selected_rows
-        return label_contrastive(embeddings, targets, self.projector, *settings)
+        return self.contrast(embeddings, targets, self.projector)
+
+    def contrast(self, embeddings: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+        """The loss, where ``project`` takes the embeddings (B, V, K, D) to unit vectors (B, V, K, P)."""
+        rows, _, labels, valid = present_rows(embeddings, targets, self.selected_rows)
+        anchors = project(rows)  # (R, P)
+        candidates, classes, counted = anchors, labels, valid
+        stored, stored_labels, filled = self.bank.slots()
+        if len(stored):
+            candidates = torch.cat([anchors, self.projector(stored.to(embeddings.dtype))])
+            classes, counted = torch.cat([labels, stored_labels]), torch.cat([valid, filled])
+        similarity = anchors @ candidates.T / self.temperature  # (R, R + N)
+        compared = counted & ~torch.eye(*similarity.shape, dtype=torch.bool, device=anchors.device)
+        others = similarity.masked_fill(~compared, -torch.inf)
+        if self.hard_negatives:
+            every, absent = embeddings.flatten(0, 2), (targets == 0)[:, None].expand(embeddings.shape[:3]).flatten()
+            with torch.no_grad():  # nearly all entries are absent, few are chosen
+                cosines = (anchors @ project(every).T).masked_fill(~valid[:, None], -torch.inf).amax(0)
+                score, chosen = cosines.masked_fill(~absent, -torch.inf).topk(min(self.hard_negatives, len(absent)))
+            nearest = (anchors @ project(every[chosen]).T).masked_fill(score == -torch.inf, -torch.inf)
+            others = torch.cat([others, nearest / self.temperature], dim=1)
+        positive = (labels[:, None] == classes) & compared & valid[:, None]
+        count = positive.sum(1)
+        # An anchor alone in the batch has an empty denominator: its -inf must not reach the gradient.
+        denominator = torch.where(count > 0, others.masked_fill((count == 0)[:, None], 0).logsumexp(1), 0)
+        pulled = torch.where(positive, similarity - denominator[:, None], 0).sum(1) / count.clamp(min=1)
+        return -pulled.sum() / (valid if self.compat else count > 0).sum().clamp(min=1)
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, targets: Tensor, probabilities: Tensor) -> None:
         """Put confident true positives into the bank."""
         self.bank.update(embeddings, targets, probabilities)
-
-
-def label_contrastive(
-    embeddings: Tensor,
-    targets: Tensor,
-    project: Callable[[Tensor], Tensor],
-    temperature: float,
-    bank: tuple[Tensor, Tensor, Tensor] | None = None,
-    hard_negatives: int = 0,
-    compat: bool = False,
-    capacity: int | None = None,
-) -> Tensor:
-    """The formula of :class:`LabelContrastiveLoss`, whose arguments these are, as a function.
-
-    ``project`` takes (..., D) to unit vectors (..., P). ``bank`` holds N further embeddings (N, D), their classes (N,)
-    and which of them are filled (N,). ``capacity`` fixes R, the number of rows: see ``present_rows``.
-    """
-    rows, _, labels, valid = present_rows(embeddings, targets, capacity)
-    anchors = project(rows)  # (R, P)
-    candidates, classes, counted = anchors, labels, valid
-    if bank is not None:
-        candidates, classes = torch.cat([anchors, project(bank[0])]), torch.cat([labels, bank[1]])
-        counted = torch.cat([valid, bank[2]])
-    similarity = anchors @ candidates.T / temperature  # (R, R + N)
-    compared = counted & ~torch.eye(*similarity.shape, dtype=torch.bool, device=anchors.device)
-    others = similarity.masked_fill(~compared, -torch.inf)
-    if hard_negatives:
-        every, absent = embeddings.flatten(0, 2), (targets == 0)[:, None].expand(embeddings.shape[:3]).flatten()
-        with torch.no_grad():  # nearly all entries are absent, few are chosen
-            cosines = (anchors @ project(every).T).masked_fill(~valid[:, None], -torch.inf)
-            score, chosen = cosines.amax(0).masked_fill(~absent, -torch.inf).topk(min(hard_negatives, len(absent)))
-        nearest = (anchors @ project(every[chosen]).T).masked_fill(score == -torch.inf, -torch.inf)
-        others = torch.cat([others, nearest / temperature], dim=1)
-    positive = (labels[:, None] == classes) & compared & valid[:, None]
-    count = positive.sum(1)
-    # An anchor alone in the batch has an empty denominator: its -inf must not reach the gradient.
-    denominator = torch.where(count > 0, others.masked_fill((count == 0)[:, None], 0).logsumexp(1), 0)
-    pulled = torch.where(positive, similarity - denominator[:, None], 0).sum(1) / count.clamp(min=1)
-    return -pulled.sum() / (valid if compat else count > 0).sum().clamp(min=1)

@@ -19,17 +19,15 @@ class MulSupConLoss(ImageLevelLoss):
 
     w_ij divides by the number of pairs, see ``weights``. With one label per image this is supervised contrastive
     learning (arXiv 2004.11362). Pairs (i, j) whose P(i, j) is empty are left out. Keys are all image views of the
-    batch, of all processes: the paper's momentum encoder and its queue of keys are not here.
+    batch, of all processes, without the paper's momentum encoder and queue.
 
-    The image vector is the mean of the image's class-specific embeddings over the known entries, and this reduction
-    is ours: with ``GlobalPool``, where all are equal, it is the pooled feature itself. An image of which nothing is
-    known takes no part. A known absence counts in the vector and makes no pair.
+    An image's vector is the mean of its class-specific embeddings over the known entries (our choice). An image of
+    which nothing is known is left out.
 
     Args:
         temperature: t.
         weights: ``label`` is the mean over all pairs (i, j); ``image`` the mean over the labels of an image, then over
-            images, so that many labels do not weigh more. Both are the authors'; counted are, here, only pairs and
-            images that have a positive (with the authors' keys all do).
+            images. Only pairs and images that have a positive are counted.
         projection: width of a projector's output (the authors': 256); 0 only brings vectors to length 1.
         dim: D, given by the head.
     """

@@ -1,6 +1,6 @@
 """Poly-1: binary cross-entropy with one more polynomial term."""
 
-from mlcl.losses._timm import PerEntryLoss, Reduction, from_timm
+from mlcl.losses._timm import PerEntryLoss, Reduction
 
 
 class PolyLoss(PerEntryLoss):
@@ -13,5 +13,4 @@ class PolyLoss(PerEntryLoss):
     """
 
     def __init__(self, epsilon: float = 2.0, gamma: float = 0.0, reduction: Reduction = "mean") -> None:
-        settings = {"epsilon": epsilon, "gamma": gamma, "reduction": "none"}
-        super().__init__(from_timm("PolyBinaryCrossEntropy", **settings), reduction)
+        super().__init__("PolyBinaryCrossEntropy", reduction, epsilon=epsilon, gamma=gamma)

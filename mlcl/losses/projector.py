@@ -1,19 +1,17 @@
-"""The projector between class-specific features and a contrastive loss: of training only."""
+"""The projector between class-specific embeddings and a contrastive loss, used in training only."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class Projector(nn.Module):
-    """Linear, ReLU, Linear, length 1: D to D to P.
+    """Linear (D to D), ReLU, Linear (D to P), scaled to length 1.
 
     The form of both papers: 1024-1024-128 in MulCon (arXiv 2107.11626), 2048-2048-1024 in SADCL (arXiv 2307.09715).
-    It lives inside a loss, so that it is neither tested nor exported, and one projector serves samples, memory bank
-    and prototypes alike. It starts as torch's Linear does (MulCon's code: N(0, 0.02)).
 
     Args:
         dim: D, width of the head's embeddings.
-        out: P, width of what is compared. 0: nothing is learned, embeddings are only brought to length 1.
+        out: P, width of what is compared; 0 has no layers and only brings embeddings to length 1.
 
     Raises:
         ValueError: for a negative width, or one without ``dim``.

@@ -17,11 +17,8 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
 
         L = -1/N sum_k log( sum_{i: y_ik = 1} exp(c_k.z_ik / t) / sum_{i: y_ik known} exp(c_k.z_ik / t) )
 
-    N is the number of present entries, as in the official code (the printed equation is a plain sum). It contrasts
-    images rather than classes, so it helps a classifier from the first step on.
-
-    Prototypes are parameters, as in the paper, or the running means of each class's present embeddings (ours). A run
-    that starts from a trained network (``--model.init_from``) takes that network's class means.
+    N is the number of present entries, as in the official code (the printed equation is a plain sum). A run that
+    starts from a trained network (``--model.init_from``) takes that network's class means for prototypes.
 
     Args:
         num_classes: K, given by the dataset.
@@ -29,7 +26,8 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
         temperature: t.
         absent: a class absent from the batch is left out (``skip``, the paper), or its embeddings are pushed away from
             its prototype (``push``, what the official code does).
-        prototypes: ``learnable`` or ``mean``; the mean of a class that was never present pulls nothing.
+        prototypes: ``learnable`` parameters, as in the paper, or the running ``mean`` of each class's present
+            embeddings (ours); a class that was never present is left out.
         momentum: share of the old running mean that an update keeps.
         projection: P, width of a projector shared by samples and prototypes (SADCL: 1024); 0 is none.
     """
@@ -69,7 +67,7 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
         return self.contrast(self.projector(embeddings), targets, self.projector)
 
     def contrast(self, unit: Tensor, targets: Tensor, projector: nn.Module) -> Tensor:
-        """The loss of unit embeddings (B, V, K, P) that the projector has made; it makes the prototypes comparable."""
+        """The loss, from unit embeddings (B, V, K, P) and the projector of the prototypes."""
         prototypes = projector(self.prototypes.to(unit.dtype))
         scores = torch.einsum("bvkd,kd->bvk", unit, prototypes).flatten(0, 1) / self.temperature  # (B * V, K)
         target = targets.repeat_interleave(unit.shape[1], 0)
@@ -83,15 +81,15 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
     @torch.no_grad()
     def update(self, embeddings: Tensor, targets: Tensor, probabilities: Tensor) -> None:
         """Move the running means towards those of the batch."""
-        if not self.learnable:
-            # A step that overflows in half precision is skipped, but a mean would keep its infinity for good.
-            counted = (targets == 1)[:, None] & embeddings.isfinite().all(-1)  # (B, V, K)
-            rows = torch.where(counted[..., None], embeddings, 0).to(self.prototypes.dtype)
-            count = counted.sum((0, 1))
-            means = rows.sum((0, 1)) / count.clamp(min=1)[:, None]
-            share = torch.where(self.known, 1 - self.momentum, 1.0)[:, None]
-            moved = self.prototypes + share * (means - self.prototypes)
-            self.start_from(moved, count > 0)
+        if self.learnable:
+            return
+        # A step that overflows in half precision is skipped, but a mean would keep its infinity for good.
+        counted = (targets == 1)[:, None] & embeddings.isfinite().all(-1)  # (B, V, K)
+        rows = torch.where(counted[..., None], embeddings, 0).to(self.prototypes.dtype)
+        count = counted.sum((0, 1))
+        means = rows.sum((0, 1)) / count.clamp(min=1)[:, None]
+        share = torch.where(self.known, 1 - self.momentum, 1.0)[:, None]
+        self.start_from(self.prototypes + share * (means - self.prototypes), count > 0)
 
     @torch.no_grad()
     def start_from(self, means: Tensor, known: Tensor) -> None:
@@ -99,13 +97,13 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
         moved = torch.where(known[:, None], means.to(self.prototypes), self.prototypes)
         if self.learnable:
             self.prototypes.copy_(moved)
-        else:  # not in place: the loss of this step still has its backward pass to go, which needs them as they were
+        else:  # not in place, because this step's backward pass still needs the old ones
             self.prototypes = moved
         self.known = self.known | known
 
 
 def _masked_logsumexp(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Column by column over the rows of the mask, and which columns have any; 0, with zero gradient, for the rest."""
+    """logsumexp of each column over the rows of the mask, 0 where it is empty, and which columns are not empty."""
     any_row = mask.any(0)
     filled = scores.masked_fill(~mask & any_row, -torch.inf)
     return torch.where(any_row, filled.logsumexp(0), 0), any_row
