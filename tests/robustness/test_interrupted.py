@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.lives import End, alive, assert_same_run, at, live, sadcl, when_there_is
+from support.lives import alive, assert_same_run, at, live, sadcl, when_there_is
 
 from mlcl.runs import record
+from mlcl.system import signals
 
 LAST, SAVING = (f"runs/victim/*/checkpoints/.{name}.*.partial.ckpt" for name in ("last", "*"))
 CACHE = "pixels/.*.partial.npy"
@@ -26,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def assert_whole(folder: Path) -> None:
-    for file in folder.glob("runs/*/*/checkpoints/*.ckpt"):
+    for file in folder.glob("runs/*/*/checkpoints/[!.]*.ckpt"):
         record.load(file)
 
 
@@ -46,48 +47,77 @@ def assert_finished_like_an_undisturbed_run(mlcl, flags: list[str], run: str) ->
     assert_same_run(Path("runs/whole/version_0"), Path("runs/victim") / run)
 
 
-def command_of(end: End, status: int, epochs: int) -> list[str]:
+def command_of(status: int, err: str, epochs: int) -> list[str]:
     """The arguments that the last line of a stopped training says to go on with."""
-    line = end.err.splitlines()[-1]
-    said, _, command = line.partition("continue with: mlcl ")
-    assert end.status == status and f"epoch {epochs} is saved" in said, end.err
+    said, _, command = err.splitlines()[-1].partition("continue with: mlcl ")
+    assert status > 128 and f"epoch {epochs} is saved" in said, err
     return shlex.split(command)
 
 
-def test_one_run_through_every_kind_of_end(mlcl, demo, here):
-    """Each process goes on from what the one before has left; the last result is that of a run never stopped."""
-    flags = [*sadcl(demo, here, 4), "--data.cache", "ram", "--data.cache_dir", "shared"]
-    again = ["--ckpt_path", "last"]
+# A callback of a user's that ends this process's training in some way.
+ENDS = """
+import os, resource, signal
+from lightning import Callback
+class Ends(Callback):
+    def __init__(self, how: str, epoch: int):
+        self.how, self.epoch = how, epoch
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (self.epoch, 1):
+            if self.how == "full":  # no file may grow to a checkpoint's size
+                resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+            else:
+                os.kill(os.getpid(), getattr(signal, self.how))
+"""
 
-    end = live(["fit", *flags], here, at("train.0"), signal.SIGTERM)
+
+def test_one_run_through_every_kind_of_end(mlcl, demo, here):
+    """Each training goes on from what the one before has left; the last result is that of a run never stopped."""
+    Path("own_ends.py").write_text(ENDS)
+    flags, again = sadcl(demo, here, 4), ["--ckpt_path", "last"]
+
+    def ended(how: str, epoch: int, *more: str):
+        callback = ["--trainer.callbacks+", "own_ends.Ends", "--trainer.callbacks.how", how]
+        return mlcl("fit", *flags, *callback, "--trainer.callbacks.epoch", str(epoch), *more)
+
+    end = ended("SIGTERM", 0)
     assert end.status == 143 and "nothing to continue from" in end.err.splitlines()[-1], end.err
     assert_last_is_refused_in_one_line(mlcl, flags)
 
-    # The moving average is in the network's place.
-    end = live(["fit", *flags], here, at("validation.0", 1), signal.SIGKILL)
-    assert end.status == -signal.SIGKILL
-    (last,) = Path().glob("runs/victim/*/checkpoints/last.ckpt")
-    epochs = record.load(last)["epoch"] + 1
+    end = ended("SIGHUP", 1)
+    assert end.status == 129
+    last = Path(command_of(end.status, end.err, 1)[-1])
 
-    # From now on no file may grow to a checkpoint's size.
-    limit = lambda process: resource.prlimit(process, resource.RLIMIT_FSIZE, (200_000, 200_000))  # noqa: E731
-    end = live(["fit", *flags, *again], here, at("train.0"), 0, do=limit)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        end = ended("full", 1, *again)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     line = end.err.splitlines()[-1]
-    assert end.status == 1 and "Traceback" not in end.err, end.err
-    assert re.match(rf"mlcl: {last.parent}/(best|last)\.ckpt .*File too large.* before it is kept", line), line
+    assert end.status == 1 and re.match(rf"mlcl: {last.parent}/(best|last)\.ckpt .* before it is kept", line), end.err
     assert {file.name for file in last.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert record.load(last)["epoch"] + 1 == epochs
+    assert record.load(last)["epoch"] == 0
 
-    # As from a terminal, to the loader's processes, too.
+    # As from a terminal: to the loader's processes, too.
     end = live(["fit", *flags, *again, "--data.num_workers", "1"], here, at("train.1", 1), signal.SIGINT, group=True)
-    command = command_of(end, 130, epochs + 1)
-    assert command[-2:] == ["--ckpt_path", str(last)]
-
-    end = live(command, here, when_there_is(LAST), signal.SIGHUP)
-    command_of(end, 129, epochs + 2)
-    assert Path("shared").is_dir() and not list(Path("shared").glob("*.npy"))  # shared memory is given back
+    assert end.status == 130
+    end = live(command_of(end.status, end.err, 2), here, when_there_is(LAST), signal.SIGKILL)
+    assert end.status == -signal.SIGKILL
     assert_whole(here)
     assert_finished_like_an_undisturbed_run(mlcl, flags, last.parent.parent.name)
+
+
+def test_a_file_being_written_is_finished(here):
+    file = here / "file"
+    with signals.watching():
+        with pytest.raises(signals.Stopped), signals.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)  # a second one changes nothing
+            file.write_text("whole")
+        signals.advise(lambda: "; go on")
+        assert signals.outcome() == ("stopped by SIGTERM; go on", 143) and file.read_text() == "whole"
+        with pytest.raises(signals.Stopped):  # as after a batch, where Python has ignored the exception
+            signals.check()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.slow
@@ -114,7 +144,7 @@ def test_killed_twenty_times(mlcl, demo, here):
             assert_last_is_refused_in_one_line(mlcl, flags)
         end = live(["fit", *flags, *(["--ckpt_path", "last"] if goes_on else [])], here, until, signal.SIGKILL,
                    delay=chance.random() * (0.03 if what in ("training", "validation") else 0.005))  # fmt: skip
-        saved = {file.name: record.load(file)["epoch"] for file in here.glob("runs/victim/*/checkpoints/*.ckpt")}
+        saved = {file.name: record.load(file)["epoch"] for file in here.glob("runs/victim/*/checkpoints/[!.]*.ckpt")}
         left = [file.name for file in (*here.glob(SAVING), *here.glob(CACHE))]
         with open("kills.txt", "a") as log:
             print(f"{number + 1:2} {what:12} status {end.status}, last seen {(end.moments or ['-'])[-1]:15} "
@@ -158,7 +188,8 @@ def test_two_processes_stop_together(demo, here, signum, group):
         (os.killpg if group else os.kill)(process, signum)
 
     end = live(["fit", *flags], here, at("train.0", 1), signum, delay=random.random() / 10, do=stop)
-    command_of(end, 128 + signum, 1)
+    assert end.status == 128 + signum
+    command_of(end.status, end.err, 1)
     assert end.err.count("continue with") == 1
     assert_whole(here)
     for _ in range(100):
