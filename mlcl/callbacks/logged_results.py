@@ -63,17 +63,17 @@ def show_in_wandb(run: Any, views: "Views") -> None:
     import wandb
 
     shown: dict[str, Any] = {
-        name: wandb.Table(columns=table.columns, data=table.rows) for name, table in views.tables.items()
+        name: wandb.Table(columns=[*table.columns], data=table.rows) for name, table in views.tables.items()
     }
     if views.curves.rows:
-        curves = wandb.Table(columns=views.curves.columns, data=views.curves.rows)
+        curves = wandb.Table(columns=[*views.curves.columns], data=views.curves.rows)
         shown["pr_curves"] = wandb.plot.line(curves, "recall", "precision", "class", "precision over recall, lowest AP")
     for name, pictures in views.pictures.items():
         shown[name] = [wandb.Image(p.pixels, caption=p.caption, file_type="jpg") for p in pictures]
     if views.embeddings is not None:
         columns = ["class", *(f"d{n}" for n in range(views.embeddings.shape[1]))]
         rows = [[owner, *row] for owner, row in zip(views.owners, views.embeddings.round(4).tolist(), strict=True)]
-        shown["embedding_table"] = wandb.Table(columns=columns, data=rows)
+        shown["embedding_table"] = wandb.Table(columns=[*columns], data=rows)
     run.log({f"{views.split}/{name}": value for name, value in shown.items()})
 
 
