@@ -37,10 +37,10 @@ def make_optimizer(module: nn.Module, factory: OptimizerFactory, lr_mult: dict[s
             groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     if unused:
         raise MlclError(f"model.lr_mult names {sorted(unused)[0]!r}, which is no part; use backbone, head, ...")
-    settings = []
+    settings: list[dict[str, Any]] = []
     for factor, decays in sorted(groups):
-        group = {"params": groups[factor, decays], "name": _group_name(lr_mult, factor, decays)}
-        settings.append(group if decays else {**group, "weight_decay": 0.0})
+        own: dict[str, Any] = {} if decays else {"weight_decay": 0.0}
+        settings.append({"params": groups[factor, decays], "name": _group_name(lr_mult, factor, decays), **own})
     optimizer = factory(settings)
     for group, (factor, _) in zip(optimizer.param_groups, sorted(groups), strict=True):
         group["lr"] *= factor
@@ -68,11 +68,7 @@ def _fuse(optimizer: Optimizer) -> None:
 
 
 def training_length(trainer: Trainer) -> tuple[int, int]:
-    """Optimizer steps of the whole training, and of an epoch.
-
-    Raises:
-        MlclError: if the training has no end.
-    """
+    """Optimizer steps of the whole training, and of an epoch; an MlclError if the training has no end."""
     steps = trainer.estimated_stepping_batches
     if steps == float("inf"):
         raise MlclError("the schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")

@@ -19,11 +19,7 @@ Backbone = Any  # timm leaves its models untyped
 
 
 def create_backbone(name: str, pretrained: bool, weights: str | None, options: dict[str, Any]) -> Backbone:
-    """A timm model without its classifier; see :class:`mlcl.network.Network` for the arguments.
-
-    Raises:
-        MlclError: for an unknown name, or weights that are missing or do not fit.
-    """
+    """A timm model without its classifier; arguments and errors as of :class:`mlcl.network.Network`."""
     if weights is not None and not Path(weights).is_file():
         raise MlclError(f"{weights}: no such weights file (model.network.weights)")
     if not timm.is_model(name):
@@ -56,13 +52,8 @@ def create_backbone(name: str, pretrained: bool, weights: str | None, options: d
 def freeze(backbone: Backbone, stages: int, batch_norms: bool) -> list[str]:
     """Stop training the first stages, 1 being the stem, and, with ``batch_norms``, every BatchNorm.
 
-    A BatchNorm in evaluation mode is one kernel, up to six times as fast as torchvision's ``FrozenBatchNorm2d`` on a CPU.
-
-    Returns:
-        Names of the BatchNorms that must stay in evaluation mode.
-
-    Raises:
-        MlclError: if there are fewer stages.
+    Returns the names of the BatchNorms that must stay in evaluation mode, which on a CPU is up to six times as fast as
+    torchvision's ``FrozenBatchNorm2d``. Raises an MlclError if there are fewer stages.
     """
     frozen: set[str] = set()
     if stages:
@@ -81,17 +72,9 @@ def freeze(backbone: Backbone, stages: int, batch_norms: bool) -> list[str]:
 
 
 def as_map(backbone: Backbone, features: Tensor, size: torch.Size) -> Tensor:
-    """Any backbone's features as (B, C, h, w).
+    """The output of ``forward_features`` as (B, C, h, w), for pictures of ``size`` (height, width) in pixels.
 
-    CNNs give that, Swin-like models (B, h, w, C), ViT-like ones (B, prefix + h * w, C).
-
-    Args:
-        backbone: the timm model.
-        features: the output of its ``forward_features``.
-        size: height and width of the picture in pixels, from which those of a token map follow.
-
-    Raises:
-        MlclError: if the features are none of these.
+    CNNs give that, Swin-like models (B, h, w, C), ViT-like ones (B, prefix + h * w, C); others are an MlclError.
     """
     channels = backbone.num_features
     if features.ndim == 4 and features.shape[1] == channels:

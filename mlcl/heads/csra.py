@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from mlcl.heads.base import Head, HeadOutput, full_precision
 
 _TEMPERATURES = {1: (1,), 2: (1, 99), 4: (1, 2, 4, 99), 6: (1, 2, 3, 4, 5, 99), 8: (1, 2, 3, 4, 5, 6, 7, 99)}
-_MAXIMUM = 99  # stands for the maximum in the paper
 
 
 class CSRA(Head):
@@ -57,6 +56,6 @@ class CSRA(Head):
 
 def _weights(scores: Tensor, temperature: int) -> Tensor:
     """Weights over the positions of (B, K, P) scores; among equal maxima one position takes all."""
-    if temperature == _MAXIMUM:
+    if temperature == 99:
         return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
     return (temperature * scores).softmax(-1)

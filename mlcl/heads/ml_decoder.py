@@ -61,14 +61,13 @@ class MLDecoder(Head):
         queries = self.queries.expand(tokens.shape[0], -1, -1)  # before dropout, which differs between images
         queries = self.norm(queries + self.dropout(queries))
         groups, attention = self.layer(queries, queries, tokens, tokens)
-        maps = self._per_class(attention).unflatten(-1, features.shape[-2:])
-        return HeadOutput(self._logits(groups), self._per_class(groups), maps)
-
-    def _logits(self, groups: Tensor) -> Tensor:
-        """(B, G, D) to (B, K); the last group's matrix may reach beyond the last class and is cut."""
         with full_precision(groups):
             logits = torch.einsum("bgd,gdn->bgn", groups.to(self.weight.dtype), self.weight)
-            return logits.flatten(1)[:, : len(self.bias)] + self.bias
+            logits = (
+                logits.flatten(1)[:, : len(self.bias)] + self.bias
+            )  # the last group may reach beyond the last class
+        maps = torch.unflatten(self._per_class(attention), -1, features.shape[-2:])
+        return HeadOutput(logits, self._per_class(groups), maps)
 
     def _per_class(self, groups: Tensor) -> Tensor:
         """(B, G, ...) to (B, K, ...): each class gets its group's."""

@@ -15,14 +15,6 @@ class ImageLevelLoss(EmbeddingLoss):
     With z_i the unit vector of an image view, and W the pair weights of the subclass's :meth:`weights`::
 
         L = - sum_ip W_ip log( exp(z_i.z_p / t) / sum_{a != i} exp(z_i.z_a / t) )
-
-    Args:
-        temperature: t.
-        projection: width of the projector's output; 0 only brings the image vectors to length 1.
-        dim: D, width of the embeddings; needed by a projector.
-
-    Raises:
-        ValueError: for a temperature that is not positive, or a projection without ``dim``.
     """
 
     def __init__(self, temperature: float, projection: int, dim: int | None) -> None:
@@ -37,7 +29,7 @@ class ImageLevelLoss(EmbeddingLoss):
         anchor = weights.sum(1, keepdim=True) > 0  # with a positive, hence with a denominator too
         z: Tensor = self.projector(vectors)
         left_out = torch.eye(len(z), dtype=torch.bool, device=z.device) | ~(labels >= 0).any(1)
-        # Only in anchors' rows, as a row of nothing but -inf has no gradient; and weight 0 times -inf would be NaN.
+        # Only in anchors' rows, as a row of nothing but -inf would give NaN; so would an anchor's own -inf times weight 0.
         similarity = (z @ z.T / self.temperature).masked_fill(left_out & anchor, -torch.inf)
         return -(weights * similarity.log_softmax(1).masked_fill(left_out, 0)).sum()
 
@@ -47,11 +39,7 @@ class ImageLevelLoss(EmbeddingLoss):
 
 
 def image_views(embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """One vector and the labels of each image view, from (B, V, K, D) embeddings and (B, K) targets.
-
-    Returns:
-        Means over the known entries (0 if there are none), (B * V, D), and labels, (B * V, K), views side by side.
-    """
+    """Means over the known entries, (B * V, D), 0 if there are none, and labels, (B * V, K), of the image views."""
     known = (targets >= 0).to(embeddings.dtype)
     share = known / known.sum(1, keepdim=True).clamp(min=1)
     vectors = torch.einsum("bvkd,bk->bvd", embeddings, share)

@@ -1,28 +1,20 @@
 """Selection of the present entries of a batch, as a number of rows that may be fixed beforehand."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 
-class Rows(NamedTuple):
-    """R rows, in the order of images, classes and views; those beyond the present ones are padding."""
-
-    embeddings: Tensor  # (R, D), 0 in the padding
-    image: Tensor  # (R,) int64
-    label: Tensor  # (R,) int64
-    valid: Tensor  # (R,) bool, false in the padding
-
-
-def present_rows(embeddings: Tensor, targets: Tensor, capacity: int | None = None) -> Rows:
-    """The embeddings of present entries.
+def present_rows(embeddings: Tensor, targets: Tensor, capacity: int | None = None) -> tuple[Tensor, ...]:
+    """The embeddings of present entries, in the order of images, classes and views, then padding up to R rows.
 
     Args:
         embeddings: (B, V, K, D).
         targets: (B, K) in {1, 0, -1}.
         capacity: R, at least the number of present entries times V. None counts them, which makes the host wait for
             the device and gives every step other shapes.
+
+    Returns:
+        Embeddings (R, D), 0 in the padding; image and label, (R,) int64; whether a row is no padding, (R,) bool.
 
     Raises:
         IndexError: if more are present than the capacity holds (on CUDA a device-side assert).
@@ -39,4 +31,4 @@ def present_rows(embeddings: Tensor, targets: Tensor, capacity: int | None = Non
     image, label, view = chosen // (classes * views), chosen // views % classes, chosen % views
     # Padding is 0 rather than some entry, whose overflow would reach the gradient as 0 times infinity.
     rows = torch.where(valid[:, None], embeddings[image, view, label], 0)
-    return Rows(rows, image, label, valid)
+    return rows, image, label, valid

@@ -20,13 +20,7 @@ def from_timm(name: str, **settings: Any) -> nn.Module:
 
 
 class PerEntryLoss(ClassificationLoss):
-    """A loss with one value per (image, class), averaged over the known ones.
-
-    Args:
-        name: of a loss in ``timm.loss`` that takes (B, K) logits and targets in {0, 1}.
-        reduction: ``mean`` over known entries, or ``batchmean``: summed over classes, averaged over images.
-        settings: of timm's loss.
-    """
+    """The loss ``name`` of ``timm.loss``, one value per (image, class), averaged over the known ones."""
 
     def __init__(self, name: str, reduction: Reduction, **settings: Any) -> None:
         super().__init__()

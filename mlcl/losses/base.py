@@ -1,14 +1,10 @@
-"""The base classes: losses compute in fp32, leave out unknown targets and check shapes; subclasses write ``compute``."""
+"""The base classes: fp32 inside, unknown targets left out, shapes checked. A subclass writes ``compute`` only."""
 
 import re
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-
-
-def _at_least_fp32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class ClassificationLoss(nn.Module, ABC):
@@ -30,7 +26,7 @@ class ClassificationLoss(nn.Module, ABC):
         if logits.ndim != 2 or logits.shape != targets.shape:
             raise ValueError(f"logits and targets must both be (B, K): {(*logits.shape,)} and {(*targets.shape,)}")
         with torch.autocast(logits.device.type, enabled=False):
-            return self.compute(_at_least_fp32(logits), targets)
+            return self.compute(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
 
     @abstractmethod
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -74,7 +70,7 @@ class EmbeddingLoss(nn.Module, ABC):
             shapes = f"{(*embeddings.shape,)} and {(*targets.shape,)}"
             raise ValueError(f"embeddings must be (B, K, D) or (B, V, K, D) and targets (B, K): {shapes}")
         with torch.autocast(embeddings.device.type, enabled=False):
-            result = self.compute(_at_least_fp32(views), targets)
+            result = self.compute(views.to(torch.promote_types(views.dtype, torch.float32)), targets)
         named = result if isinstance(result, dict) else {_snake(type(self).__name__): result}
         # Every part depends on all parameters, if only with gradient 0, because DDP waits for each of them.
         nothing = sum((parameter.reshape(-1)[:0].sum() for parameter in self.parameters()), embeddings.new_zeros(()))

@@ -103,7 +103,7 @@ class PrototypeContrastiveLoss(EmbeddingLoss):
 
 
 def _masked_logsumexp(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """logsumexp of each column over the rows of the mask, 0 where it is empty, and which columns are not empty."""
+    """Logsumexp of each column over the rows of the mask, 0 where it is empty, and which columns are not empty."""
     any_row = mask.any(0)
     filled = scores.masked_fill(~mask & any_row, -torch.inf)
     return torch.where(any_row, filled.logsumexp(0), 0), any_row
