@@ -57,11 +57,7 @@ class Network(nn.Module):
         self.train()
 
     def forward(self, image: Tensor) -> HeadOutput:
-        """Logits (B, K), embeddings (B, K, D) and, where the head has one, attention (B, K, h, w).
-
-        Args:
-            image: (B, 3, H, W) RGB, uint8 or float in [0, 1].
-        """
+        """Logits, embeddings and attention, see :class:`HeadOutput`, of (B, 3, H, W) RGB, uint8 or float in [0, 1]."""
         out: HeadOutput = self.head(self.features(image))
         return out
 

@@ -29,7 +29,7 @@ class ImageLevelLoss(EmbeddingLoss):
         anchor = weights.sum(1, keepdim=True) > 0  # with a positive, hence with a denominator too
         z: Tensor = self.projector(vectors)
         left_out = torch.eye(len(z), dtype=torch.bool, device=z.device) | ~(labels >= 0).any(1)
-        # Only in anchors' rows, as a row of nothing but -inf would give NaN; so would an anchor's own -inf times weight 0.
+        # A row of nothing but -inf would give NaN, so only in anchors' rows; so would an entry's -inf times weight 0.
         similarity = (z @ z.T / self.temperature).masked_fill(left_out & anchor, -torch.inf)
         return -(weights * similarity.log_softmax(1).masked_fill(left_out, 0)).sum()
 

@@ -58,6 +58,11 @@ class DualContrastiveLoss(LabelContrastiveLoss):
         self.label_weight, self.prototype_weight = label_weight, prototype_weight
         self.around = PrototypeContrastiveLoss(num_classes, dim, prototype_temperature, absent, prototypes, momentum)
 
+    @property
+    def prototypes(self) -> Tensor:
+        """(K, D), a parameter or a buffer."""
+        return self.around.prototypes
+
     def compute(self, embeddings: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Both weighted parts, from (B, V, K, D) embeddings and (B, K) targets in {1, 0, -1}."""
         unit = self.projector(embeddings)

@@ -274,7 +274,7 @@ def test_dual_is_both_parts_with_one_projector(case, views):
     rows, labels = (part[loss.bank.slots()[2]] for part in loss.bank.slots()[:2])
     unit, bank = loss.projector(embeddings), (loss.projector(rows), labels)
     first = slow_label_contrastive(unit, targets, 0.2, False, 0, bank)
-    second = slow_prototype_contrastive(unit, targets, loss.projector(loss.around.prototypes), 0.07, "skip")
+    second = slow_prototype_contrastive(unit, targets, loss.projector(loss.prototypes), 0.07, "skip")
     terms = {name: term.item() for name, term in loss.terms(embeddings, targets).items()}
     assert terms == {
         "label_contrastive": pytest.approx(0.3 * first, abs=1e-12),
