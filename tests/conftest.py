@@ -17,7 +17,7 @@ from support.running import Outcome, demo_flags
 from torch.utils.data import BatchSampler, DataLoader
 
 from mlcl.__main__ import main
-from mlcl.data.demo_scenes import write_scenes
+from mlcl.data.demo import write_scenes
 
 pytest_plugins = ("support.report_run",)  # the fixtures of the report's tests
 torch.set_num_threads(1)

@@ -1,8 +1,7 @@
 """Augmentation sets by name, as in the papers' recipes; all on uint8, all sizes from ``image_size``.
 
-Random numbers are drawn on the CPU, from torch's generator, which the dataset seeds for every (epoch, index, view).
-They are applied to one picture in a loader's process, or to a whole batch on the GPU (``data.augment_on: device``):
-the numbers are the same, so the pictures differ by rounding only.
+Random numbers are drawn on the CPU and applied to a picture there or to a batch on the GPU (``data.augment_on``): the
+results differ by rounding only.
 """
 
 import math
@@ -17,26 +16,19 @@ from torchvision.transforms.v2 import functional as F
 
 from mlcl.data.augment_steps import Cutout, Flip, MultiScaleCrop, RandomResizedCrop, Step
 from mlcl.data.rand_augment import RandAugment
-from mlcl.errors import MlclError
 
 Transform = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """From a picture of any size to a square of ``image_size``.
+    """From a picture of any size to a square of ``image_size``."""
 
-    Attributes:
-        side: of the square that a picture first becomes; this is what a cache holds.
-        mode: interpolation of the resizing.
-        steps: after it.
-        crops_original: the first step crops the picture as it was read instead (or, from a cache, the same part of the
-            square, which is large enough that the crop is never enlarged).
-    """
-
-    side: int
-    mode: InterpolationMode
+    side: int  # of the square that a picture is resized to first, and that a cache holds
+    mode: InterpolationMode = InterpolationMode.BILINEAR  # of the resizing
     steps: tuple[Step, ...] = ()
+    # The first step crops the picture as it was read (or, from a cache, the same part of the square, which is large
+    # enough that the crop is never enlarged).
     crops_original: bool = False
 
     def __call__(self, picture: Tensor) -> Tensor:
@@ -58,39 +50,11 @@ class Augmentation:
         return torch.tensor([n for step in self.steps for n in step.draw(height, width)], dtype=torch.float64)
 
     def apply(self, images: Tensor, drawn: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Steps ``first`` to ``last`` (excluded) on a batch.
-
-        Args:
-            images: (B, 3, H, W) uint8 on any device.
-            drawn: (B, P) on the CPU, of all steps.
-            first: number of the first step.
-            last: number of the step to stop before.
-        """
+        """Steps ``first`` to ``last`` (excluded) on (B, 3, H, W); ``drawn`` (B, P), on the CPU, is of all steps."""
         of_step = torch.split(drawn, [step.numbers for step in self.steps], dim=1)
         for step, numbers in list(zip(self.steps, of_step, strict=True))[first:last]:
             images = step.apply(images, numbers)
         return images
-
-
-def evaluation(size: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> Augmentation:
-    """Resize to size x size without keeping the aspect ratio: the field's test protocol."""
-    return Augmentation(size, interpolation)
-
-
-def training(name: str, size: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> Augmentation:
-    """The augmentation of training images.
-
-    Args:
-        name: a key of :data:`AUGMENTATIONS`.
-        size: side of the result in pixels.
-        interpolation: of the resizing.
-
-    Raises:
-        MlclError: for an unknown name.
-    """
-    if name not in AUGMENTATIONS:
-        raise MlclError(f"data.augment is {name!r}; known: {', '.join(AUGMENTATIONS)}")
-    return AUGMENTATIONS[name](size, interpolation)
 
 
 def _cropped(size: int, mode: InterpolationMode, smallest: float, *steps: Step) -> Augmentation:
@@ -104,9 +68,9 @@ def _sadcl(size: int, mode: InterpolationMode) -> Augmentation:
     return Augmentation(side, mode, (MultiScaleCrop(size, mode, side), Flip()))
 
 
-# name -> (image_size, interpolation) -> augmentation
+# name -> (image_size, interpolation) -> augmentation. "none", resizing alone, is also the field's test protocol.
 AUGMENTATIONS: dict[str, Callable[[int, Any], Augmentation]] = {
-    "none": lambda s, m: Augmentation(s, m),
+    "none": Augmentation,
     "flip": lambda s, m: Augmentation(s, m, (Flip(),)),
     "csra": lambda s, m: _cropped(s, m, 0.7, Flip()),
     "mulcon_stage1": lambda s, m: _cropped(s, m, 0.875, Flip(), RandAugment()),

@@ -21,21 +21,14 @@ class Step(ABC):
 
     @abstractmethod
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """The operation on a batch.
+        """The operation on images (B, 3, H, W) uint8, which are not changed.
 
-        Args:
-            images: (B, 3, H, W) uint8, on any device; not changed.
-            drawn: (B, numbers) float64, on the CPU: a GPU need not be waited for to decide what to do.
+        ``drawn``, (B, numbers) float64, is on the CPU, so that Python need not wait for the GPU to decide what to do.
         """
 
 
 class Crop(Step):
-    """A crop, resized to a square. The numbers are its top, left, height and width as shares of the picture.
-
-    Args:
-        size: side of the result in pixels.
-        mode: interpolation.
-    """
+    """A crop, resized to ``size`` pixels square; drawn as top, left, height and width as shares of the picture."""
 
     numbers = 4
 
@@ -58,17 +51,10 @@ class Crop(Step):
 
 
 class RandomResizedCrop(Crop):
-    """Torchvision's: a random share of the area in a random aspect ratio between 3/4 and 4/3.
-
-    Args:
-        size: side of the result in pixels.
-        mode: interpolation.
-        smallest: share of the area.
-    """
+    """Torchvision's: a random share of the area, at least ``smallest``, in an aspect ratio between 3/4 and 4/3."""
 
     def __init__(self, size: int, mode: InterpolationMode, smallest: float) -> None:
         super().__init__(size, mode)
-        self.smallest = smallest
         self.library = v2.RandomResizedCrop(size, scale=(smallest, 1))
 
     def draw(self, height: int, width: int) -> Sequence[float]:
@@ -78,32 +64,17 @@ class RandomResizedCrop(Crop):
 
 
 class MultiScaleCrop(Crop):
-    """A crop at a random pair of scales and one of 13 fixed offsets (SADCL's second stage), from a square.
+    """A crop from a square of ``side`` pixels at one of 19 pairs of scales and 13 offsets (SADCL's second stage)."""
 
-    Args:
-        size: side of the result in pixels.
-        mode: interpolation.
-        side: of the square that is cropped.
-        scales: crop sides as shares of that side.
-        max_distort: how many places in ``scales`` width and height may lie apart.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        mode: InterpolationMode,
-        side: int,
-        scales: tuple[float, ...] = (1, 0.875, 0.75, 0.66, 0.5),
-        max_distort: int = 2,
-    ) -> None:
+    def __init__(self, size: int, mode: InterpolationMode, side: int) -> None:
         super().__init__(size, mode)
-        self.side, places = side, range(len(scales))
-        self.pairs = [(scales[i], scales[j]) for i in places for j in places if abs(i - j) <= max_distort]
+        self.side, scales = side, (1, 0.875, 0.75, 0.66, 0.5)
+        self.pairs = [(scales[i], scales[j]) for i in range(5) for j in range(5) if abs(i - j) <= 2]
         quarters = [(i, j) for i in (0, 2, 4) for j in (0, 2, 4)] + [(1, 1), (1, 3), (3, 1), (3, 3)]
         self.offsets = [(i / 4, j / 4) for i, j in quarters]
 
     def draw(self, height: int, width: int) -> Sequence[float]:
-        """One of 19 pairs of scales, one of 13 offsets."""
+        """A random pair of scales and a random offset."""
         scales = self.pairs[int(torch.randint(len(self.pairs), ()))]
         down, right = self.offsets[int(torch.randint(len(self.offsets), ()))]
         tall, wide = (max(1, round(self.side * scale)) for scale in scales)
@@ -125,24 +96,16 @@ class Flip(Step):
         chosen = drawn[:, 0] > 0
         if not chosen.any():
             return images
-        mirrored = images.flip(-1)
-        if chosen.all():
-            return mirrored
-        return torch.where(to_device(chosen, images)[:, None, None, None], mirrored, images)
+        return torch.where(to_device(chosen, images)[:, None, None, None], images.flip(-1), images)
 
 
 class Cutout(Step):
-    """One square hole of random colour at a random centre, cut off at the border (DeVries and Taylor, 2017).
-
-    Args:
-        length: side of the hole in pixels.
-        side: of the square pictures.
-    """
+    """A square hole of random colour at a random centre, cut off at the border (DeVries and Taylor, 2017)."""
 
     numbers = 5
 
     def __init__(self, length: int, side: int) -> None:
-        self.length, self.side = length, side
+        self.length, self.side = length, side  # of the hole and of the square pictures, in pixels
 
     def draw(self, height: int, width: int) -> Sequence[float]:
         """Top and left in pixels, three channels of the colour."""

@@ -12,12 +12,9 @@ _PRINTED = 10  # pictures that get a line on the terminal
 
 
 class BadImages:
-    """The unreadable pictures of one split. All processes (workers, ranks) append to the same file.
+    """The unreadable pictures of a split of ``count`` images.
 
-    Args:
-        split: train, val or test.
-        count: of the split's images, N.
-        file: the list; without one, each process counts only the pictures that it has found itself.
+    All processes append to the same file; without one, each counts only the pictures that it has found itself.
     """
 
     def __init__(self, split: str, count: int, file: Path | None) -> None:
@@ -25,15 +22,7 @@ class BadImages:
         self._own: set[str] = set()
 
     def add(self, path: Path, reason: str) -> None:
-        """List a picture, unless it is listed already.
-
-        Args:
-            path: of the picture.
-            reason: in a line.
-
-        Raises:
-            MlclError: if the split now has too many, or the list cannot be written.
-        """
+        """List a picture, unless it is listed; MlclError if there are too many now, or the list cannot be written."""
         image = name_of(path)
         if image in self._own:  # in every epoch again
             return
@@ -68,11 +57,7 @@ class BadImages:
 
 
 def new_list(folder: Path) -> Path:
-    """The list of a run in ``folder``; an older one is removed, since images may be repaired by now.
-
-    Raises:
-        MlclError: if there is another file with this name.
-    """
+    """The list of a run in ``folder``; an older one is removed, since images may be repaired by now."""
     file = folder / "bad_images.csv"
     if file.exists():
         with file.open(encoding="utf-8", errors="replace") as text:

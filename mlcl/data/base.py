@@ -5,26 +5,24 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
 
-from mlcl.data import augment as augmentations
+from mlcl.data.augment import AUGMENTATIONS
 from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
+from mlcl.data.images import check_files
 from mlcl.data.labels import PRESENT, describe
-from mlcl.data.missing import check_files
 from mlcl.data.sampler import EpochSampler
 from mlcl.errors import MlclError
 from mlcl.system.console import say
 from mlcl.system.seeding import global_seed
 
 Split = Literal["train", "val", "test"]
-INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
 
 
 class MultiLabelDataModule(LightningDataModule):
@@ -82,7 +80,7 @@ class MultiLabelDataModule(LightningDataModule):
         one_of("cache", cache, "none", "ram", "disk")
         one_of("augment_on", augment_on, "cpu", "device")
         one_of("on_bad_image", on_bad_image, "raise", "skip")
-        one_of("augment", augment, *augmentations.AUGMENTATIONS)
+        one_of("augment", augment, *AUGMENTATIONS)
         self.root = Path(root)
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.views, self.augment, self.empty_images = views, augment, empty_images
@@ -107,11 +105,7 @@ class MultiLabelDataModule(LightningDataModule):
 
     @abstractmethod
     def read_split(self, split: Split) -> Samples | None:
-        """Paths and targets of a split, or None where the dataset has no such split.
-
-        Raises:
-            MlclError: naming the file that is missing or wrong.
-        """
+        """Paths and targets of a split, or None if there is none; MlclError names the file that is missing or wrong."""
 
     def portable_arguments(self) -> dict[str, Any]:
         """Constructor arguments with which another process, in another folder, makes the same dataset."""
@@ -125,7 +119,7 @@ class MultiLabelDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits and print a line about each."""
-        if self.trainer is not None:  # a rank with other settings, which is refused later, must broadcast, too
+        if self.trainer is not None:  # a rank with other settings must broadcast, too; it is refused later
             skip, own = self.on_bad_image == "skip", self._bad_list
             if skip and own is None and self.trainer.is_global_zero:
                 own = new_list(Path(self.trainer.default_root_dir))
@@ -156,11 +150,7 @@ class MultiLabelDataModule(LightningDataModule):
         return next(name for name in reversed(self.splits) if self.splits[name] is self.splits[split])
 
     def read_splits(self) -> str:
-        """Fill ``splits``; returns a phrase that says where the validation images come from.
-
-        Raises:
-            MlclError: if ``val_fraction`` is set for a dataset that does not allow it, or a file is missing or wrong.
-        """
+        """Fill ``splits``, and describe where the validation images come from."""
         train, val, test = (self._filtered(split) for split in ("train", "val", "test"))
         val_source = "its own split"
         if self.val_fraction:
@@ -168,10 +158,7 @@ class MultiLabelDataModule(LightningDataModule):
                 raise MlclError("data.val_fraction is set, but this dataset has a validation split of its own")
             if train is None:
                 raise MlclError("data.val_fraction is set, but this dataset has no training split")
-            order = np.random.default_rng(self.split_seed).permutation(len(train.paths))
-            held_out = np.zeros(len(order), dtype=bool)
-            held_out[order[: round(self.val_fraction * len(order))]] = True
-            train, val, val_source = train.take(~held_out), train.take(held_out), "held out from train"
+            (train, val), val_source = train.hold_out(self.val_fraction, self.split_seed), "held out from train"
             test, val_source = (test, val_source) if test is not None else (val, "held out from train; also the test")
         elif val is None:
             val, val_source = test, "the test images: selection sees them; --data.val_fraction 0.1 holds some out"
@@ -182,11 +169,7 @@ class MultiLabelDataModule(LightningDataModule):
         return val_source
 
     def dataset(self, split: Split, augmented: bool = True) -> ImageDataset:
-        """The images of a split.
-
-        Args:
-            split: train, val or test.
-            augmented: augment training images; all others are resized only.
+        """The images of a split; those of train are augmented, unless ``augmented`` is off, all others only resized.
 
         Raises:
             MlclError: if the dataset has no such split, or it is empty.
@@ -196,27 +179,19 @@ class MultiLabelDataModule(LightningDataModule):
             if split == "train":
                 hint = "check its splits and data.val_fraction" if self.splits else "call setup() first"
             raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images: {hint}")
-        mode = INTERPOLATIONS[self.interpolation or "bilinear"]
+        mode = InterpolationMode(self.interpolation or "bilinear")
         training = split == "train" and augmented
-        augmentation = (
-            augmentations.training(self.augment, self.image_size, mode)
-            if training
-            else augmentations.evaluation(self.image_size, mode)
-        )
+        augmentation = AUGMENTATIONS[self.augment if training else "none"](self.image_size, mode)
         samples, pixels, skip = self.splits[split], None, self.on_bad_image == "skip"
         if self.cache != "none" and (augmented or split != "train"):  # plain training images are read only once
             folder = Path(self.cache_dir) if self.cache_dir else None
             pixels = open_cache(samples.paths, augmentation, self.cache, folder, self.workers, skip)
         bad = BadImages(self._own_name(split), len(samples.paths), self._bad_list) if skip else None
-        if not training:
-            return ImageDataset(samples, augmentation, pixels=pixels, bad=bad)
-        return ImageDataset(samples, augmentation, self.views, global_seed(), pixels, self.augment_on == "device", bad)
+        views, on_device = (self.views, self.augment_on == "device") if training else (1, False)
+        return ImageDataset(samples, augmentation, views, global_seed(), pixels, on_device, bad)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """As Lightning does, then the remaining steps of the augmentation (``augment_on`` device).
-
-        Their random numbers stay on the CPU, so that the device need not be waited for.
-        """
+        """As Lightning does, then the remaining steps of the augmentation; their random numbers stay on the CPU."""
         drawn = batch.pop("drawn", None) if isinstance(batch, dict) else None
         batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if drawn is not None and self._training is not None:
@@ -251,8 +226,6 @@ class MultiLabelDataModule(LightningDataModule):
 
     def _loader(self, split: Split) -> DataLoader[dict[str, Tensor]]:
         dataset, training = self.dataset(split), split == "train"
-        if training and self.augment_on == "device" and not isinstance(dataset, ImageDataset):
-            raise MlclError(f"data.augment_on is device, which {type(dataset).__name__} cannot do; set it to cpu")
         self._training = dataset if training else self._training
         sampler = EpochSampler(dataset, seed=global_seed(), shuffle=training)
         sampler.set_epoch(self._next_epoch if training else 0)

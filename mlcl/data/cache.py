@@ -1,7 +1,4 @@
-"""Decoded, resized pictures of a split in one memory-mapped file, which all processes and later runs share.
-
-Copying a row of it is dozens of times faster than decoding and resizing a JPEG.
-"""
+"""Decoded, resized pictures of a split in one memory-mapped file, which all processes and later runs share."""
 
 import atexit
 import hashlib
@@ -9,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +16,13 @@ import torch
 import torchvision
 from filelock import FileLock
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mlcl.data.augment import Augmentation
 from mlcl.data.images import ImageError, read_image
-from mlcl.data.progress import with_progress
 from mlcl.errors import MlclError, visible
 from mlcl.system.files import write_whole
 
@@ -34,14 +32,7 @@ _BATCH = 16  # pictures per message from a decoding process
 
 
 class CachedPixels:
-    """The pictures of a cache file, by index.
-
-    Args:
-        path: a ``.npy`` file, from :func:`open_cache`.
-
-    Raises:
-        ValueError: if it has another content.
-    """
+    """The pictures of a ``.npy`` file of :func:`open_cache`, by index; ValueError for another file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,10 +42,9 @@ class CachedPixels:
             raise ValueError(f"{path} is not a cache of pictures")
 
     def __call__(self, index: int) -> tuple[Tensor, tuple[int, int]]:
-        """The square picture (3, side, side) uint8, and height and width of the original.
+        """The square picture (3, side, side) uint8, and height and width of the original: 0 if it could not be read.
 
-        The picture is mapped memory: copy it before changing it. (Copying here would halve the images per second.) The
-        size is 0 if the picture could not be read.
+        The picture is mapped memory: copy it before changing it. (Copying here would halve the images per second.)
         """
         row = self.rows[index]
         height, width = row["size"].tolist()
@@ -79,14 +69,14 @@ def open_cache(
         paths: of the pictures.
         augmentation: whose square is kept.
         kind: ``disk``; or ``ram``, a file in shared memory that is deleted when this process ends.
-        folder: to write to; by default ``mlcl/pixels`` in the user's cache folder, or in shared memory.
+        folder: to write to; by default in the user's cache folder, or in shared memory.
         workers: processes that decode.
         skip: leave out pictures that cannot be read.
 
     Raises:
         MlclError: if there is not enough space, or a picture cannot be read.
     """
-    folder = folder or (_shared_memory() if kind == "ram" else _cache_folder())
+    folder = folder or (_shared_memory() if kind == "ram" else cache_folder() / "pixels")
     path = folder / f"{_key(paths, augmentation, skip)}.npy"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,10 +85,9 @@ def open_cache(
         cache = _opened(path, len(paths), augmentation)  # without the lock: the folder may be read-only
         if cache is None:
             with FileLock(path.with_suffix(".lock")):
-                cache = _opened(path, len(paths), augmentation)
-                if cache is None:
+                if _opened(path, len(paths), augmentation) is None:
                     _write(path, _Squares(paths, augmentation, skip), workers, spare=0.1 if kind == "ram" else 0.0)
-                    cache = CachedPixels(path)
+                cache = CachedPixels(path)
     except OSError as error:
         raise MlclError(
             f"no cache of pictures in {folder}: {error.strerror or error}; give --data.cache_dir another folder, or "
@@ -136,12 +125,10 @@ def _write(path: Path, squares: _Squares, workers: int, spare: float) -> None:
     """Write the cache, if a share ``spare`` of the free space remains: loaders use shared memory, too."""
     count, side = len(squares), squares.augmentation.side
     dtype = _row(side)
-    needed, free = count * dtype.itemsize, shutil.disk_usage(path.parent).free
-    what = f"a cache of {count:,} pictures at {side} x {side} takes {_gigabytes(needed)} in {path.parent}"
+    needed, free = count * dtype.itemsize / 1e9, shutil.disk_usage(path.parent).free / 1e9
+    what = f"a cache of {count:,} pictures at {side} x {side} takes {needed:.3g} GB in {path.parent}"
     if needed > (1 - spare) * free:
-        raise MlclError(
-            f"{what}, {_gigabytes(free)} are free: give --data.cache_dir another folder, or --data.cache none"
-        )
+        raise MlclError(f"{what}, {free:.3g} GB are free: give --data.cache_dir another folder, or --data.cache none")
     print(visible(what), file=sys.stderr, flush=True)  # not say: any rank may be the one that writes
     for stale in path.parent.glob(f".{path.stem}.*"):  # of a killed process; as we have the lock, nobody is writing it
         stale.unlink()
@@ -159,8 +146,11 @@ def _write(path: Path, squares: _Squares, workers: int, spare: float) -> None:
     write_whole(path, content)
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.3g} GB"
+def with_progress(loader: DataLoader[Any], what: str) -> Iterable[Any]:
+    """The batches of a loader, with a bar on stderr if that is a terminal."""
+    if not sys.stderr.isatty():  # rich before 15 prints an empty line even if the bar is disabled
+        return loader
+    return track(loader, what, console=Console(stderr=True))
 
 
 def _opened(path: Path, count: int, augmentation: Augmentation) -> CachedPixels | None:
@@ -173,10 +163,7 @@ def _opened(path: Path, count: int, augmentation: Augmentation) -> CachedPixels 
 
 
 def _key(paths: Sequence[Path], augmentation: Augmentation, skip: bool) -> str:
-    """Hash of all that changes the pixels: files (path, size, modification time), resizing, versions of the libraries.
-
-    Not the fingerprint of a split in ``mlcl.runs.provenance``, which compares names and labels between machines.
-    """
+    """Hash of all that changes the pixels: files (path, size, modification time), resizing, library versions."""
     versions = torchvision.__version__, PIL.__version__
     digest = hashlib.blake2b(repr((_FORMAT, augmentation.side, str(augmentation.mode), versions)).encode())
     for path in paths:
@@ -191,8 +178,9 @@ def _key(paths: Sequence[Path], augmentation: Augmentation, skip: bool) -> str:
     return digest.hexdigest()[:24]
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlcl" / "pixels"
+def cache_folder() -> Path:
+    """Where mlcl keeps what it can compute again, for all runs of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlcl"
 
 
 def _shared_memory() -> Path:

@@ -3,22 +3,20 @@
 import csv
 import hashlib
 import io
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.cache import with_progress
 from mlcl.data.dataset import Samples
 from mlcl.data.file_names import short
 from mlcl.data.images import ImageError, read_image
 from mlcl.data.labels import PRESENT, describe
-from mlcl.data.missing import MissingImages
-from mlcl.data.progress import with_progress
 from mlcl.errors import cell, visible
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
@@ -33,19 +31,14 @@ _TITLES = {  # "class without positives" has none: the line of the split names t
 
 
 class _Found(NamedTuple):
-    """An image file: height, width and a hash of its content, or the reason why it cannot be read."""
+    """A hash of a file's content, and why it cannot be read as a picture, or nothing."""
 
-    size: tuple[int, int] | None
-    content: bytes = b""
-    reason: str = ""
+    content: bytes
+    reason: str
 
 
 def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
-    """Read everything, print what was found, and write the list.
-
-    Args:
-        data: the dataset.
-        output: CSV file with a row per problem.
+    """Read everything, print what was found, and write a CSV file ``output`` with a row per problem.
 
     Returns:
         1 if an image cannot be read or a split has none, else 0.
@@ -53,7 +46,7 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
     Raises:
         MlclError: for what is wrong with the annotations, or if the list cannot be written.
     """
-    with suppress(MissingImages):  # each one is reported as unreadable
+    with suppress(ImageError):  # missing images: each one is reported as unreadable
         data.prepare_data()
     val_source = data.read_splits()
     last = {id(samples): split for split, samples in data.splits.items()}
@@ -63,8 +56,6 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
     lines = []
     for split, samples in data.splits.items():
         lines.append(f"{split:5} {describe(samples.targets, data.classes)}{f' ({val_source})' * (split == 'val')}")
-        if split in splits and len(samples.paths):
-            lines += [f"      {line}" for line in (_label_counts(samples), *_sizes(samples, found))]
     empty = [split for split in get_args(Split) if split not in data.splits or not data.splits[split].paths]
     lines += [f"no {', no '.join(empty)} images: mlcl fit would stop"] if empty else []
     for kind, title in _TITLES.items():
@@ -82,7 +73,7 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
         writer.writerows([cell(value) for value in row] for row in table)
         write_whole(output, text.getvalue().encode(errors="backslashreplace"))
         say(f"{output}: {len(table):,} problems")
-    bad = sum(one.size is None for one in found.values())
+    bad = sum(bool(one.reason) for one in found.values())
     print(f"{bad:,} of {len(found):,} images cannot be read" if bad else f"all {len(found):,} images can be read")
     return 1 if bad or empty else 0
 
@@ -95,7 +86,7 @@ def _problems(
     groups: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)  # by content
     for split, samples in splits.items():
         for path in sorted(samples.paths):
-            if found[path].size is None:
+            if found[path].reason:
                 problems["bad image"].add((split, str(path), found[path].reason))
             else:
                 groups[found[path].content].append((split, path))
@@ -122,28 +113,12 @@ class _Files(Dataset[tuple[Path, _Found]]):
     def __getitem__(self, index: int) -> tuple[Path, _Found]:
         path = self.paths[index]
         try:
-            height, width = read_image(path).shape[-2:]
-            content = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
-            return path, _Found((height, width), content)
+            read_image(path)
+            return path, _Found(hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), "")
         except (ImageError, OSError) as error:
-            return path, _Found(None, reason=str(error).removeprefix(f"{path}: "))
+            return path, _Found(b"", str(error).removeprefix(f"{path}: "))
 
 
 def _read_all(paths: Iterable[Path], workers: int) -> dict[Path, _Found]:
     loader = DataLoader(_Files(sorted(paths)), _BATCH, num_workers=workers, collate_fn=list)
     return {path: one for batch in with_progress(loader, "reading") for path, one in batch}
-
-
-def _label_counts(samples: Samples) -> str:
-    counts = Counter((samples.targets == PRESENT).sum(1).tolist())
-    return "images by number of labels: " + ", ".join(f"{k}: {counts[k]:,}" for k in sorted(counts)[:12])
-
-
-def _sizes(samples: Samples, found: dict[Path, _Found]) -> list[str]:
-    sizes = np.array([size for path in samples.paths if (size := found[path].size) is not None])
-    if not len(sizes):
-        return []
-    smallest, largest = (sizes[function(sizes.prod(1))] for function in (np.argmin, np.argmax))
-    height, width = np.median(sizes, 0).astype(int).tolist()
-    ends = f"{smallest[1]} x {smallest[0]} to {largest[1]} x {largest[0]}"
-    return [f"width x height: {ends} by area, median {width} x {height}"]

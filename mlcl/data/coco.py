@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-import os
-from collections import Counter
 from contextlib import suppress
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.cache import cache_folder
 from mlcl.data.dataset import Samples
 from mlcl.data.download import fetch
 from mlcl.data.file_names import below, checked, short
@@ -109,7 +110,7 @@ def _cached(annotations: Path) -> dict[str, Any]:
     state = annotations.stat()
     key = f"{_CACHE_FORMAT}:{annotations.resolve()}:{state.st_size}:{state.st_mtime_ns}"
     name = f"{annotations.stem}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.npz"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlcl" / "labels" / name
+    cache = cache_folder() / "labels" / name
     with suppress(Exception):  # missing or damaged
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in ("classes", "file_names", "targets")}
@@ -130,21 +131,19 @@ def _parse(annotations: Path) -> dict[str, Any]:
     except ValueError as error:  # truncated or wrong JSON, with its line; or not UTF-8
         raise _NotCOCO(annotations, str(error)) from None
     categories, images, objects = (_entries(content, key, annotations) for key in _KEYS)
-    column = {category: k for k, category in enumerate(_sorted_ids(categories, "categories", annotations))}
-    ids = _sorted_ids(images, "images", annotations)
-    present: dict[Any, set[int]] = {image: set() for image in ids}
+    categories, images = _sorted(categories, "categories", annotations), _sorted(images, "images", annotations)
+    column = {entry["id"]: k for k, entry in enumerate(categories)}
+    present: dict[Any, set[int]] = {entry["id"]: set() for entry in images}
     for number, entry in enumerate(objects):
         if entry["category_id"] not in column:
-            raise _NotCOCO(
-                annotations, f"annotations[{number}]: category {short(repr(entry['category_id']))} is unknown"
-            )
+            unknown = short(repr(entry["category_id"]))
+            raise _NotCOCO(annotations, f"annotations[{number}]: category {unknown} is unknown")
         if entry["image_id"] in present:  # many use a part of the images with all of the annotations
             present[entry["image_id"]].add(column[entry["category_id"]])
-    names = {entry["id"]: checked(entry["file_name"], f"{annotations}, images[{n}]") for n, entry in enumerate(images)}
-    classes = {entry["id"]: entry["name"] for entry in categories}
+    names = [checked(entry["file_name"], f"{annotations}, image {entry['id']}") for entry in images]
     return {
-        "classes": np.array([classes[category] for category in column], dtype=str),
-        "file_names": np.array([names[image] for image in ids], dtype=str),
+        "classes": np.array([entry["name"] for entry in categories], dtype=str),
+        "file_names": np.array(names, dtype=str),
         "targets": encode(list(present.values()), len(column)),
     }
 
@@ -167,11 +166,13 @@ def _entries(content: Any, key: str, annotations: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _sorted_ids(entries: list[dict[str, Any]], key: str, annotations: Path) -> list[Any]:
-    counts = Counter(entry["id"] for entry in entries)
-    if twice := [number for number, count in counts.items() if count > 1]:
-        raise _NotCOCO(annotations, f"two of the {key} have the id {short(repr(twice[0]))}")
+def _sorted(entries: list[dict[str, Any]], key: str, annotations: Path) -> list[dict[str, Any]]:
+    """By their ids."""
     try:
-        return sorted(counts)
+        entries = sorted(entries, key=itemgetter("id"))
     except TypeError:
         raise _NotCOCO(annotations, f"some ids of {key} are numbers, some text") from None
+    for one, following in pairwise(entries):
+        if one["id"] == following["id"]:
+            raise _NotCOCO(annotations, f"two of the {key} have the id {short(repr(one['id']))}")
+    return entries

@@ -1,5 +1,8 @@
 """Your own images: a folder and a CSV file."""
 
+import codecs
+import csv as csv_reader
+import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlcl.data.base import MultiLabelDataModule, Split
-from mlcl.data.csv_rows import Rows, read_rows
 from mlcl.data.dataset import Samples
 from mlcl.data.file_names import checked, short
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets
 from mlcl.errors import MlclError
 
+Rows = dict[int, list[str]]  # by their number in the file, from 1
 _CODES = {"1": PRESENT, "0": ABSENT, "-1": UNKNOWN, "": UNKNOWN, "1.0": PRESENT, "0.0": ABSENT, "-1.0": UNKNOWN}
 
 
@@ -38,7 +41,7 @@ class CSVDataset(MultiLabelDataModule):
         **settings: see :class:`MultiLabelDataModule`.
 
     Raises:
-        MlclError: for a missing file or column, an empty table, or a value that is no label; with the line.
+        MlclError: for a missing file or column, an empty table, or a value that is no label.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class CSVDataset(MultiLabelDataModule):
         self._split_of_row = self._read_split_column(*tables["train"])
 
     def portable_arguments(self) -> dict[str, Any]:
-        """As in the base; the table by its place under that root, and the classes: another table might lack some."""
+        """As in the base, with the table relative to that root, and the classes: another table might lack some."""
         return {**super().portable_arguments(), "csv": self.files["train"], "classes": list(self.classes)}
 
     def read_split(self, split: Split) -> Samples | None:
@@ -83,17 +86,14 @@ class CSVDataset(MultiLabelDataModule):
         samples = self._samples["train"]
         if self._split_of_row is not None:
             return samples.take(self._split_of_row == split) if split in self._split_of_row else None
-        count = len(samples.paths)
-        in_test = np.zeros(count, dtype=bool)
-        order = np.random.default_rng(self.split_seed).permutation(count)
-        in_test[order[: round(self.test_fraction * count)]] = True
-        if split == "val" or (split == "test" and not in_test.any()):
-            return None
-        return samples.take(in_test if split == "test" else ~in_test)
+        train, test = samples.hold_out(self.test_fraction, self.split_seed)
+        if split == "train":
+            return train
+        return test if split == "test" and test.paths else None
 
     def _read_table(self, file: Path) -> tuple[list[str], Rows]:
         """Header, and rows of the same length by their number in the file."""
-        rows = read_rows(file, self.image_column)
+        rows = _read_rows(file, self.image_column)
         if len(rows) < 2:
             raise MlclError(f"{file} is empty: it needs a header line and a row per image")
         header = [name.strip() for name in rows.pop(min(rows))]
@@ -137,11 +137,9 @@ class CSVDataset(MultiLabelDataModule):
         return named
 
     def _labelled(self, split: Split, header: list[str], rows: Rows) -> Samples:
-        file = self.root / self.files[split]
         paths = [self.root / row[header.index(self.image_column)].strip() for row in rows.values()]
-        return Samples(
-            paths, self._named(header, rows, file) if self.labels_column else self._coded(header, rows, file)
-        )
+        read = self._named if self.labels_column else self._coded
+        return Samples(paths, read(header, rows, self.root / self.files[split]))
 
     def _named(self, header: list[str], rows: Rows, file: Path) -> Targets:
         """(N, K) from a column of names."""
@@ -166,17 +164,38 @@ class CSVDataset(MultiLabelDataModule):
         columns = [place[name] for name in self.classes]
         targets = np.empty((len(rows), self.num_classes), dtype=np.int8)
         for target, (number, row) in zip(targets, rows.items(), strict=True):
+            cells = [row[column].strip() for column in columns]
             try:
-                target[:] = [_CODES[row[column].strip()] for column in columns]
+                target[:] = [_CODES[cell] for cell in cells]
             except KeyError as error:
-                name = next(
-                    n for n, column in zip(self.classes, columns, strict=True) if row[column].strip() == error.args[0]
-                )
+                wrong, name = error.args[0], self.classes[cells.index(error.args[0])]
                 raise MlclError(
-                    f"{file}, row {number}: {short(error.args[0])!r} in column {short(name)!r} is no label; use 1, 0, "
+                    f"{file}, row {number}: {short(wrong)!r} in column {short(name)!r} is no label; use 1, 0, "
                     "-1 or nothing (or, for a column of names, data.labels_column)"
                 ) from None
         return targets
+
+
+def _read_rows(file: Path, column: str) -> Rows:
+    """The rows that are not blank, with the delimiter with which the header has this column."""
+    try:
+        data = file.read_bytes()
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:  # other encodings are not guessed: a wrong guess is another file name or class
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MlclError(f"{file}, line {line}: {error}; save the table as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise MlclError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error} (data.csv)") from None
+    for delimiter in ",;\t,":  # commas again, if none fits: for the message
+        reader = csv_reader.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            rows = {number: row for number, row in enumerate(reader, 1) if any(cell.strip() for cell in row)}
+        except csv_reader.Error as error:
+            raise MlclError(f"{file}, line {reader.line_num}: {error} (a quote that nothing closes?)") from None
+        if column in [cell.strip() for cell in next(iter(rows.values()), [])]:
+            break
+    return rows
 
 
 def _names(cell: str) -> set[str]:

@@ -31,6 +31,13 @@ class Samples(NamedTuple):
         rows = np.arange(len(self.paths))[rows]
         return Samples([self.paths[row] for row in rows], self.targets[rows])
 
+    def hold_out(self, fraction: float, seed: int) -> tuple["Samples", "Samples"]:
+        """A random share of the samples apart from the rest: the rest, and the share."""
+        order = np.random.default_rng(seed).permutation(len(self.paths))
+        chosen = np.zeros(len(order), dtype=bool)
+        chosen[order[: round(fraction * len(order))]] = True
+        return self.take(~chosen), self.take(chosen)
+
 
 class ImageDataset(Dataset[dict[str, Tensor]]):
     """Augmented pictures, targets and indices.
@@ -86,7 +93,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         target = torch.from_numpy(self.samples.targets[index])
         try:
             picture, size = self.pixels(index)
-            if not size[0]:  # could not be read when the cache was written: read again, for the reason
+            if not size[0]:  # not readable when the cache was written: read again, for the reason
                 picture, size = self._decoded(index)
                 picture = self.augmentation.resized(picture)
         except ImageError as error:
@@ -109,15 +116,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         return sample | ({"drawn": torch.stack(drawn)} if self.here < len(self.augmentation.steps) else {})
 
     def finish(self, image: Tensor, drawn: Tensor) -> Tensor:
-        """The remaining steps, on a batch.
-
-        Args:
-            image: (B, 3, H, W) or (B, V, 3, H, W) uint8, on any device.
-            drawn: (B, V, P), on the CPU.
-
-        Returns:
-            (B, 3, S, S) or (B, V, 3, S, S) uint8.
-        """
+        """The remaining steps, on (B, 3, H, W) or (B, V, 3, H, W) uint8; ``drawn`` (B, V, P) is on the CPU."""
         done = self.augmentation.apply(image.flatten(0, -4), drawn.flatten(0, 1), first=self.here)
         return torch.unflatten(done, 0, image.shape[:-3])
 

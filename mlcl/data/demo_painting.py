@@ -1,7 +1,4 @@
-"""The twelve object classes of the demo scenes, and things that only look like them, painted with Pillow.
-
-To add a class, write one painter and put it in ``PAINTERS``.
-"""
+"""The twelve object classes of the demo scenes, and things that only look like them, painted with Pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloading an archive, comparing its checksum, and unpacking it."""
+"""Downloading and unpacking archives."""
 
 import tarfile
 import zipfile
@@ -10,19 +10,13 @@ from mlcl.errors import MlclError
 
 
 def fetch(url: str, root: Path, md5: str, brings: Path) -> None:
-    """Unpack an archive into a folder, unless that is done; a finished download is not fetched again.
-
-    Args:
-        url: of a zip or tar file; redirects are followed.
-        root: folder.
-        md5: of the file, hexadecimal.
-        brings: a file or folder of the archive: if it is there, the archive has been unpacked.
+    """Download a zip or tar file of this MD5 checksum to ``root`` and unpack it there, unless ``brings`` exists.
 
     Raises:
         MlclError: if it cannot be downloaded, has another checksum, or cannot be unpacked.
     """
     file = root / url.rpartition("/")[2]
-    unfinished = root / f".{file.name}.unfinished"  # is there while the archive is being unpacked
+    unfinished = root / f".{file.name}.unfinished"  # exists while the archive is being unpacked
     if brings.exists() and not unfinished.exists():
         return
     try:

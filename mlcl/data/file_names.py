@@ -8,15 +8,7 @@ from mlcl.errors import MlclError
 
 
 def checked(name: object, place: str) -> str:
-    """A name that a file can have.
-
-    Args:
-        name: from the annotation file.
-        place: file and entry, for the message.
-
-    Raises:
-        MlclError: if it is no text, or no file can have that name.
-    """
+    """The name, if a file can have it; else MlclError, whose message begins with ``place``, the file and entry."""
     if not isinstance(name, str) or not name.strip(" ./"):
         raise MlclError(f"{place}: {short(repr(name))} is no file name")
     try:
@@ -32,14 +24,8 @@ def checked(name: object, place: str) -> str:
 def below(folder: Path, name: str, root: Path, place: str) -> Path:
     """``folder / name``, which must lie in ``root``. Links are not resolved: they may point to other disks.
 
-    Args:
-        folder: that the name is relative to.
-        name: from the annotation file.
-        root: of the dataset.
-        place: file and entry, for the message.
-
     Raises:
-        MlclError: if the path is outside of the root.
+        MlclError: if it lies elsewhere.
     """
     path = folder / name
     if ".." in name or os.path.isabs(name):  # resolving all of COCO's 82,783 names would take seconds

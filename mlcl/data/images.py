@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from mlcl.data.file_names import short
 from mlcl.errors import MlclError
 
-# Without EPS, which Pillow would hand to Ghostscript.
 Image.init()
-_FORMATS = [kind for kind in Image.ID if kind != "EPS"]
-
+_FORMATS = [kind for kind in Image.ID if kind != "EPS"]  # which Pillow would hand to Ghostscript
 # JPEG's markers: a Huffman-coded frame (baseline, extended, progressive), and the segments allowed before it.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
@@ -29,17 +29,26 @@ class ImageError(MlclError):
     """A picture that cannot be read; the message names the file and the reason."""
 
     def with_remedy(self, path: Path) -> "ImageError":
-        """The same with what to do, for a picture of a dataset."""
+        """Add what to do, for a picture of a dataset."""
         if not path.parent.is_dir():
             return ImageError(f"{self}; its folder is gone, too: is the disk still there?")
         return ImageError(f"{self}; mlcl check finds all of these, --data.on_bad_image skip leaves them out")
 
 
-def read_image(path: str | Path) -> Tensor:
-    """Decode a picture.
+def check_files(paths: Sequence[Path], split: str, allowed: int) -> None:
+    """Raise ImageError if more than the allowed number of a split's pictures do not exist."""
+    # A listing per folder instead of a stat per file: 82,783 files in a tenth of a second.
+    present = {folder: set(os.listdir(folder)) for folder in {path.parent for path in paths} if os.path.isdir(folder)}
+    missing = [path for path in paths if path.name not in present.get(path.parent, ())]
+    if len(missing) > allowed:
+        raise ImageError(
+            f"{len(missing):,} of {len(paths):,} {split} images are missing, the first is {short(str(missing[0]))}; "
+            "check --data.root"
+        )
 
-    Greyscale, CMYK, palette, transparent (alpha dropped), 16-bit and animated (first frame) pictures all become
-    RGB; an EXIF rotation is applied.
+
+def read_image(path: str | Path) -> Tensor:
+    """Decode a picture of any mode: alpha dropped, 16 bits scaled, first frame only, EXIF rotation applied.
 
     Returns:
         (3, H, W) uint8 RGB.
@@ -77,8 +86,8 @@ def read_image(path: str | Path) -> Tensor:
 def _is_plain_jpeg(data: bytearray) -> bool:
     """Whether this is a JPEG of 1, 3 or 4 channels below the decompression-bomb limit; Pillow reads all others.
 
-    Opening each file with Pillow would take a twentieth of the time of decoding it. Only segments that libjpeg skips in
-    the same way are skipped here; otherwise a file could have a small size here and a bomb's size there.
+    Opening the file with Pillow would take 5 % of the decoding time. Only segments that libjpeg also skips are skipped:
+    otherwise a file could be small here and a bomb there.
     """
     at = 2
     while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:

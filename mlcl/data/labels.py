@@ -20,14 +20,9 @@ def encode(present: Sequence[Iterable[int]], num_classes: int) -> Targets:
 
 
 def from_voc(flags: NDArray[np.int64], difficult: str) -> Targets:
-    """Decode PASCAL's image-level flags: 1 present, -1 absent, 0 present but only "difficult".
+    """Decode PASCAL's image-level flags, of any shape: 1 present, -1 absent, 0 present but only "difficult".
 
-    Args:
-        flags: any shape, integers in {1, 0, -1}.
-        difficult: ``ignore`` makes a 0 unknown, ``negative`` absent.
-
-    Raises:
-        MlclError: for another flag.
+    ``difficult`` is ``ignore``, which makes a 0 unknown, or ``negative``, which makes it absent.
     """
     if not np.isin(flags, (1, 0, -1)).all():
         raise MlclError(f"VOC flags are 1, 0 or -1, found {sorted(set(np.unique(flags)) - {1, 0, -1})}")

@@ -1,7 +1,6 @@
-"""RandAugment on batches: one kernel per kind of operation instead of per picture.
+"""RandAugment (Cubuk et al., arXiv 1909.13719) on batches: one kernel per kind of operation instead of per picture.
 
-The operations, their strength (9 of 30), the order of the random numbers and the kernels are those of torchvision's
-``v2.RandAugment()`` (Cubuk et al., arXiv 1909.13719), which draws and applies picture by picture.
+The operations, their strength (9 of 30), random numbers and kernels are those of torchvision's ``v2.RandAugment()``.
 """
 
 import math

@@ -15,11 +15,6 @@ class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
 
     A subclass of ``DistributedSampler`` on one process, too: Lightning does not replace it and sets its epoch. Every
     rank gets an equal part of the order; where it does not divide, the first images are repeated.
-
-    Args:
-        dataset: anything with a length.
-        seed: of the order.
-        shuffle: another order in every epoch; off for evaluation.
     """
 
     def __init__(self, dataset: Dataset[object], seed: int, shuffle: bool) -> None:
@@ -33,22 +28,14 @@ class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
     def order(self) -> Tensor:
         """The epoch's order over all W ranks, int64, its length a multiple of W; rank r has r, r + W, r + 2 W, ..."""
         count = len(self.dataset)  # type: ignore[arg-type]
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
-            order = torch.randperm(count, generator=generator)
-        else:
-            order = torch.arange(count)
+        generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         return order.repeat(1 + self.total_size // max(count, 1))[: self.total_size]
 
     def largest_batch(self, counts: Tensor, batch_size: int) -> int:
-        """The largest sum of counts in any step of this epoch, over all ranks, without communication.
+        """The largest sum of counts (N,), one per image, in any step of this epoch, over all ranks.
 
-        In step b the ranks together take b * B * W to (b + 1) * B * W of the order. Fewer steps (``drop_last``, a limit
-        on batches) only make the maximum smaller.
-
-        Args:
-            counts: (N,) integer, of each image of the dataset.
-            batch_size: B, of each rank.
+        In step b the W ranks together take b * B * W to (b + 1) * B * W of the order, B being the ``batch_size``.
         """
         counts, images = counts[self.order()], batch_size * self.num_replicas
         return max((int(counts[start : start + images].sum()) for start in range(0, len(counts), images)), default=0)

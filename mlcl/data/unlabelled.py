@@ -1,4 +1,4 @@
-"""Images without labels, for predictions: finding the files, and reading them without stopping at a broken one."""
+"""Images without labels, for predictions."""
 
 import glob
 import os
@@ -26,21 +26,18 @@ def find_images(patterns: Sequence[str]) -> list[str]:
     In folders (with all their subfolders) and globs, the ending says what is an image; a file that is named by itself
     is taken as one, whatever its ending.
 
-    Args:
-        patterns: as a user gives them; ``**`` in a glob crosses folders.
-
     Raises:
         MlclError: if one of them names no image, or a folder cannot be read.
     """
     found: dict[str, str] = {}  # by absolute path: "a" and "./a" are the same
     for pattern in patterns:
         given = os.path.lexists(pattern)
-        named = [pattern] if given else sorted(glob.glob(pattern, recursive=True))
-        images = [
-            path
-            for place in named
-            for path in (_in_folder(place) if os.path.isdir(place) else [place] if given or _is_image(place) else [])
-        ]
+        images: list[str] = []
+        for place in [pattern] if given else sorted(glob.glob(pattern, recursive=True)):
+            if os.path.isdir(place):
+                images += _in_folder(place)
+            elif given or _is_image(place):
+                images.append(place)
         if not images:
             what = "no image in there (by the endings: .jpg, .png, ...)" if given else "no image there matches"
             raise MlclError(f"--images {pattern}: {what}")
@@ -66,17 +63,11 @@ def _is_image(path: str) -> bool:
 
 @dataclass
 class FolderDataset(Dataset[dict[str, Any]]):
-    """Pictures without labels.
-
-    Args:
-        paths: of the images.
-        preprocess: a picture (3, H, W) uint8 to what the network sees, (3, S, S) uint8.
-        image_size: S.
-    """
+    """Pictures without labels."""
 
     paths: Sequence[str]
-    preprocess: Transform
-    image_size: int
+    preprocess: Transform  # a picture (3, H, W) uint8 to what the network sees, (3, S, S) uint8
+    image_size: int  # S
 
     def __len__(self) -> int:
         """Number of images."""

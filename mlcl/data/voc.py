@@ -125,16 +125,17 @@ def _read_flags(folder: Path, image_set: str) -> tuple[list[str], np.ndarray[Any
             lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         except OSError as error:
             raise MlclError(f"{file} cannot be read: {error.strerror}") from None
-        rows = {number: line.split() for number, line in enumerate(lines, 1) if line.strip()}
-        for number, row in rows.items():
-            if len(row) != 2 or row[1] not in ("1", "0", "-1"):
+        rows = [line.split() for line in lines]
+        for number, row in enumerate(rows, 1):
+            if row and (len(row) != 2 or row[1] not in ("1", "0", "-1")):
                 raise MlclError(f"{file}, line {number}: each line must be an image and 1, 0 or -1")
-        listed = [row[0] for row in rows.values()]
+        rows = [row for row in rows if row]
+        listed = [row[0] for row in rows]
         if not columns:
             ids = [checked(name, str(file)) for name in listed]
             if twice := [name for name, count in Counter(ids).items() if count > 1]:
                 raise MlclError(f"{file} lists {short(twice[0])} twice")
         if listed != ids:
             raise MlclError(f"{file} lists other images than {folder / f'{VOC_CLASSES[0]}_{image_set}.txt'}")
-        columns.append([int(row[1]) for row in rows.values()])
+        columns.append([int(row[1]) for row in rows])
     return ids, np.array(columns, dtype=np.int64).T.reshape(len(ids), len(VOC_CLASSES))

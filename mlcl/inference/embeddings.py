@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Subset
+from torchvision.transforms.v2 import InterpolationMode
 
 from mlcl.analysis.embeddings import ClassEmbeddings, entries, join
-from mlcl.data import ImageDataset, MultiLabelDataModule, augment
-from mlcl.data.base import INTERPOLATIONS, Split
+from mlcl.data import ImageDataset, MultiLabelDataModule
+from mlcl.data.augment import Augmentation
+from mlcl.data.base import Split
 from mlcl.errors import MlclError
 from mlcl.inference.model import Model
 from mlcl.network import Network
@@ -55,11 +57,11 @@ def collect(
     return join(found)
 
 
-def _parts(model: Model | Network, data: MultiLabelDataModule) -> tuple[Network, augment.Augmentation]:
+def _parts(model: Model | Network, data: MultiLabelDataModule) -> tuple[Network, Augmentation]:
     """The network, and how it wants pictures resized."""
     network: Any = getattr(model, "network", model)
     own = getattr(model, "classes", None)
     if network.num_classes != data.num_classes or (own is not None and tuple(own) != tuple(data.classes)):
         raise MlclError(f"the model has other classes than {type(data).__name__} at {data.root}")
-    mode = INTERPOLATIONS[data.interpolation or network.interpolation]
-    return network, getattr(model, "resize", None) or augment.evaluation(data.image_size, mode)
+    mode = InterpolationMode(data.interpolation or network.interpolation)
+    return network, getattr(model, "resize", None) or Augmentation(data.image_size, mode)

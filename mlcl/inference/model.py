@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 
-from mlcl.data import augment
-from mlcl.data.base import INTERPOLATIONS
+from mlcl.data.augment import Augmentation
 from mlcl.data.images import from_pillow, read_image
 from mlcl.errors import MlclError
 from mlcl.inference.rebuild import Rebuilt
@@ -63,7 +63,7 @@ class Model:
         self.network, self.classes, self.source = network, tuple(classes), source
         self.thresholds = torch.tensor(thresholds, dtype=torch.float64)
         self.temperature, self.image_size, self.interpolation = temperature, image_size, interpolation
-        self.resize = augment.evaluation(image_size, INTERPOLATIONS[interpolation])
+        self.resize = Augmentation(image_size, InterpolationMode(interpolation))
 
     @property
     def device(self) -> torch.device:

@@ -20,11 +20,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as v1
 from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import InterpolationMode
 
 from mlcl.data import augment
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
-from mlcl.data.demo_scenes import write_scenes
+from mlcl.data.demo import write_scenes
 
 REAL = Path(__file__).parents[3] / "shared/data/coco2014"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -93,7 +94,7 @@ def ours(
     paths: list[Path], name: str, size: int, folder: Path | None, on_device: bool
 ) -> tuple[ImageDataset, DataLoader]:
     """Our dataset and its loader, on a cache in ``folder`` if one is given."""
-    augmentation = augment.training(name, size)
+    augmentation = augment.AUGMENTATIONS[name](size, InterpolationMode.BILINEAR)
     pixels = open_cache(paths, augmentation, "disk", folder) if folder else None
     samples = Samples(paths, np.ones((len(paths), 1), dtype=np.int8))
     dataset = ImageDataset(samples, augmentation, pixels=pixels, on_device=on_device)
@@ -120,7 +121,7 @@ def main(root: Path | None, size: int, count: int, repeats: int, smoke: bool) ->
                 "decoding alone": lambda: decode(encoded),
             }
             if name == "none":  # what is done to a picture, without files, checks and collation
-                resized = augment.evaluation(size).resized
+                resized = augment.Augmentation(size).resized
                 steps["mlcl, decoding and resizing alone"] = lambda resized=resized: decode(encoded, resized)
             variants = {"mlcl": (None, False), "mlcl, disk cache": (Path(folder), False)}
             if name != "none":

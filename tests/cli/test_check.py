@@ -29,9 +29,7 @@ def test_a_good_dataset(mlcl, root):
     assert (outcome.status, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
     assert lines[0] == "train 6 images, 1.50 labels per image, no positive for never"
-    assert lines[1].strip() == "images by number of labels: 1: 3, 2: 3"
-    assert lines[2].strip() == "width x height: 40 x 30 to 40 x 30 by area, median 40 x 30"
-    assert lines[3].startswith("val   4 images") and "the test images: selection sees them" in lines[3]
+    assert lines[1].startswith("val   4 images") and "the test images: selection sees them" in lines[1]
     assert lines[-1] == "all 10 images can be read"
     assert not Path("runs").exists()
 

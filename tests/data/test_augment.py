@@ -8,10 +8,15 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from mlcl.data import rand_augment
-from mlcl.data.augment import AUGMENTATIONS, evaluation, training
+from mlcl.data.augment import AUGMENTATIONS, Augmentation
 from mlcl.data.augment_steps import Cutout, MultiScaleCrop
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.images import read_image
 from mlcl.errors import MlclError
+
+
+def training(name, size, mode=InterpolationMode.BILINEAR):
+    return AUGMENTATIONS[name](size, mode)
 
 
 def pixels(width, height, seed=0):
@@ -71,7 +76,7 @@ def test_how_a_picture_lies_in_memory_does_not_matter(name):
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(MlclError) as error:
-        training("cutmix", 32)
+        MultiLabelDataModule(augment="cutmix")
     assert all(word in str(error.value) for word in ("cutmix", "data.augment", *AUGMENTATIONS))
     assert "\n" not in str(error.value)
 
@@ -122,8 +127,8 @@ def test_the_order_of_the_steps_is_the_recipes():
 
 def test_the_numbers_are_the_recipes_at_448():
     made = {name: training(name, 448) for name in AUGMENTATIONS}
-    assert made["csra"].steps[0].smallest == 0.7
-    assert made["mulcon_stage1"].steps[0].smallest == 0.875
+    assert made["csra"].steps[0].library.scale[0] == 0.7
+    assert made["mulcon_stage1"].steps[0].library.scale[0] == 0.875
     assert made["sadcl_stage1"].steps[0].length == 224
     assert made["sadcl"].side == 512
     assert made["csra"].side == 536  # its smallest crop, 448.4 pixels wide, fills the result
@@ -313,7 +318,7 @@ def test_multi_scale_crop_draws_every_allowed_pair_of_scales_at_every_offset():
 def test_multi_scale_crop_resizes_what_it_cropped():
     image = pixels(64, 64)
     top, left, tall, wide = crop_of(64, 2)
-    expected = evaluation(32)(image[:, top : top + tall, left : left + wide])
+    expected = Augmentation(32)(image[:, top : top + tall, left : left + wide])
     assert torch.equal(drawn(alone(MultiScaleCrop(32, InterpolationMode.BILINEAR, 64)), image, 2), expected)
 
 
@@ -324,7 +329,7 @@ def test_multi_scale_crop_resizes_what_it_cropped():
 @pytest.mark.parametrize("name", ["bilinear", "bicubic"])
 def test_evaluation_resizes_as_pillow_does(name, size):
     wanted = picture(300, 211).resize((size, size), Image.Resampling[name.upper()])
-    result = evaluation(size, InterpolationMode(name))(pixels(300, 211))
+    result = Augmentation(size, InterpolationMode(name))(pixels(300, 211))
     difference = np.abs(result.permute(1, 2, 0).numpy().astype(int) - np.asarray(wanted).astype(int))
     assert difference.mean() < 0.1
     assert difference.max() <= 2
@@ -335,11 +340,11 @@ def test_evaluation_resizes_a_photograph_as_pillow_does():
     for path in sorted(REAL_DATA.glob("coco2014/train2014/*.jpg"))[:4]:
         with Image.open(path) as image:
             wanted = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)).astype(int)
-        result = evaluation(224)(read_image(path)).permute(1, 2, 0).numpy().astype(int)
+        result = Augmentation(224)(read_image(path)).permute(1, 2, 0).numpy().astype(int)
         assert np.abs(result - wanted).mean() < 0.1
 
 
 def test_evaluation_draws_nothing():
     before = torch.random.get_rng_state()
-    evaluation(20)(pixels(30, 30))
+    Augmentation(20)(pixels(30, 30))
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -16,7 +16,7 @@ import torch
 from support.trees import picture, write_table
 from torchvision.transforms.v2 import InterpolationMode
 
-from mlcl.data.augment import AUGMENTATIONS, Augmentation, training
+from mlcl.data.augment import AUGMENTATIONS, Augmentation
 from mlcl.data.cache import CachedPixels, open_cache
 from mlcl.data.csv_file import CSVDataset
 from mlcl.data.images import ImageError, read_image
@@ -90,7 +90,10 @@ def test_the_pictures_go_on_as_they_are_with_any_augmentation(tmp_path):
         for epoch in range(4):
             dataset[epoch, 1]
         assert dataset.pixels.path.read_bytes() == before
-        assert torch.equal(dataset.pixels(1)[0], training(name, 24).resized(read_image(made.splits["train"].paths[1])))
+        assert torch.equal(
+            dataset.pixels(1)[0],
+            AUGMENTATIONS[name](24, InterpolationMode.BILINEAR).resized(read_image(made.splits["train"].paths[1])),
+        )
 
 
 def images_of(tmp_path, name, **settings):
@@ -112,7 +115,7 @@ def test_neither_cache_nor_device_changes_the_augmentation(tmp_path, name):
     assert torch.equal(plain, images_of(tmp_path, name, views=views, augment_on="device"))
     from_cache = images_of(tmp_path, name, views=views, **cached)
     assert torch.equal(from_cache, images_of(tmp_path, name, views=views, augment_on="device", **cached))
-    if not training(name, 24).crops_original:
+    if not AUGMENTATIONS[name](24, InterpolationMode.BILINEAR).crops_original:
         assert torch.equal(plain, from_cache)
     else:  # the same crop of a picture that was resized before; another crop would be far away
         apart = (plain - from_cache).abs().flatten(1).mean(1)

@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import InterpolationMode
 
 import mlcl.data
-from mlcl.data import MultiLabelDataModule, augment
-from mlcl.data.base import INTERPOLATIONS, ImageDataset, Split
+from mlcl.data import ImageDataset, MultiLabelDataModule
+from mlcl.data.augment import Augmentation
+from mlcl.data.base import Split
 from mlcl.heads import GlobalPool
 from mlcl.metrics import average_precision
 from mlcl.network import Network
@@ -112,7 +114,7 @@ def ridge_scores(train: Tensor, targets: Tensor, test: Tensor) -> tuple[Tensor, 
 @torch.inference_mode()
 def _features(network: Network, data: MultiLabelDataModule, split: Split, flip: bool) -> tuple[Tensor, Tensor]:
     """Pooled features (N, C), float64, and targets (N, K) of a split, each image as in evaluation."""
-    transform = augment.evaluation(data.image_size, INTERPOLATIONS[data.interpolation or "bilinear"])
+    transform = Augmentation(data.image_size, InterpolationMode(data.interpolation or "bilinear"))
     features, targets = [], []
     for batch in DataLoader(ImageDataset(data.splits[split], transform), batch_size=32):
         pooled = network.features(batch["image"]).double().mean((2, 3))

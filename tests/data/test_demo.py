@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcl.data import demo_scenes as scenes
-from mlcl.data.demo_scenes import CLASSES, write_scenes
+from mlcl.data import demo as scenes
+from mlcl.data.demo import CLASSES, write_scenes
 from mlcl.errors import MlclError
 
 WANTED = {"train": 200, "val": 8, "size": 48}
