@@ -11,6 +11,7 @@ import torch
 from scipy.stats import norm as normal
 from scipy.stats import t as student
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from mlcl.analysis.measures import Interpolation
 
@@ -18,12 +19,7 @@ _ENTRIES = 2_500_000  # of a chunk of weights: 10 MB, which stays near the proce
 
 
 def image_weights(images: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """How often each image is drawn, with replacement, in each resample.
-
-    Args:
-        images: N.
-        resamples: how many in all.
-        seed: the same seed gives the same draws, so that all runs see the same images.
+    """How often each image is drawn, with replacement, in each resample; a seed gives all runs the same images.
 
     Yields:
         (N, b) float32 chunks; every column sums to N.
@@ -37,7 +33,7 @@ def image_weights(images: int, resamples: int, seed: int) -> Iterator[Tensor]:
 
 
 def resampled_ap(scores: Tensor, targets: Tensor, interpolation: Interpolation, weights: Iterable[Tensor]) -> Tensor:
-    """Average precision of every class in every resample: what ``average_precision`` says of the repeated rows.
+    """Average precision of every class in every resample: ``average_precision`` of the repeated rows.
 
     Args:
         scores: (N, K) float.
@@ -70,7 +66,8 @@ class _Ranked:
         """(b,) float64 for weights (N, b) float32, in which whole numbers to 2^24 are exact."""
         if not len(self.levels):
             return torch.full((weights.shape[1],), torch.nan, dtype=torch.float64)
-        hits, known = (_sums(weights, *part) for part in (self.positives, self.known))
+        parts = self.positives, self.known  # an embedding bag adds the weights of a level without copying the rows
+        hits, known = (embedding_bag(images, weights, begins, mode="sum") for images, begins in parts)
         found = hits.cumsum(0)
         total = found[-1]
         precision = found.double() / known.cumsum(0).clamp(min=1)
@@ -82,25 +79,12 @@ class _Ranked:
         return (hits * precision).sum(0) / total  # 0 / 0 is NaN
 
 
-def _sums(weights: Tensor, images: Tensor, begins: Tensor) -> Tensor:
-    """(L, b): the weights of each level's images, added; an embedding bag is that, without a copy of the rows."""
-    return torch.nn.functional.embedding_bag(images, weights, begins, mode="sum")
-
-
 def resampled_mean(runs: Tensor, generator: np.random.Generator, widening: float = 1.0) -> Tensor:
-    """The mean over runs, in each resample over n - 1 of the n runs drawn with replacement.
+    """The mean (B, ...) over runs (n, B, ...), in each resample over n - 1 of the n runs drawn with replacement.
 
     Drawing n - 1 makes the variance over runs unbiased (Rao and Wu 1988); drawing n would make it (n - 1) / n too
-    small, with few seeds a lot. Methods are drawn independently even where they share seeds: a seed fixes initial
-    weights and order, but another loss soon leads elsewhere.
-
-    Args:
-        runs: (n, B, ...) float, a value of every run in every resample; a single run is taken as it is.
-        generator: draws the runs.
-        widening: factor on how far a draw lies from the mean of all runs, see :func:`widening`.
-
-    Returns:
-        (B, ...).
+    small. Methods are drawn independently even where they share seeds: a seed fixes initial weights and order, but
+    another loss soon leads elsewhere. ``widening`` multiplies the distance of a draw from the mean of all runs.
     """
     if len(runs) == 1:
         return runs[0]
@@ -110,14 +94,9 @@ def resampled_mean(runs: Tensor, generator: np.random.Generator, widening: float
 
 
 def widening(runs: Sequence[int], level: float) -> float:
-    """How much wider than a normal interval Student's is, for the degrees of freedom of all methods together.
+    """How much wider than a normal interval of this level Student's is, given the number of runs of each method.
 
-    Few runs tell little of their own spread: without this factor, equal methods of two runs each would be called
-    different far more often than an interval of this level promises.
-
-    Args:
-        runs: number of runs of each method.
-        level: of the interval, such as 0.95.
+    Without this factor, equal methods of two runs each would be called different far more often than the level says.
     """
     freedom, tail = sum(runs) - len(runs), (1 + level) / 2
     return float(student.ppf(tail, freedom) / normal.ppf(tail)) if freedom else 1.0

@@ -17,11 +17,8 @@ _INK = "#000000"  # the page turns it into its text colour
 def per_class_gains(comparison: Comparison, methods: Sequence[str] | None = None, limit: int = 30) -> Figure:
     """Horizontal bars, highest gain first; a line is the 95 % interval over resampled images and runs.
 
-    Args:
-        comparison: classes without positives have no bar.
-        methods: whose panels, side by side; by default all but the baseline. Order of the classes and axis are those of
-            all methods together, so that figures of single methods can be compared too.
-        limit: letters of a class name.
+    Each of ``methods`` (by default all but the baseline) has a panel; the order of the classes and the axis are those
+    of all methods together. Class names are cut to ``limit`` letters; classes without positives have no bar.
     """
     gains = {result.name: result.gain for result in comparison.results if result.gain is not None}
     mean = torch.stack([gain.class_values for gain in gains.values()]).mean(0)

@@ -22,16 +22,11 @@ class Method:
 def find(folders: Sequence[Path], baseline: Path | None = None) -> tuple[list[Method], list[str]]:
     """Group runs by method: by the folder above ``version_<n>``, or, if all share it, each run by itself.
 
-    Args:
-        folders: of a run, of a test in it, or of several runs.
-        baseline: a run or runs to compare with, by default the first; if its method is among ``folders``, the runs
-            given there are taken.
+    A folder is that of a run, of a test in it, or of several runs. The baseline is by default the first; if its method
+    is among ``folders``, the runs given there are taken.
 
     Returns:
         The methods, the baseline first, and a line for each run that was left out.
-
-    Raises:
-        MlclError: if there is no such folder, no scores in it, or only one method.
     """
     notes: list[str] = []
     found = [_runs(folder, notes) for folder in folders]
@@ -44,21 +39,13 @@ def find(folders: Sequence[Path], baseline: Path | None = None) -> tuple[list[Me
         groups.setdefault(owners[run], []).append(run)
     groups[owners[first[0]]] = groups[owners[first[0]]] or first
     if len(groups) < 2:
-        raise MlclError(
-            f"only one method was given, {shown(next(iter(groups)))}: name the folders of two or more, "
-            "such as runs/bce runs/asl"
-        )
+        raise MlclError(f"only one method was given, {shown(next(iter(groups)))}: name two, such as runs/bce runs/asl")
     return [Method(_name(folder, groups), tuple(members)) for folder, members in groups.items()], sorted(set(notes))
-
-
-def run_of(scores: Path) -> Path:
-    """The run's folder, also from the folder of a test in it."""
-    return scores.parent if re.fullmatch(r"(test|validate)_\d+", scores.name) else scores
 
 
 def method_of(scores: Path) -> Path:
     """The folder that names the method: the one above ``version_<n>``, or the run's own if it was moved."""
-    run = run_of(scores)
+    run = scores.parent if re.fullmatch(r"(test|validate)_\d+", scores.name) else scores
     return run.parent if re.fullmatch(r"version_\d+", run.name) else run
 
 

@@ -18,18 +18,14 @@ _MACHINE = ("seed_everything", "data.root", "data.num_workers", "data.download")
 
 
 def of(methods: dict[str, list[Results]]) -> list[str]:
-    """One line for each fact.
-
-    Args:
-        methods: name and runs of each.
-    """
+    """One line for each fact; the keys are the names of the methods."""
     lines = [line for name, runs in methods.items() for line in (*_settings(name, runs), *_decisions(name, runs))]
     single = [name for name, runs in methods.items() if len(runs) == 1]
     if single:
         lines.append(f"{', '.join(single)}: one run only, so the interval knows nothing of the variation over seeds")
     if few := [name for name, runs in methods.items() if 1 < len(runs) < _ENOUGH]:
         lines.append(
-            f"{', '.join(few)}: fewer than {_ENOUGH} runs tell little of their spread: the interval is wide for it"
+            f"{', '.join(few)}: fewer than {_ENOUGH} runs tell little of their spread, so the interval is wide"
         )
     if len(methods) > 2:
         lines.append("every interval is for its method alone: of many methods some differ by chance")

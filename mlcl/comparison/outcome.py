@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -68,18 +69,11 @@ def compare(
 ) -> Comparison:
     """Read the runs, refuse what cannot be compared, and bootstrap over images and seeds.
 
-    Args:
-        methods: two or more, the baseline first.
-        resamples: B.
-        seed: of the resampling; the same seed gives the same numbers.
-        left_out: further notes, such as runs without scores.
-
-    Raises:
-        MlclError: if a run cannot be read, or two are of other images, labels or definitions.
+    The baseline is the first method; ``left_out`` are further notes, such as runs without scores.
     """
     reference = read(methods[0].runs[0])
     runs = [[align(read(folder), reference) for folder in method.runs] for method in methods]
-    definitions = common_definitions([run for members in runs for run in members])
+    definitions = common_definitions(list(chain(*runs)))
     positives = (reference.targets == 1).sum(0)
     if not positives.any():
         raise MlclError("no image has any label, so there is no average precision to compare")
@@ -107,22 +101,16 @@ def compare(
 def _resampled(runs: list[list[Results]], resamples: int, seed: int) -> list[Tensor]:
     """(B, K) of every method: the AP of each class, mean over resampled runs, on resampled images."""
     console = Console(stderr=True)
-    bars = track(
-        [run for members in runs for run in members],
-        "bootstrap, run by run",
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    class_ap = iter([_resampled_run(run, resamples, seed) for run in bars])
+    hidden = not console.is_terminal
+    bars = track(list(chain(*runs)), "bootstrap, run by run", console=console, transient=True, disable=hidden)
+    drawn = []
+    for run in bars:
+        scores, targets = torch.from_numpy(run.logits), torch.from_numpy(run.targets)
+        drawn.append(resampled_ap(scores, targets, variant(run)[0], image_weights(len(targets), resamples, seed)))
+    class_ap = iter(drawn)
     generator = np.random.default_rng([seed, 1])
     wider = widening([len(members) for members in runs], LEVEL)
     return [resampled_mean(torch.stack([next(class_ap) for _ in members]), generator, wider) for members in runs]
-
-
-def _resampled_run(run: Results, resamples: int, seed: int) -> Tensor:
-    scores, targets = torch.from_numpy(run.logits), torch.from_numpy(run.targets)
-    return resampled_ap(scores, targets, variant(run)[0], image_weights(len(targets), resamples, seed))
 
 
 def _gain(observed: Tensor, resampled: Tensor) -> Gain:

@@ -28,11 +28,7 @@ def show(comparison: Comparison) -> None:
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write the three files.
-
-    Raises:
-        MlclError: if the folder cannot be written to.
-    """
+    """Write the three files."""
     figure = per_class_gains(comparison)
     write_whole(folder / PLOT, lambda path: pages.save(figure, path, dpi=150))
     write_whole(folder / "compare.md", pages.clean(_markdown(comparison)))

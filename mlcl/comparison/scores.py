@@ -20,11 +20,7 @@ _OF_THE_METHOD = ("threshold", "temperature")
 
 
 def variant(run: Results) -> tuple[Interpolation, CF1Definition]:
-    """The settings of the metrics that a run was evaluated with.
-
-    Raises:
-        MlclError: if this version of mlcl has none with these definitions.
-    """
+    """The settings of the metrics that a run was evaluated with."""
     for interpolation in get_args(Interpolation):
         for cf1 in get_args(CF1Definition):
             if _fixed(MultiLabelMetrics(1, 0.5, interpolation, cf1).definitions()) == _fixed(run.definitions):
@@ -42,11 +38,7 @@ def evaluate(run: Results) -> Evaluation:
 
 
 def align(run: Results, reference: Results) -> Results:
-    """The same run with its images in the order of the reference.
-
-    Raises:
-        MlclError: if the two differ in split, classes, images, labels or definitions; it says how.
-    """
+    """The same run with its images in the order of the reference; refuses runs that cannot be compared."""
     who = f"{shown(reference.folder)} and {shown(run.folder)}"
     if run.split != reference.split:
         raise MlclError(f"{who} are of other splits: {reference.split} against {run.split}")
@@ -63,11 +55,7 @@ def align(run: Results, reference: Results) -> Results:
 
 
 def common_definitions(runs: Sequence[Results]) -> dict[str, Any]:
-    """The definitions of aligned runs, with what all of them have in common as threshold.
-
-    Raises:
-        MlclError: if two runs have different fixed thresholds.
-    """
+    """The definitions of aligned runs, with what all of them have in common as threshold."""
     given = {run.definitions.get("threshold"): run for run in reversed(runs)}
     fixed = [value for value in given if isinstance(value, int | float)]
     if len(fixed) > 1:
@@ -90,9 +78,7 @@ def _same_images(who: str, reference: Results, run: Results) -> NDArray[np.intp]
             raise MlclError(f"{who} are of other images: {only}{_data(reference, run)}")
         order = np.argsort(others)
         return order[np.searchsorted(others[order], keys)]
-    raise MlclError(
-        f"{who} cannot be matched image by image: names and places in the dataset are both missing or not unique"
-    )
+    raise MlclError(f"{who}: names and places in the dataset are both missing or not unique")
 
 
 def _identify(keys: NDArray[Any], images: int) -> bool:
@@ -101,12 +87,9 @@ def _identify(keys: NDArray[Any], images: int) -> bool:
 
 
 def _only(before: Sequence[str], after: Sequence[str]) -> str:
-    """``12 only in the first (one is 'a.jpg'), none only in the second``."""
-    sides = (("first", sorted(set(before) - set(after))), ("second", sorted(set(after) - set(before))))
-    return ", ".join(
-        f"{len(only):,} only in the {which} (one is {only[0]!r})" if only else f"none only in the {which}"
-        for which, only in sides
-    )
+    """``12 only in the first (one is 'a.jpg'), 3 only in the second (one is 'b.jpg')``."""
+    sides = {"first": sorted(set(before) - set(after)), "second": sorted(set(after) - set(before))}
+    return ", ".join(f"{len(only):,} only in the {which} (one is {only[0]!r})" for which, only in sides.items() if only)
 
 
 def _check_targets(who: str, reference: Results, run: Results) -> None:

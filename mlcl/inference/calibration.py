@@ -38,19 +38,8 @@ def calibrate(
 ) -> Calibration:
     """Fit on the validation images, write a checkpoint that holds the result, and print what it changes.
 
-    Args:
-        checkpoint: of a run that held out validation images.
-        output: the new checkpoint.
-        target: see :func:`mlcl.analysis.thresholds.fit`; so are ``level`` and ``shrink``.
-        level: of precision or recall.
-        shrink: in positives.
-        imports: modules whose classes the checkpoint may name.
-        root: of the data, if it has moved.
-        accelerator: see :func:`mlcl.inference.forward.start`.
-        changes: of other arguments of the dataset: batch_size, num_workers.
-
-    Raises:
-        MlclError: if the run held out no images of its own.
+    The arguments are those of ``mlcl calibrate``, with ``target``, ``level`` and ``shrink`` as in
+    :func:`mlcl.analysis.thresholds.fit`; ``changes`` are other arguments of the dataset, such as its batch_size.
     """
     rebuilt = Rebuilt(checkpoint, imports)
     data = rebuilt.datamodule(root, **(changes or {}))
@@ -77,20 +66,14 @@ def calibrate(
 
 
 def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
-    """Refuse a run whose validation images were used for training or testing.
-
-    Raises:
-        MlclError: if it held out no images of its own.
-    """
+    """Refuse a run whose validation images were used for training or testing."""
     if "val" in data.splits and data.splits["val"] is data.splits.get("test") and data.val_fraction:
         raise MlclError(f"{checkpoint}: its held-out images are its test images too; give the dataset a test split")
     own = set(data.splits["val"].paths) if "val" in data.splits else set()
     for split in ("train", "test"):
         if not own or (split in data.splits and own & set(data.splits[split].paths)):  # type: ignore[index]
             what = f"its validation images are {split} images" if own else "it has no validation images"
-            raise MlclError(
-                f"{checkpoint} held out no images to calibrate on ({what}): train with --data.val_fraction 0.1"
-            )
+            raise MlclError(f"{checkpoint}: {what}; to calibrate, train with --data.val_fraction 0.1")
 
 
 def _evaluate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, folder: Path) -> tuple[Tensor, Tensor]:

@@ -24,23 +24,25 @@ def collect(
     rows: Sequence[int] | None = None,
     absent: bool = False,
 ) -> ClassEmbeddings:
-    """Send the images of a split through a network, without augmentation, and keep its class-specific embeddings.
-
-    With ``absent`` every known entry is kept: 4 K D bytes per image, 6.6 GB for COCO's test images at K = 80, D = 512;
-    ``rows`` takes fewer images.
+    """Class-specific embeddings of a split's images, without augmentation.
 
     Args:
         model: from :func:`mlcl.load`, which resizes as it was trained, or a network, for which the datamodule does.
         data: with the same classes; its splits are read if they are not yet.
         split: train, val or test.
         rows: positions of the images in the split; by default all.
-        absent: whether the entries of absent classes are kept, too, as neighbours and ``distances.absent`` need.
+        absent: keep the entries of absent classes, too, as neighbours and ``distances.absent`` need; this takes 4 K D
+            bytes per image, 6.6 GB for COCO's test images at K = 80, D = 512.
 
     Raises:
-        MlclError: for other classes, a split that is not there, or a picture that cannot be read (where the dataset
-            says ``on_bad_image`` skip: too many).
+        MlclError: for other classes, a split that is not there, or a picture that cannot be read.
     """
-    network, resize = _parts(model, data)
+    network: Any = getattr(model, "network", model)
+    own = getattr(model, "classes", None)
+    if network.num_classes != data.num_classes or (own is not None and tuple(own) != tuple(data.classes)):
+        raise MlclError(f"the model has other classes than {type(data).__name__} at {data.root}")
+    mode = InterpolationMode(data.interpolation or network.interpolation)
+    resize = getattr(model, "resize", None) or Augmentation(data.image_size, mode)
     if not data.splits:
         data.read_splits()
     plain = data.dataset(split, augmented=False)
@@ -55,13 +57,3 @@ def collect(
         found.append(entries(out.embeddings, batch["target"], batch["index"].tolist(), absent))
     network.train(training)
     return join(found)
-
-
-def _parts(model: Model | Network, data: MultiLabelDataModule) -> tuple[Network, Augmentation]:
-    """The network, and how it wants pictures resized."""
-    network: Any = getattr(model, "network", model)
-    own = getattr(model, "classes", None)
-    if network.num_classes != data.num_classes or (own is not None and tuple(own) != tuple(data.classes)):
-        raise MlclError(f"the model has other classes than {type(data).__name__} at {data.root}")
-    mode = InterpolationMode(data.interpolation or network.interpolation)
-    return network, getattr(model, "resize", None) or Augmentation(data.image_size, mode)

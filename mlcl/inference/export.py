@@ -43,18 +43,9 @@ def export(
     root: str | None = None,
     imports: tuple[str, ...] = (),
 ) -> float:
-    """Write a file, check it, and return its largest difference to the original.
+    """Write a file, check it on images, and return the largest difference of its probabilities to the original's.
 
-    Args:
-        checkpoint: of a run.
-        output: ``.onnx`` or ``.pt2``.
-        kind: ``onnx`` or ``torch_export``.
-        images: to check with; by default test images of the run's data.
-        root: of that data, if it has moved.
-        imports: modules whose classes the checkpoint may name.
-
-    Raises:
-        MlclError: if a package is missing, the network cannot be exported, or the file gives other probabilities.
+    The arguments are those of ``mlcl export``; the images are by default test images of the run's data at ``root``.
     """
     model = load(checkpoint, "cpu", imports)
     network = Exported(model).eval()

@@ -12,13 +12,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 def fold_batch_norms(program: ExportedProgram) -> int:
-    """Fold, in place, every BatchNorm that is the only reader of a convolution's output.
+    """Fold every BatchNorm that is the only reader of a convolution's output; returns how many.
 
-    Args:
-        program: exported in eval mode.
-
-    Returns:
-        The number of BatchNorms folded.
+    The program, exported in eval mode, is changed in place.
     """
     signature, state, folded = program.graph_signature, program.state_dict, 0
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

@@ -20,11 +20,7 @@ from mlcl.inference.fold import fold_batch_norms
 
 @contextmanager
 def exporting() -> Iterator[None]:
-    """Silence the pages that the exporters print, and make their errors one line.
-
-    Raises:
-        MlclError: if the network cannot be exported.
-    """
+    """Silence what the exporters print, and turn their errors into one line."""
     printed = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(printed), redirect_stderr(printed):
         warnings.simplefilter("ignore")
@@ -41,11 +37,9 @@ def exporting() -> Iterator[None]:
 
 
 def make_program(network: nn.Module, example: Tensor) -> ExportedProgram:
-    """The graph of a network, for batches of any size.
+    """The graph of a network in eval mode, for batches of any size of its input ``pixels``.
 
-    Args:
-        network: in eval mode; its input is called ``pixels``.
-        example: (2, 3, S, S) uint8; the exporter takes the size of a batch of one as fixed.
+    The example is (2, 3, S, S) uint8: the exporter would take a batch size of one as fixed.
     """
     return torch.export.export(network, (example,), dynamic_shapes={"pixels": {0: Dim("batch", min=1, max=65_535)}})
 

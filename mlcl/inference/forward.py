@@ -13,16 +13,7 @@ from mlcl.system import signals
 
 
 def start(accelerator: str, devices: str | int = 1, precision: str = "32-true") -> Fabric:
-    """Choose the devices and start a process for each.
-
-    Args:
-        accelerator: as Lightning takes it, such as auto, cpu, gpu.
-        devices: how many, or auto.
-        precision: as Lightning takes it, such as 32-true, bf16-mixed.
-
-    Raises:
-        MlclError: for what Lightning does not know or this machine does not have.
-    """
+    """Choose the devices and start a process for each; the arguments are those of Lightning's ``Fabric``."""
     try:
         fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
     except Exception as error:  # of several kinds
@@ -38,10 +29,7 @@ def logits(
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """Each batch with its logits (B, K) on the CPU, in the precision of the network.
 
-    Args:
-        fabric: from :func:`start`.
-        network: in eval mode; it is moved to the device.
-        batches: with ``image`` (B, 3, S, S) uint8.
+    The network is in eval mode and is moved to the device; batches hold ``image`` (B, 3, S, S) uint8.
     """
     precision = fabric.strategy.precision
     network = fabric.to_device(precision.convert_module(network))  # type: ignore[assignment]

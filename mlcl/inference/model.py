@@ -118,9 +118,7 @@ class Model:
         Raises:
             MlclError: if there is no image, or one cannot be used.
         """
-        single = isinstance(pictures, (str, PathLike, Image.Image)) or getattr(pictures, "ndim", 4) < 4
-        if not single and not isinstance(pictures, Iterable):
-            raise MlclError(f"a picture is a path, a PIL image, an array or a tensor, not {type(pictures).__name__}")
+        single = isinstance(pictures, str) or not isinstance(pictures, Iterable) or getattr(pictures, "ndim", 4) < 4
         rest = iter([pictures] if single else pictures)  # type: ignore[list-item, arg-type]
         parts: list[list[Tensor]] = []
         while batch := list(islice(rest, batch_size)):

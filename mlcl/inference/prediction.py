@@ -39,23 +39,10 @@ def predict(
 ) -> int:
     """Write labels and scores of every image, in the order found; list the images that could not be read.
 
-    Args:
-        model: from :func:`mlcl.load`.
-        images: folders, files and glob patterns.
-        output: ``.csv``, ``.jsonl``, or a folder for ``writer="voc2012"``.
-        writer: see ``mlcl predict --help``.
-        top: write this number of highest scores instead of all.
-        batch_size: per device.
-        num_workers: loader processes per device.
-        accelerator: see :func:`mlcl.inference.forward.start`; so are ``devices`` and ``precision``.
-        devices: how many.
-        precision: of the network.
+    The arguments are those of ``mlcl predict``, with the batch size and the number of loader processes per device.
 
     Returns:
         0, or 1 if an image could not be read; the others are written all the same.
-
-    Raises:
-        MlclError: if there is no image, the output cannot be written, or a score is not a number.
     """
     devkit = writers.voc_test_images(Path(images[0])) if writer == "voc2012" and len(images) == 1 else None
     paths = devkit or find_images(images)
@@ -116,11 +103,7 @@ class _Rows:
         self.written = 0
 
     def add(self, lines: list[Line]) -> None:
-        """Write images.
-
-        Raises:
-            MlclError: if the network computed something that is not a number.
-        """
+        """Write images; scores that are not numbers are refused."""
         for index, error, logits in lines:
             path = self.paths[index]
             if error:
@@ -128,10 +111,7 @@ class _Rows:
                 continue
             scores = self.model.probabilities(torch.tensor(logits, dtype=torch.float64))
             if scores.isnan().any():
-                raise MlclError(
-                    f"{path}: the network's scores are not numbers; try --precision 32-true, or give an earlier "
-                    "checkpoint"
-                )
+                raise MlclError(f"{path}: the network's scores are not numbers; try --precision 32-true")
             (labels,) = self.model.labels(scores[None])
             self.writer.write(Row(path, labels, scores.tolist()))
             self.written += 1
@@ -143,6 +123,4 @@ class _Rows:
         where = self.writer.finish(len(self.failures))
         total = self.written + len(self.failures)
         say(f"{where}: {self.written:,} of {total:,} images, {total / seconds:.0f} images/s")
-        if self.failures:
-            say(f"{len(self.failures):,} images could not be read, see above")
         return 1 if self.failures else 0

@@ -14,12 +14,7 @@ from mlcl.runs import record, trust
 class Rebuilt:
     """A checkpoint whose network and dataset can be made.
 
-    Args:
-        path: of the checkpoint.
-        imports: modules whose classes the record may name, besides mlcl's and torch's own.
-
-    Raises:
-        MlclError: if the file is no checkpoint of mlcl, or names other classes.
+    Of the classes that it names, only mlcl's, torch's and those in the modules ``imports`` are used.
     """
 
     def __init__(self, path: Path, imports: tuple[str, ...] = ()) -> None:
@@ -31,11 +26,7 @@ class Rebuilt:
         self.classes: list[str] = self.content[record.KEY]["classes"]
 
     def network(self) -> Network:
-        """The network in eval mode with its trained weights: the averaged ones if there was an EMA.
-
-        Raises:
-            MlclError: if the network cannot be made, or the weights do not fit it.
-        """
+        """The network in eval mode with its trained weights: the averaged ones if there was an EMA."""
         settings = self.config["model"]["network"]
         arguments = {**settings["init_args"], "num_classes": len(self.classes)}
         network: Network = self._make(Network, {**settings, "init_args": arguments})
@@ -49,21 +40,10 @@ class Rebuilt:
         return network.eval()
 
     def datamodule(self, root: str | None = None, **changes: Any) -> MultiLabelDataModule:
-        """The dataset it was trained on, with its splits read.
-
-        Args:
-            root: of the data, if it has moved.
-            **changes: of other arguments of the dataset.
-
-        Raises:
-            MlclError: if it is gone, or its classes are others.
-        """
+        """The dataset it was trained on, with its splits read; ``root`` and ``changes`` replace its arguments."""
         settings = self.config["data"]
-        if root is not None:
-            changes["root"] = root
-        data: MultiLabelDataModule = self._make(
-            MultiLabelDataModule, {**settings, "init_args": {**settings.get("init_args", {}), **changes}}
-        )
+        arguments = {**settings.get("init_args", {}), **({"root": root} if root is not None else {}), **changes}
+        data: MultiLabelDataModule = self._make(MultiLabelDataModule, {**settings, "init_args": arguments})
         if list(data.classes) != self.classes:
             raise MlclError(f"the classes of the data at {data.root} are not those of {self.path}: check --data.root")
         data.read_splits()

@@ -84,13 +84,6 @@ class VOC2012Writer:
 
     Each line is an image id and a confidence, each id once per class (the devkit's manual, "Classification task,
     submission of results"). Competition 2 is for methods trained on other data than VOC's, such as ImageNet weights.
-
-    Args:
-        folder: gets ``results`` and ``results.tar.gz``.
-        classes: of the model; all twenty of VOC must be among them.
-
-    Raises:
-        MlclError: if a class is missing.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
@@ -108,15 +101,9 @@ class VOC2012Writer:
         self.scores[name] = [row.scores[column] for column in self.columns]
 
     def finish(self, failed: int) -> Path:
-        """Write and pack the files.
-
-        Raises:
-            MlclError: if an image is missing, since the server wants all, or nothing can be written there.
-        """
+        """Write and pack the files."""
         if failed:
-            raise MlclError(
-                f"{failed:,} of the images could not be read, so {self.archive} was not written: the server wants all"
-            )
+            raise MlclError(f"{failed:,} of the images could not be read, so {self.archive} was not written")
         for k, label in enumerate(VOC_CLASSES):
             lines = [f"{name} {scores[k]:.15f}\n" for name, scores in self.scores.items()]
             write_whole(self.folder / "results" / "VOC2012" / "Main" / f"comp2_cls_test_{label}.txt", "".join(lines))
@@ -132,9 +119,6 @@ class VOC2012Writer:
             archive.add(self.folder / "results", "results", filter=_anonymous)
 
 
-Writer = CSVWriter | JSONLinesWriter | VOC2012Writer
-
-
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     """Without the user's login name."""
     entry.uid = entry.gid = 0
@@ -142,12 +126,11 @@ def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
-def voc_test_images(folder: Path) -> list[str] | None:
-    """The images of VOC 2012's test set in the order of its list, or None if the folder holds no devkit.
+Writer = CSVWriter | JSONLinesWriter | VOC2012Writer
 
-    Raises:
-        MlclError: if one of them is missing.
-    """
+
+def voc_test_images(folder: Path) -> list[str] | None:
+    """The images of VOC 2012's test set in the order of its list, or None if the folder holds no devkit."""
     for devkit in (folder / "VOCdevkit" / "VOC2012", folder / "VOC2012", folder):
         listing = devkit / "ImageSets" / "Main" / "test.txt"
         if listing.is_file():

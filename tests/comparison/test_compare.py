@@ -140,7 +140,7 @@ def test_folders_that_cannot_be_compared():
         (["runs/a", "runs/c"], r"runs/c: no such folder, such as"),
         (["runs/a", "runs/a/version_0/scores.npz"], r"scores.npz: is a file; give the run"),
         (["runs/a", "runs/b"], r"runs/b: no scores.npz in it or in its version_<n>; .*mlcl test"),
-        (["runs/a", "runs/a/version_0"], r"only one method was given, runs/a/version_0: name the folders of two"),
+        (["runs/a", "runs/a/version_0"], r"only one method was given, runs/a/version_0: name two"),
     ):
         with pytest.raises(MlclError, match=message):
             folders.find([Path(run) for run in runs])
