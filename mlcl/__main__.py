@@ -1,6 +1,5 @@
 """The entry point: help, version and plain mistakes are answered before torch is imported; then the verb runs."""
 
-import difflib
 import os
 import re
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from mlcl import __version__
 from mlcl.cli import help, verbs
-from mlcl.cli.command_line import options
+from mlcl.cli.command_line import meant, options
 from mlcl.errors import MlclError, find_cause, line
 from mlcl.system import signals
 
@@ -103,20 +102,17 @@ def _mistake(verb: str, arguments: list[str]) -> str | None:
         return None  # it has a parser of its own
     if verb not in help.VERBS:
         known = (*help.VERBS, *verbs.VERBS)
-        return f"unknown verb {verb!r}{_meant(verb, known)}; verbs: {', '.join(known)}"
+        return f"unknown verb {verb!r}{meant(verb, known)}; verbs: {', '.join(known)}"
     for flag, value, words in options(arguments):
         if not flag:
-            meant = f"; did you mean --config {value}?" if words[0].endswith((".yaml", ".yml")) else ""
-            return f"unexpected {value!r}{meant}"
+            config = f"; did you mean --config {value}?" if words[0].endswith((".yaml", ".yml")) else ""
+            return f"unexpected {value!r}{config}"
         if wrong := _wrong_option(verb, flag, value or ""):
             return wrong
     if verb == "fit" and not arguments:
         return "mlcl fit needs --config FILE (or --data CLASS and more); mlcl fit --help shows the options"
-    if verb != "fit" and not {flag for flag, *_ in options(arguments)} & {
-        "--ckpt_path",
-        "--print_config",
-        "--help_all",
-    }:
+    given = {flag for flag, *_ in options(arguments)}
+    if verb != "fit" and not given & {"--ckpt_path", "--print_config", "--help_all"}:
         return f"mlcl {verb} needs --ckpt_path: a checkpoint, or last"
     return None
 
@@ -124,7 +120,7 @@ def _mistake(verb: str, arguments: list[str]) -> str | None:
 def _wrong_option(verb: str, flag: str, value: str) -> str | None:
     key = "config" if flag == "-c" else flag.removeprefix("--").split(".")[0].rstrip("+")
     if flag.startswith("--") and key not in _KEYS:
-        return f"unknown option {flag}{_meant('--' + key, tuple('--' + known for known in _KEYS))}"
+        return f"unknown option {flag}{meant('--' + key, tuple('--' + known for known in _KEYS))}"
     if key in ("config", "ckpt_path", "import") and not value:
         return f"{flag} needs a value"
     if key == "config" and not value.lstrip().startswith("{") and not os.path.isfile(value):
@@ -146,11 +142,6 @@ def _allow_files() -> None:
         most = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
         if soft != resource.RLIM_INFINITY and soft < most:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def _meant(word: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _fail(message: str, status: int) -> int:

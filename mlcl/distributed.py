@@ -28,8 +28,7 @@ def global_batch(embeddings: Tensor, targets: Tensor, equal: bool = False) -> tu
 
     In the backward pass that gradient is multiplied by the world size W, the loss is not. After DDP's averaging the
     network, which each rank reaches through one slice, and the parameters inside the loss, whose gradient is whole on
-    every rank, then get exactly the gradient of one process. (Multiplying the loss instead would make the latter W
-    times too large.)
+    every rank, then get exactly the gradient of one process.
 
     Args:
         embeddings: (B, ...) float; B may differ between ranks, the rest may not.
@@ -51,12 +50,7 @@ def global_batch(embeddings: Tensor, targets: Tensor, equal: bool = False) -> tu
 
 
 def gather(tensor: Tensor, equal: bool = False) -> Tensor:
-    """The tensors of all ranks in rank order, without gradient.
-
-    Args:
-        tensor: (B, ...); B may differ between ranks, the rest may not.
-        equal: B is known to be the same on all ranks.
-    """
+    """The tensors (B, ...) of all ranks in rank order, without gradient; B may differ unless ``equal``."""
     tensor = tensor.detach()
     return torch.cat(_gather(tensor, _sizes(tensor, equal))) if world_size() > 1 else tensor
 
@@ -77,15 +71,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def require_equal(facts: dict[str, Any], start: str) -> None:
-    """Refuse to go on where ranks differ: they would hang in a collective, or train something that nobody asked for.
-
-    Args:
-        facts: plain values by name.
-        start: the beginning of the message.
-
-    Raises:
-        SharedError: naming what differs, and the values of rank 0 and of the first rank with another one.
-    """
+    """Raise a SharedError that begins with ``start`` and names what differs, if the ranks' facts are not the same."""
     first, *others = gather_objects(facts)
     for number, other in enumerate(others, 1):
         named = [name for name in {**first, **other} if first.get(name) != other.get(name)]
@@ -96,10 +82,7 @@ def require_equal(facts: dict[str, Any], start: str) -> None:
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:
-    """Copy the buffers of rank 0 to all ranks, in place.
-
-    BatchNorm's running statistics differ between ranks after a step; without this each would validate another model.
-    """
+    """Copy the buffers of rank 0, such as BatchNorm's running statistics, to all ranks, in place."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)

@@ -8,8 +8,7 @@ _Error = TypeVar("_Error", bound=BaseException)
 class MlclError(Exception):
     """Something the user can mend; the message says what, where, and what to do, in one line.
 
-    The command line prints ``mlcl: <message>`` and ends with status 1, without a traceback
-    (set ``MLCL_DEBUG=1`` to see one).
+    The command line prints ``mlcl: <message>`` and ends with status 1; ``MLCL_DEBUG=1`` shows the traceback.
     """
 
 
@@ -35,9 +34,8 @@ def line(text: str, most: int = 2000) -> str:
 def cell(text: str) -> str:
     r"""A text for a CSV file, behind an apostrophe where a spreadsheet would take it for a formula and run it.
 
-    (CWE-1236: cells that begin with ``=``, ``+``, ``-``, ``@``, a tab or a line break.) Class and file names come from
-    other people's data, and CSV files are opened by a double click. A carriage return, which Python's csv module leaves
-    bare before lines that end in a line feed, is written as ``\r``.
+    (CWE-1236; class and file names come from other people's data.) A carriage return, which Python's csv module leaves
+    bare, is written as ``\r``.
 
     >>> cell("=HYPERLINK(1)"), cell("dining table")
     ("'=HYPERLINK(1)", 'dining table')

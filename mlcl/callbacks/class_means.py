@@ -1,7 +1,6 @@
 """Where the embeddings of each class lie, for a trained network: the start of a second stage's prototypes."""
 
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,24 +11,6 @@ from mlcl.distributed import add_up, rank, world_size
 from mlcl.network import Network
 
 
-class ClassMeans(NamedTuple):
-    """Mean embedding of each class over a training set, and over how many images."""
-
-    means: Tensor  # (K, D) float32
-    confident: Tensor  # (K,) int64, positives above the confidence; where there are any, the mean is theirs
-    positives: Tensor  # (K,) int64, all positives; elsewhere the mean is theirs, and 0 without any
-
-    def describe(self, classes: list[str]) -> str:
-        """One line on what the means are made of."""
-        all_positives = int(((self.confident == 0) & (self.positives > 0)).sum())
-        none = [name for name, count in zip(classes, self.positives.tolist(), strict=True) if not count]
-        left = f", {len(none)} as initialised (no positive: {', '.join(none[:4])}{', ...' * (len(none) > 4)})"
-        return (
-            f"prototypes: {int((self.confident > 0).sum())} classes from their confident positives, "
-            f"{all_positives} from all their positives{left if none else ''}"
-        )
-
-
 @torch.no_grad()
 def class_means(
     network: Network,
@@ -37,19 +18,11 @@ def class_means(
     device: torch.device,
     confidence: float = 0.85,
     batches: int | None = None,
-) -> ClassMeans:
-    """Mean embedding of each class's true positives with a probability above ``confidence``, unaugmented images.
+) -> tuple[Tensor, Tensor]:
+    """Mean embedding (K, D) of each class's confident true positives; (2, K) numbers of confident and all positives.
 
-    This is how SADCL's prototype files seem to be made (arXiv 2307.09715; inferred from their names, no script is
-    public). A class without such a positive falls back to all its positives: ours. Every process takes its share of
-    the images.
-
-    Args:
-        network: trained; left in the mode it came in.
-        data: after ``setup``.
-        device: where the network is.
-        confidence: a probability.
-        batches: at most so many per process; None for all.
+    SADCL's prototype files seem to be made so (arXiv 2307.09715, by their names); without a confident positive a class
+    takes all its positives: ours. Every process reads its share of the unaugmented images, at most ``batches`` batches.
     """
     dataset = data.dataset("train", augmented=False)
     share = Subset(dataset, range(rank(), len(dataset), world_size()))
@@ -67,4 +40,4 @@ def class_means(
             counts[number] += chosen.sum(0)
     network.train(training)
     means = add_up(sums) / add_up(counts).clamp(min=1)[..., None]
-    return ClassMeans(torch.where(counts[0, :, None] > 0, means[0], means[1]), *counts)
+    return torch.where(counts[0, :, None] > 0, means[0], means[1]), counts

@@ -12,13 +12,7 @@ from mlcl.system.console import is_first
 
 
 class CSVLog(CSVLogger):
-    """Lightning's CSV logger writing ``<folder>/metrics.csv``; it keeps the lines that are already there.
-
-    (Lightning's own, 2.6.6, deletes an existing ``metrics.csv`` when a run is continued.)
-
-    Args:
-        folder: the run's folder.
-    """
+    """Lightning's CSV logger writing ``<folder>/metrics.csv``; it keeps the lines that Lightning 2.6.6 deletes."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=50)

@@ -20,12 +20,7 @@ def fingerprints(data: Any) -> dict[str, str]:
 
 
 class DataNote(Callback):
-    """Writes the fingerprint of every split, and warns if it differs from a run that this one repeats or continues.
-
-    Args:
-        folder: of the run.
-        repeated: folders of the runs that this one repeats or continues.
-    """
+    """Writes the fingerprint of every split, and warns if it differs from a run that this one repeats or continues."""
 
     def __init__(self, folder: Path, repeated: Sequence[Path] = ()) -> None:
         self.folder, self.repeated = folder, repeated
@@ -36,7 +31,8 @@ class DataNote(Callback):
             return
         now = fingerprints(getattr(trainer, "datamodule", None))
         for run in self.repeated:
-            if splits := provenance.differing(provenance.recorded_data(run), now):
+            before = provenance.recorded_data(run)
+            if splits := [split for split, known in before.items() if now.get(split, known) != known]:
                 say(
                     f"warning: not the data of {os.path.relpath(run)}: other files or labels in {', '.join(splits)}; "
                     "its numbers are not repeated"

@@ -13,10 +13,8 @@ class EMA(WeightAveraging):
     """Validates, saves and tests the moving average of weights and statistics, updated after every step.
 
     A checkpoint's ``state_dict`` is the average; the raw weights, for a resume, lie under ``current_model_state``.
-    Beyond Lightning's callback: integer buffers (counters) are copied instead of averaged and truncated; nothing is
-    swapped in before the first update, so that a delayed start does not validate untouched initial weights; and the
-    average is on the device of the training (there on the CPU, where the model still is at this time), so that an
-    update neither moves the weights nor waits for them.
+    Beyond Lightning's callback, integer buffers are copied instead of averaged, nothing is swapped in before the first
+    update, and the average is on the device of the training, so that an update does not wait.
 
     Args:
         decay: share of the old average that each step keeps; 0.9997 forgets half in 2,300 steps.

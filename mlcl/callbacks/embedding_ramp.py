@@ -14,9 +14,6 @@ class EmbeddingRamp(Callback):
     Args:
         start: epochs before the embedding loss enters; a fraction is possible.
         ramp: epochs over which its weight then grows linearly from 0; 0 is at once.
-
-    Raises:
-        MlclError: if one of them is negative.
     """
 
     def __init__(self, start: float, ramp: float) -> None:

@@ -1,4 +1,4 @@
-"""What a training step is told beforehand: then the host never waits in it for the device, and shapes stay the same."""
+"""Fixed shapes and compilation of a training step, so that the host never waits in it for the device."""
 
 import warnings
 from typing import Any
@@ -18,11 +18,7 @@ _ROUNDED_TO = 64  # rows: so that most epochs have the same number, and nothing 
 
 
 class FastStep(Callback):
-    """Fixes the shapes of every step of an epoch, so that no step waits for the device, and compiles on demand.
-
-    Args:
-        compiled: let torch compile network and embedding loss.
-    """
+    """Fixes the shapes of every step of an epoch, so that no step waits for the device, and compiles on demand."""
 
     def __init__(self, compiled: bool = False) -> None:
         self.compiled = compiled
@@ -37,11 +33,7 @@ class FastStep(Callback):
         pl_module.equal_batches = fix_shapes(pl_module.embedding_loss, trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """With ``augment_on: device`` a loader alone gives images that the datamodule would have finished.
-
-        Raises:
-            MlclError: for such a batch.
-        """
+        """With ``augment_on: device`` a loader alone gives images that the datamodule would have finished."""
         if isinstance(batch, dict) and "drawn" in batch:
             raise MlclError(
                 "the augmentation is not finished (data.augment_on device): give the trainer the datamodule, not its "
@@ -50,17 +42,14 @@ class FastStep(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Batches of other origin may be larger."""
-        pl_module.equal_batches = free_shapes(pl_module.embedding_loss)
+        pl_module.equal_batches = False
+        free_shapes(pl_module.embedding_loss)
 
 
 def fix_shapes(loss: EmbeddingLoss | None, trainer: Any) -> bool:
-    """Tell the loss how many rows the largest step of this epoch has present.
+    """Set the loss's capacity to the rows of the epoch's largest step; true if all ranks get equally many images.
 
-    The order of the images is a function of (seed, epoch) and their targets lie in memory, so every rank knows that
-    number for all ranks together. A batch of another origin could hold more: then the loss asks in every step.
-
-    Returns:
-        Whether every step brings all ranks the same number of images.
+    Every rank knows that number, since the order of the images is a function of (seed, epoch).
     """
     loader = trainer.train_dataloader
     sampler, dataset = getattr(loader, "sampler", None), getattr(loader, "dataset", None)
@@ -83,32 +72,21 @@ def _batches_change(trainer: Any) -> bool:
     return any(getattr(type(owner), hook, None) is not getattr(ours, hook) for owner, ours in owners for hook in hooks)
 
 
-def free_shapes(loss: EmbeddingLoss | None) -> bool:
-    """Undo :func:`fix_shapes`; returns what it then would."""
+def free_shapes(loss: EmbeddingLoss | None) -> None:
+    """Undo :func:`fix_shapes`."""
     if loss is not None:
         loss.capacity = None
-    return False
 
 
 def precision_for(accelerator: Any) -> str:
-    """Mixed bfloat16 where a CUDA device computes in it (Ampere and later), else float32.
-
-    A CPU gets float32 even if it has AMX, which halves a ResNet-101's step: there runs are repeated and compared on
-    other processors, and ``--trainer.precision bf16-mixed`` asks for it.
-
-    Args:
-        accelerator: as the trainer takes it.
-    """
+    """Mixed bfloat16 where a CUDA device computes in it (Ampere and later), else float32, on every CPU too."""
     cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
 def compile_step(network: Network, loss: EmbeddingLoss | None) -> None:
-    """Compile network and embedding loss where they are, which leaves the names in a checkpoint as they were.
-
-    The classification loss and the optimizer stay as they are: a few kernels, and one that is fused anyway.
-    """
-    # Of the compiler's own looking (torch 2.15): what enters the loss is no leaf.
+    """Compile network and embedding loss in place, so that the names in a checkpoint stay the same."""
+    # The compiler itself reads .grad (torch 2.15) of what enters the loss, which is no leaf.
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")
     network.compile()
     if loss is not None:

@@ -32,22 +32,17 @@ class _Step(NamedTuple):
 class Finite(Callback):
     """Stops a training at the first loss term or gradient that is not finite.
 
-    The values of the last steps are read together: in the steps that are logged, where the host waits for the device
-    anyway, and before a validation or a checkpoint. Under ``16-mixed`` an overflow is part of the method: the scaler
-    skips the step, and ``gradient/overflows`` counts it.
-
-    Args:
-        folder: of the run, for the message.
-        every: steps between two readings; by default ``log_every_n_steps`` of the trainer.
+    The values of the last steps are read together, in the steps that are logged and before a validation or checkpoint.
+    Under ``16-mixed`` the scaler skips the step of an overflow, and ``gradient/overflows`` counts it.
     """
 
-    def __init__(self, folder: Path, every: int | None = None) -> None:
-        self.folder, self.every = folder, every
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset."""
         self._steps: list[_Step] = []
-        self._window = self.every or trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
+        self._window = trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
         self._scales = getattr(trainer.precision_plugin, "scaler", None) is not None
         self._zero = torch.zeros((), device=pl_module.device)
         self._number, self._gradient, self._overflows, self._in_a_row = trainer.global_step, self._zero, self._zero, 0
@@ -92,11 +87,7 @@ class Finite(Callback):
             say(f"fp16: {count} of {trainer.global_step} steps overflowed and were skipped (gradient/overflows)")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Write no checkpoint of a broken step, or of weights or statistics that are not finite.
-
-        Raises:
-            SharedError: in place of overwriting a good checkpoint.
-        """
+        """Write no checkpoint of a broken step, or of weights or statistics that are not finite."""
         if trainer.state.fn == "fit":
             self._read(trainer)
         weights = {name for name, _ in pl_module.named_parameters()}  # a loss's buffers may hold an infinity on purpose
@@ -112,11 +103,7 @@ class Finite(Callback):
             raise self._error(f"{_after(trainer)} {first} is not finite, so no checkpoint is written")
 
     def _read(self, trainer: Trainer) -> None:
-        """Read the values since the last reading; every rank calls this at the same time.
-
-        Raises:
-            SharedError: for the first step in which a value of some rank is not finite.
-        """
+        """Read the values since the last reading; every rank calls this at the same time."""
         steps, self._steps = self._steps, []
         if not steps:
             return
@@ -148,13 +135,7 @@ class Finite(Callback):
 
 
 def broken_scores(trainer: Trainer, split: str, metrics: MultiLabelMetrics) -> str | None:
-    """Describe which logits of an evaluation are not finite, None if all are; every rank calls this.
-
-    Args:
-        trainer: its datamodule, if it has one, names the images.
-        split: train, val or test.
-        metrics: with logits (B, K) and index (B,) of each batch.
-    """
+    """Describe which logits of an evaluation are not finite, None if all are; every rank calls this."""
     broken = [i for logits, index in zip(metrics.logits, metrics.index, strict=True)
               for i in index[~logits.isfinite().all(1)].tolist()]  # fmt: skip
     everywhere = sorted({index for part in gather_objects(broken) for index in part})

@@ -8,10 +8,7 @@ PARTS = {"backbone": "network.backbone.", "head": "network.head.", "embedding_lo
 
 
 class GradientNorms(Callback):
-    """Logs ``gradient/<part>``, the L2 norm over a part's parameters, in the steps that are logged.
-
-    After unscaling (mixed precision) and averaging over the GPUs, before clipping.
-    """
+    """Logs ``gradient/<part>``, a part's L2 norm before clipping, in the steps that are logged."""
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """One norm for each part that has parameters."""

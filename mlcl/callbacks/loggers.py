@@ -18,14 +18,7 @@ from mlcl.system.console import is_first
 
 
 def make(chosen: Any, settings: Any, folder: Path, training: bool) -> list[Logger]:
-    """The loggers of a run: ``metrics.csv`` when training, and those of the user's choice beside it.
-
-    Args:
-        chosen: ``trainer.logger``: True or None for the CSV file alone, False for none, a logger or a list of them.
-        settings: the same as text: a class path with its arguments, or a list of such.
-        folder: of the run.
-        training: whether this is a fit.
-    """
+    """The loggers of a run: ``metrics.csv`` when training, and those of the user's choice beside it."""
     if chosen is False:
         return []
     given = [] if chosen in (None, True) else chosen if isinstance(chosen, list) else [chosen]
@@ -55,14 +48,9 @@ class WandbLog(WandbLogger):
     """Lightning's W&B logger in the run's folder.
 
     Beyond Lightning's (2.6.6): the id is kept in the folder, so that a continued run is continued in W&B, too; the
-    summary of a validated metric is its best value; ``log_model`` uploads the best checkpoint (Lightning marks the file
-    of every checkpoint callback as best).
-
-    Args:
-        folder: of the run.
-        settings: as :class:`~lightning.pytorch.loggers.WandbLogger` takes them. By default the run is called
-            ``<name>/version_<n>`` in the group ``<name>`` of the project ``mlcl``, unless W&B's own environment
-            variables say otherwise.
+    summary of a validated metric is its best value; ``log_model`` uploads the best checkpoint only. By default the run
+    is called ``<name>/version_<n>`` in the group ``<name>`` of the project ``mlcl``, unless W&B's own environment
+    variables say otherwise.
     """
 
     def __init__(self, folder: Path, **settings: Any) -> None:
@@ -85,11 +73,7 @@ class WandbLog(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run, made on first use (a no-op away from rank 0).
-
-        Raises:
-            MlclError: if W&B refuses: no key, no network.
-        """
+        """The W&B run, made on first use (a no-op away from rank 0)."""
         import wandb
 
         try:

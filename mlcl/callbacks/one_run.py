@@ -29,21 +29,13 @@ _NOT_COMPARED = (
 
 
 class OneRun(Callback):
-    """Refuses to start where the ranks differ.
-
-    Args:
-        checkpoint: what they start from; DDP sends rank 0's weights to all, but not its optimizer and epoch.
-    """
+    """Refuses to start where the ranks differ; from a checkpoint DDP sends rank 0's weights, but not its optimizer."""
 
     def __init__(self, checkpoint: Path | None = None) -> None:
         self.checkpoint = checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compare, once the process group runs and the splits are read.
-
-        Raises:
-            SharedError: where they differ.
-        """
+        """Compare, once the process group runs and the splits are read."""
         if world_size() == 1:
             return
         facts: dict[str, Any] = {"verb": str(trainer.state.fn), "mlcl": __version__, "its code": _digest_of_code()}
@@ -58,11 +50,7 @@ class OneRun(Callback):
 
 @contextmanager
 def naming_ranks() -> Iterator[None]:
-    """Around a command: print which rank fails; the command line prints the errors of the first one only.
-
-    Raises:
-        SharedError: if a collective has failed, because another rank is gone or hangs.
-    """
+    """Around a command: print which rank fails; the command line prints the errors of the first one only."""
     try:
         yield
     except Exception as error:

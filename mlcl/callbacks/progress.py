@@ -1,12 +1,10 @@
-"""Progress of a training: a bar with images per second, and one line per epoch."""
+"""Progress of a training: a bar, and one line per epoch."""
 
 import time
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from rich.progress import ProgressColumn, Task
-from rich.text import Text
 
 from mlcl.system.console import say
 
@@ -14,29 +12,14 @@ _EVERY = 0.5  # seconds between two readings of the loss
 
 
 class ImageProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, with images instead of batches per second.
+    """Lightning's rich progress bar with the loss, read twice a second.
 
-    It reads the loss twice a second. Lightning (2.6.6) reads what is logged with ``prog_bar=True`` in every step, and
-    the host waits for the device each time: so nothing is logged that way.
-
-    Args:
-        batch_size: per device; only needed without a datamodule.
+    Lightning (2.6.6) reads what is logged with ``prog_bar=True`` in every step, and the host waits for the device each
+    time: so nothing is logged that way.
     """
 
-    def __init__(self, batch_size: int | None = None) -> None:
-        super().__init__()
-        self.batch_size = batch_size
-        self._shown: dict[str, Any] = {}
-        self._read = -_EVERY
-
-    def configure_columns(self, trainer: Trainer) -> list[Any]:
-        """The columns, the speed's replaced."""
-        columns: list[Any] = super().configure_columns(trainer)
-        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", self.batch_size)
-        if batch_size is None:
-            return columns
-        images = _ImagesPerSecond(batch_size * trainer.world_size)
-        return [images if type(c).__name__ == "ProcessingSpeedColumn" else c for c in columns]
+    _shown: dict[str, Any]
+    _read = -_EVERY
 
     def _get_train_description(self, current_epoch: int) -> str:
         """Counted from 1, as in the lines above the bar."""
@@ -54,16 +37,6 @@ class ImageProgressBar(RichProgressBar):
         """Show the epoch's last loss."""
         self._read = -_EVERY
         super().on_train_epoch_end(trainer, pl_module)
-
-
-class _ImagesPerSecond(ProgressColumn):
-    def __init__(self, images_per_batch: int) -> None:
-        super().__init__()
-        self.images_per_batch = images_per_batch
-
-    def render(self, task: Task) -> Text:
-        speed = task.speed
-        return Text(f"{speed * self.images_per_batch:.0f} images/s" if speed else "")
 
 
 class EpochLines(Callback):

@@ -21,7 +21,6 @@ from mlcl.callbacks.spread import EmbeddingSpread
 from mlcl.distributed import SharedError
 from mlcl.errors import cell
 from mlcl.metrics import Evaluation, MultiLabelMetrics
-from mlcl.system.console import say
 from mlcl.system.files import write_whole
 
 _SHOWN = 200  # classes in the table on the terminal; of more, the best and the worst
@@ -29,12 +28,7 @@ _NAMED = 20  # classes without positives
 
 
 class Results(Callback):
-    """Writes and prints the results of the test and validate verbs, not those of a training's validations.
-
-    Args:
-        folder: of the files.
-        checkpoint: the evaluated one, named in the files.
-    """
+    """Writes and prints the results of the test and validate verbs, not those of a training's validations."""
 
     def __init__(self, folder: Path, checkpoint: str | None = None) -> None:
         self.folder, self.checkpoint = folder, checkpoint
@@ -63,7 +57,8 @@ class Results(Callback):
         data, count, images = getattr(trainer, "datamodule", None), len(evaluation.index), []
         classes = list(getattr(data, "classes", None) or map(str, range(evaluation.logits.shape[1])))
         if data is not None:
-            images = [_relative(path, data.root) for path in data.splits[split].paths]
+            paths, root = data.splits[split].paths, data.root
+            images = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
             evaluation = evaluation.without(data.skipped(split))
         per_class = spread.per_class[0]
         summary = {"split": split, "checkpoint": self.checkpoint, **_summary(evaluation, classes)}
@@ -72,8 +67,6 @@ class Results(Callback):
         summary["embedding_spread"] = _plain(float(per_class.nanmean()))
         write_whole(self.folder / "metrics.json", json.dumps(summary, indent=2))
         write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, per_class))
-        if (size := evaluation.logits.nbytes / 1e9) > 1:
-            say(f"compressing {size:.1f} GB of logits into scores.npz: a minute or more per GB")
         write_scores(self.folder / "scores.npz", evaluation, classes, images)
         _print(summary, evaluation, classes, self.folder)
 
@@ -104,14 +97,13 @@ def write_scores(path: Path, evaluation: Evaluation, classes: list[str], images:
 
 def _summary(evaluation: Evaluation, classes: list[str]) -> dict[str, Any]:
     positives = evaluation.positives.tolist()
-    unlabelled = int((~(evaluation.targets == 1).any(1)).sum())
     return {
         "N": len(evaluation.logits),
         "num_classes": len(classes),
         "metrics": {name: _plain(float(value)) for name, value in evaluation.values.items()},
         "definitions": evaluation.definitions,
         "unknown_entries": int(evaluation.unknown.sum()),
-        "images_without_label": unlabelled,
+        "images_without_label": int((~(evaluation.targets == 1).any(1)).sum()),
         "classes_without_positives": [name for name, count in zip(classes, positives, strict=True) if not count],
     }
 
@@ -129,7 +121,7 @@ def _per_class(evaluation: Evaluation, classes: list[str], spread: Tensor) -> st
 def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], folder: Path) -> None:
     console = Console()
     console.print()  # ends the line of a progress bar
-    metrics, definitions = summary["metrics"], summary["definitions"]
+    metrics = summary["metrics"]
     table = Table(title=f"{summary['split']}: {summary['N']:,} images, {len(classes)} classes (percent)")
     names = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")
     for name in ("", *names):
@@ -140,12 +132,11 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
     console.print(_class_lines(evaluation, classes))
     if len(classes) > _SHOWN:
         console.print(f"  the best and the worst of {len(classes):,} classes; all are in per_class.csv")
-    for name, meaning in definitions.items():
+    for name, meaning in summary["definitions"].items():
         console.print(f"  {name}: {meaning}", style="dim", highlight=False)
     if empty := summary["classes_without_positives"]:
-        more = f" and {len(empty) - _NAMED:,} more" if len(empty) > _NAMED else ""
-        named = ", ".join(empty[:_NAMED]) + more
-        console.print(f"  no positive, so no AP: {named}", style="yellow", highlight=False)
+        named = ", ".join(empty[:_NAMED]) + ", ..." * (len(empty) > _NAMED)
+        console.print(f"  {len(empty):,} without positive, so without AP: {named}", style="yellow", highlight=False)
     console.print(f"results in {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
 
 
@@ -154,15 +145,10 @@ def _class_lines(evaluation: Evaluation, classes: list[str]) -> Columns:
     aps, counts = evaluation.class_ap.tolist(), evaluation.positives.tolist()
     ranked = sorted(range(len(classes)), key=lambda k: -1.0 if math.isnan(aps[k]) else aps[k], reverse=True)
     if len(ranked) > _SHOWN:
-        measured = [k for k in ranked if counts[k]] or ranked
-        ranked = [*measured[: _SHOWN // 2], *measured[_SHOWN // 2 :][-_SHOWN // 2 :]]
+        ranked = [*ranked[: _SHOWN // 2], *ranked[-_SHOWN // 2 :]]
     longest = max(len(classes[k]) for k in ranked)
     lines = [Text(f"{classes[k]:<{longest}} {_percent(aps[k]):>6}  n={counts[k]}", no_wrap=True) for k in ranked]
     return Columns(lines, padding=(0, 3), equal=True, column_first=True, title="AP and positives of each class")
-
-
-def _relative(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def _plain(value: float) -> float | None:

@@ -17,16 +17,11 @@ from mlcl.system.files import write_whole
 class SafeCheckpointIO(TorchCheckpointIO):
     """Writes beside the old file, waits for the disk, then renames.
 
-    (Lightning 2.6.6 writes to the temporary folder and moves: between two file systems that is a copy over the old
-    file, which a kill cuts in two. It also holds the whole file in memory.)
+    Lightning 2.6.6 may copy over the old file instead, which a kill cuts in two.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """See Lightning's; a signal takes effect once the file is written.
-
-        Raises:
-            MlclError: if the disk is full; the file that was there before is untouched.
-        """
+        """See Lightning's; a signal takes effect once the file is written."""
         if "://" in str(path) or storage_options is not None:
             return super().save_checkpoint(checkpoint, path, storage_options)
 

@@ -15,9 +15,7 @@ class SecondStage(Callback):
     """Loads the network of another run before training; a run that is continued has its own weights by then.
 
     An embedding loss with ``starts_from_means`` also gets the class means of that network over the training images.
-
-    Args:
-        init_from: checkpoint or folder of the other run; None does nothing.
+    ``init_from`` is a checkpoint or a run's folder; None does nothing.
     """
 
     def __init__(self, init_from: str | None) -> None:
@@ -38,6 +36,8 @@ class SecondStage(Callback):
             say("prototypes stay as initialised: class means need a MultiLabelDataModule")
             return
         say("computing the prototypes from all training images ...")
-        found = class_means(pl_module.network, data, pl_module.device, batches=1 if trainer.fast_dev_run else None)
-        loss.start_from(found.means, found.positives > 0)
-        say(found.describe(list(data.classes)))
+        batches = 1 if trainer.fast_dev_run else None
+        means, (confident, positives) = class_means(pl_module.network, data, pl_module.device, batches=batches)
+        loss.start_from(means, positives > 0)
+        sure, none = int((confident > 0).sum()), int((positives == 0).sum())
+        say(f"prototypes: {sure} classes from confident positives, {none} without positives as initialised")

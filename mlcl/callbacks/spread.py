@@ -11,15 +11,8 @@ _CLASSES = 512  # at a time: thousands of classes' embeddings fill much of the m
 class EmbeddingSpread(Metric):
     """One minus the length of the mean unit embedding of a class: 0 where it is the same on every image.
 
-    A contrastive loss over present entries alone can be met by one constant embedding per class. Over all images the
-    spread then falls to 0, and the embedding says nothing about the image; over the present ones a low spread is what
-    the loss asks for. (The mean of cosines over all pairs of rows, themselves included, is (1 - spread) squared.)
-
-    Images that a distributed sampler repeats count twice here.
-
-    Args:
-        num_classes: K.
-        dim: D.
+    A contrastive loss over present entries alone can be met by one constant embedding per class: over all images the
+    spread then falls to 0. Images that a distributed sampler repeats count twice here.
     """
 
     full_state_update = False

@@ -1,7 +1,6 @@
 """The verb calibrate: thresholds and a temperature from held-out images, into a new checkpoint."""
 
 import argparse
-import os
 from pathlib import Path
 
 from mlcl.cli import options as shared
@@ -32,11 +31,7 @@ def check(options: argparse.Namespace) -> None:
     output = _output(options, source)
     if output.resolve() == source.resolve():
         raise MlclError(f"--output {output} is the checkpoint itself; give another file")
-    if output.is_dir():
-        raise MlclError(f"--output {output} is a folder; give a file")
-    if output.parent.exists() and not os.access(output.parent, os.W_OK):
-        given = f"--output {output}" if options.output else f"{output.parent} (give --output FILE)"
-        raise MlclError(f"{given}: nothing can be written there")
+    shared.check_output(output)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -35,11 +35,7 @@ def check(options: argparse.Namespace) -> None:
         if not file.lstrip().startswith("{") and not os.path.isfile(file):
             raise MlclError(f"--config {file}: no such file")
     if options.output is not None:
-        output = Path(options.output)
-        if output.suffix.lower() != ".csv" or output.is_dir():
-            raise MlclError(f"--output {output}: the name must end in .csv")
-        if output.parent.exists() and not os.access(output.parent, os.W_OK):
-            raise MlclError(f"--output {output}: nothing can be written there")
+        shared.check_output(Path(options.output), ".csv")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,9 +1,10 @@
 """What has to be known of a command line before jsonargparse parses it: config files, run name, checkpoint."""
 
 import ast
+import difflib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,7 @@ _CONFIG = ("--config", "-c")
 
 @dataclass
 class CommandLine:
-    """A command line whose config files were read once, and whose values are safe to parse.
-
-    Raises:
-        MlclError: for a file or value that :mod:`mlcl.system.yaml_text` refuses, or a config file without keys.
-    """
+    """A command line whose config files were read once, and whose values are safe to parse."""
 
     arguments: list[str]  # as given, W&B's None written as null
     configs: dict[Path, dict[str, Any]] = field(default_factory=dict)  # file -> content, in the order given
@@ -63,11 +60,7 @@ class CommandLine:
         return checkpoint_of(self._last("--ckpt_path") or self._merged().get("ckpt_path"), self.runs_root / self.name())
 
     def name(self, stored: str | None = None) -> str:
-        """The run's name: from the flag, else a config file, else the checkpoint's, else the names of the config files.
-
-        Raises:
-            MlclError: if it is no name of a folder inside ``runs``.
-        """
+        """The run's name: from the flag, a config file, the checkpoint, or the names of the config files."""
         given = self._last("--name")
         # recipes/x is laid over methods/x: its run is called x_recipe, not x_x. Another logger makes no other run.
         stems = [file for file in self.configs if file.parent.name != "loggers"]
@@ -112,11 +105,14 @@ def options(arguments: list[str]) -> Iterator[tuple[str, str | None, list[str]]]
             yield flag, None, [word]
 
 
-def _with_null(argument: str) -> str:
-    """``--key=None`` and ``--key={'a': None}``, as W&B's sweep agents write them, with null for None.
+def meant(word: str, known: Iterable[str]) -> str:
+    """The known word that is closest to an unknown one, as a question; empty if none is close."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close and close[0] != word else ""
 
-    Only behind ``=``: in two words, ``--key None``, it may be a text.
-    """
+
+def _with_null(argument: str) -> str:
+    """``--key=None`` and ``--key={'a': None}``, as W&B's sweeps write them, with null; ``--key None`` may be a text."""
     flag, equals, value = argument.partition("=")
     if not argument.startswith("--") or not (value == "None" or (value[:1] in ("{", "[") and "None" in value)):
         return argument

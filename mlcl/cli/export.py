@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> None:
     """Raise MlclError for what can be told at once."""
     shared.checkpoint(options)
-    ending = _ENDINGS[options.format]
-    if Path(options.output).suffix != ending or Path(options.output).is_dir():
-        raise MlclError(f"--output {options.output}: the name must end in {ending}")
+    shared.check_output(Path(options.output), _ENDINGS[options.format])
     if missing := [path for path in options.images if not Path(path).exists() and not any(c in path for c in "*?[")]:
         raise MlclError(f"--images {missing[0]}: no such file or folder")
 

@@ -1,13 +1,10 @@
 """Turning jsonargparse's messages into one line: which option, what is wrong, and what would be right."""
 
-import difflib
 import inspect
 import re
-import sys
 from itertools import takewhile
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from jsonargparse import Namespace
 from lightning import Trainer
 from torch.optim import SGD, AdamW
 
@@ -15,7 +12,7 @@ import mlcl.data
 import mlcl.heads
 import mlcl.losses
 import mlcl.optim
-from mlcl.cli.command_line import CommandLine, options
+from mlcl.cli.command_line import CommandLine, meant
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
 
@@ -30,12 +27,7 @@ _KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "st
 
 
 def translate(message: str, given: CommandLine) -> str:
-    """One clear line.
-
-    Args:
-        message: from jsonargparse, of any number of lines.
-        given: the command line, to find the option that was meant.
-    """
+    """One clear line."""
     text = " ".join(message.split())
     if re.search(r"arguments are required: save_dir\b", text):
         return "--trainer.logger.save_dir is missing: where this logger writes, such as runs/tensorboard"
@@ -72,43 +64,13 @@ def _wrong_value(text: str, name: str) -> str:
     kinds = re.findall(r"<class '(?!NoneType)([\w.]+)'>", text.split("Given value type")[0])
     if value and kinds and all(kind in _KINDS for kind in kinds):
         wanted = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
-        return f"expected {wanted}, got {_shown(value, kinds)}"
+        if wanted == "an integer" and re.fullmatch(r"-?\d+\.0*", value):  # sweeps make floats of integers
+            return (
+                f"expected {wanted}, got {value!r}; write {value.partition('.')[0]} (in a sweep: int_uniform or values)"
+            )
+        return f"expected {wanted}, got {value!r}"
     problem = f"{value!r} is not possible here" if value else "this value is not possible here"
     return f"{problem[:200]}; mlcl <verb> --help_all shows what is"
-
-
-def misplaced_null(config: Namespace, arguments: list[str]) -> str | None:
-    """A message about a null on the command line for an argument of a class that does not take None, if there is one.
-
-    jsonargparse (4.53) does not check for None inside a class, so that the run would fail later and less clearly.
-    """
-    for flag, value, _ in options(arguments):
-        *above, name = flag.removeprefix("--").split(".")
-        place: Any = config if value == "null" and above else None
-        for part in above:
-            place = place.get("init_args", place).get(part) if isinstance(place, Namespace) else None
-        if isinstance(place, Namespace) and not _takes_none(str(place.get("class_path")), name):
-            return f"{flag}: null is not possible here"
-    return None
-
-
-def _takes_none(class_path: str, name: str) -> bool:
-    """Whether an argument of this class, or of a base that its ``**settings`` go to, may be None by its annotation."""
-    module, _, attribute = class_path.rpartition(".")
-    chosen = getattr(sys.modules.get(module), attribute, object)
-    try:
-        hints = [get_type_hints(vars(base).get("__init__", object)) for base in chosen.__mro__]
-    except (NameError, TypeError):  # a name that only a type checker imports
-        return True
-    hint = next((found[name] for found in hints if name in found), Any)
-    return hint in (Any, None) or type(None) in get_args(hint)
-
-
-def _shown(value: str, expected: list[str]) -> str:
-    """The value and, for the floats that sweeps make of integers, what to write instead."""
-    if "int" in expected and "float" not in expected and re.fullmatch(r"-?\d+\.0*", value):
-        return f"{value!r}; write {value.partition('.')[0]} (in a sweep: int_uniform or values)"
-    return repr(value)
 
 
 def _place(key: str, given: CommandLine) -> str:
@@ -140,5 +102,4 @@ def _meant(name: str) -> str:
         return f", or one of another class ({', '.join(having[:3])}): a class goes before its arguments"
     bases = (MultiLabelModule, Network, mlcl.data.MultiLabelDataModule, Trainer, AdamW, SGD)
     known = {parameter for c in (*classes, *bases) for parameter in inspect.signature(c).parameters}
-    close = difflib.get_close_matches(name, known - {"settings"}, n=1)
-    return f" (did you mean {close[0]}?)" if close and close[0] != name else ""
+    return meant(name, known - {"settings"})

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,23 @@ def add_import(parser: argparse.ArgumentParser) -> None:
 
 
 def checkpoint(options: argparse.Namespace) -> Path:
-    """The file that ``--ckpt_path`` means.
-
-    Raises:
-        MlclError: if there is none.
-    """
+    """The file that ``--ckpt_path`` means."""
     value = options.ckpt_path
     if not value or (value != "last" and not Path(value).exists()):
         raise MlclError(f"--ckpt_path {value}: no such file or folder; give a checkpoint, a run's folder, or last")
     found = command_line.checkpoint_of(value, Path("runs").absolute() / options.name)
     assert found is not None  # null, which means none, is no file
     return found
+
+
+def check_output(output: Path, *endings: str) -> None:
+    """Raise MlclError for a file of results that cannot be written, or has none of these endings."""
+    if endings and output.suffix.lower() not in endings:
+        raise MlclError(f"--output {output}: the name must end in {' or '.join(endings)}")
+    if output.is_dir():
+        raise MlclError(f"--output {output} is a folder; give a file")
+    if output.parent.exists() and not os.access(output.parent, os.W_OK):
+        raise MlclError(f"--output {output}: nothing can be written there")
 
 
 def number(kind: type[int] | type[float], words: str, allowed: Callable[[float], bool]) -> Callable[[str], Any]:

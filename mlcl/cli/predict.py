@@ -9,7 +9,6 @@ from mlcl.cli.verbs import importing
 from mlcl.errors import MlclError
 
 SUMMARY = "labels and scores for your own images, in one file"
-_ENDINGS = (".csv", ".jsonl")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,10 +48,7 @@ def check(options: argparse.Namespace) -> None:
         if options.top:
             raise MlclError(f"--top: the files of --writer {options.writer} hold every score")
         return
-    if Path(options.output).suffix.lower() not in _ENDINGS:
-        raise MlclError(f"--output {options.output}: the name must end in {' or '.join(_ENDINGS)}")
-    if Path(options.output).is_dir():
-        raise MlclError(f"--output {options.output} is a folder; give a file")
+    shared.check_output(Path(options.output), ".csv", ".jsonl")
 
 
 def run(options: argparse.Namespace) -> int:

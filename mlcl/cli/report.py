@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> None:
     """Raise MlclError for what can be told at once."""
     locate.results_in(options.run)
-    if options.output is not None and options.output.is_dir():
-        raise MlclError(f"--output {options.output} is a folder; give a file")
+    if options.output is not None:
+        shared.check_output(options.output)
     if options.data_root is not None and not Path(options.data_root).is_dir():
         raise MlclError(f"--data.root {options.data_root}: no such folder")
 

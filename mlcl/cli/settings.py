@@ -9,7 +9,6 @@ from jsonargparse import Namespace
 
 from mlcl.callbacks import fast_step
 from mlcl.cli.command_line import CommandLine
-from mlcl.cli.messages import misplaced_null
 from mlcl.cli.parser import Parser, make_parser
 from mlcl.errors import MlclError
 from mlcl.runs import record, trust
@@ -41,12 +40,7 @@ class Settings:
 
 
 def parse(verb: str, arguments: list[str]) -> Settings:
-    """Parse a command line of fit, validate, test or check.
-
-    Raises:
-        MlclError: for a checkpoint or config file that cannot be used.
-        SystemExit: with status 2 for a wrong command line, 0 after ``--help`` and ``--print_config``.
-    """
+    """Parse a command line of fit, validate, test or check."""
     line = CommandLine(arguments)
     trust.import_modules(line.imports)
     checkpoint, stored, layer = line.checkpoint, {}, {}
@@ -60,8 +54,6 @@ def parse(verb: str, arguments: list[str]) -> Settings:
     parser.command_line = line
     stored_words = [f"--config={yaml.safe_dump(layer, sort_keys=False)}"] if layer else []
     config = parser.parse_args([*stored_words, *line.parsed])
-    if mistake := misplaced_null(config, line.arguments):
-        parser.error(mistake)
     known = stored.get(record.KEY, {})
     settings = Settings(
         verb=verb,

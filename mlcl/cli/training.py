@@ -24,22 +24,13 @@ _RUN_FOLDER = "MLCL_RUN_FOLDER"  # where the first process of a DDP run has put 
 
 
 def run(verb: str, arguments: list[str]) -> None:
-    """Parse, make and run one verb.
-
-    Raises:
-        MlclError: for what the user can mend once the classes are known.
-        SystemExit: with status 2 for a wrong command line, 0 after ``--help`` and ``--print_config``.
-    """
+    """Parse, make and run one verb."""
     console.quieten()
     Run(parse(verb, arguments)).execute()
 
 
 class Run:
-    """One verb on one model, with its folder and its trainer.
-
-    Raises:
-        MlclError: if the checkpoint knows other classes than the data, or the folder cannot be made.
-    """
+    """One verb on one model, with its folder and its trainer."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.verb, self.training = settings, settings.verb, settings.verb == "fit"

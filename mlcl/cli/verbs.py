@@ -10,7 +10,6 @@ A verb's file imports nothing heavy at its top, so that help and mistakes are an
 """
 
 import argparse
-import difflib
 import gc
 import logging
 import re
@@ -19,7 +18,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
-from mlcl.cli.command_line import options
+from mlcl.cli.command_line import meant, options
 from mlcl.errors import MlclError
 
 VERBS = ("predict", "calibrate", "export", "report", "compare", "check")
@@ -35,8 +34,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
-            close = difflib.get_close_matches(word, re.findall(r"--[\w.]+", self.format_help()), n=1)
-            message = f"unknown option {word}{f' (did you mean {close[0]}?)' if close else ''}"
+            known = re.findall(r"--[\w.]+", self.format_help())
+            message = f"unknown option {word}{meant(word, known)}"
             if not word.startswith("-"):
                 message = f"unexpected {word!r}"
         raise UsageError(f"{self.prog.removeprefix('mlcl ')}: {message}; {self.prog} --help shows the options")
@@ -53,12 +52,7 @@ def help_of(verb: str) -> str:
 
 
 def run(verb: str, arguments: list[str]) -> int:
-    """Run a verb and return its exit status.
-
-    Raises:
-        UsageError: for a wrong command line, before anything heavy is imported.
-        MlclError: for what goes wrong later.
-    """
+    """Run a verb and return its exit status."""
     own, passed_on = _divided(arguments, getattr(_module(verb), "PASSED_ON", ()))
     parsed = _parser(verb).parse_args(own)
     parsed.passed_on = passed_on
@@ -82,13 +76,11 @@ def _divided(arguments: list[str], passed_on: tuple[str, ...]) -> tuple[list[str
 def importing() -> Iterator[None]:
     """Import torch and the like without garbage collection, which takes a quarter of the time and finds nothing."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # two lines where it cannot write to the home folder
-    on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if on:
-            gc.enable()
+        gc.enable()
 
 
 def _module(verb: str) -> Any:

@@ -13,19 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mlcl import __version__
 from mlcl.errors import MlclError
 from mlcl.system.files import write_whole
 
 CHECKPOINTS, CONFIG, ENVIRONMENT = "checkpoints", "config.yaml", "environment.json"
-_PACKAGES = ("mlcl", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy", "pillow")
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy", "pillow")
 
 
 def new_folder(parent: Path, prefix: str = "version_") -> Path:
-    """Make and return the next free ``<prefix><n>`` under ``parent``; safe against other processes doing the same.
-
-    Raises:
-        MlclError: if nothing can be written there.
-    """
+    """Make and return the next free ``<prefix><n>`` under ``parent``; safe against other processes doing the same."""
     taken = [int(p.name.removeprefix(prefix)) for p in parent.glob(f"{prefix}*") if p.name[len(prefix) :].isdigit()]
     number = max(taken, default=-1) + 1
     while True:
@@ -45,11 +42,7 @@ def discard_if_untouched(folder: Path) -> None:
 
 
 def last_checkpoint(runs: Path) -> Path:
-    """The newest ``last.ckpt`` of the runs in this folder.
-
-    Raises:
-        MlclError: if there is none; a training that is to continue must not start from scratch.
-    """
+    """The newest ``last.ckpt`` of the runs in this folder."""
     found = sorted(runs.glob(f"*/{CHECKPOINTS}/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise MlclError(
@@ -59,14 +52,7 @@ def last_checkpoint(runs: Path) -> Path:
 
 
 def how_to_continue(folder: Path, config: dict[str, Any], imports: Sequence[str], arguments: Sequence[str]) -> str:
-    """The end of the message of a training that a signal stopped: what is saved, and the command that continues it.
-
-    Args:
-        folder: of the run.
-        config: of the run.
-        imports: modules that the command line imports.
-        arguments: the command line.
-    """
+    """The end of a stopped training's message: what is saved, and the command that continues it."""
     from mlcl.runs import record, trust  # record imports torch, which help need not wait for
 
     last = folder / CHECKPOINTS / "last.ckpt"
@@ -76,21 +62,13 @@ def how_to_continue(folder: Path, config: dict[str, Any], imports: Sequence[str]
         trust.check_classes(config, last, tuple(imports))
         command = [part for module in imports for part in ("--import", module)]
     except MlclError:  # a checkpoint may not name the user's own classes, but the config files given again may
-        command = [*arguments]
-        while "--ckpt_path" in command:
-            place = command.index("--ckpt_path")
-            del command[place : place + 2]
-        command = [argument for argument in command if not argument.startswith("--ckpt_path=")]
+        command = [*arguments]  # the last --ckpt_path counts
     line = shlex.join(["mlcl", "fit", *command, "--ckpt_path", os.path.relpath(last)])
     return f"; epoch {record.load(last)['epoch'] + 1} is saved, continue with: {line}"
 
 
 def best_checkpoint(path: str | Path) -> Path:
-    """The file itself; for a run's folder its ``best.ckpt``, for the folder of several runs the newest one's.
-
-    Raises:
-        MlclError: if there is none.
-    """
+    """The file itself; for a run's folder its ``best.ckpt``, for the folder of several runs the newest one's."""
     path = Path(path)
     if not path.is_dir():
         return path
@@ -136,12 +114,7 @@ def starts(run: Path) -> list[dict[str, Any]]:
 
 
 def tidy(folder: Path, steps: int) -> None:
-    """Before a run continues, remove what a killed process left: temporary files, and log lines after the checkpoint.
-
-    Args:
-        folder: of the run.
-        steps: taken when the checkpoint was written; lines of ``metrics.csv`` are numbered from 0.
-    """
+    """Remove what a killed process left: temporary files, and log lines from step ``steps`` of the checkpoint on."""
     for partial in (*folder.glob(".*.partial*"), *folder.glob(f"{CHECKPOINTS}/.*.partial*")):
         partial.unlink(missing_ok=True)
     log = folder / "metrics.csv"
@@ -158,23 +131,16 @@ def tidy(folder: Path, steps: int) -> None:
     for row in rows:  # a kill may have cut the last one
         if len(row) == len(header) and row[column].isdecimal() and int(row[column]) < steps:
             writer.writerow(row)
-    if kept.getvalue() != text:
-        write_whole(log, kept.getvalue())
+    write_whole(log, kept.getvalue())
 
 
 def _environment() -> dict[str, Any]:
-    from importlib.metadata import PackageNotFoundError, version  # help need not wait for it
+    from importlib.metadata import version  # help need not wait for it
 
     import torch
 
     from mlcl.runs.provenance import code_state
 
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -183,6 +149,6 @@ def _environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "versions": versions,
+        "versions": {"mlcl": __version__} | {package: version(package) for package in _PACKAGES},
         "git": code_state(),
     }

@@ -15,21 +15,9 @@ _SYNONYMS = {
 
 
 def load_network(network: nn.Module, path: str | Path, classes: list[str] | None = None) -> str:
-    """Load every tensor of another run's network that has the same name and shape.
+    """Load the tensors of another run's network with the same name and shape; return one line about what was loaded.
 
-    Where the other run had other classes, or another order, the head's rows are matched by class name (COCO's and
-    VOC's names for the same thing count as one).
-
-    Args:
-        network: of this run.
-        path: checkpoint of the other run.
-        classes: of this run; None takes the rows as they are.
-
-    Returns:
-        One line about what was loaded and what was not.
-
-    Raises:
-        MlclError: if nothing fits.
+    Where the other run had other classes, the head's rows are matched by class name (COCO's and VOC's count as one).
     """
     checkpoint = record.load(path)
     prefix = "network."

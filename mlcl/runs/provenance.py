@@ -3,7 +3,7 @@
 import hashlib
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,7 @@ _DESCRIBE = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  #
 
 
 def fingerprint(paths: Sequence[Path], targets: NDArray[Any], root: Path) -> str:
-    """A hash over names, sizes and targets of a split's images, in their order; no image is read.
-
-    Args:
-        paths: (N,) of the images; below ``root`` they count relative to it, so that a moved dataset is the same one.
-        targets: (N, K) integer.
-        root: of the dataset.
-    """
+    """A hash over names below ``root``, sizes and targets (N, K) of a split's N images, in order; no image is read."""
     digest = hashlib.blake2b(repr((targets.shape, str(targets.dtype))).encode(), digest_size=16)
     prefix = os.path.join(os.path.abspath(root), "")
     for path in paths:
@@ -38,11 +32,9 @@ def fingerprint(paths: Sequence[Path], targets: NDArray[Any], root: Path) -> str
 
 def code_state() -> dict[str, Any]:
     """Commit and whether there are changes, of the checkouts of the package and of the current folder; never fails."""
-    package, found = Path(__file__).parent, {"folder": _git(Path.cwd(), *_DESCRIBE)}
-    if (
-        _git(package, "ls-files", "--error-unmatch", Path(__file__).name) is not None
-    ):  # else of another project around it
-        found["package"] = _git(package, *_DESCRIBE)
+    package = Path(__file__).parent
+    tracked = _git(package, "ls-files", "--error-unmatch", Path(__file__).name)  # else of another project around it
+    found = {"folder": _git(Path.cwd(), *_DESCRIBE), "package": tracked and _git(package, *_DESCRIBE)}
     return {
         name: {"commit": state.removesuffix("-dirty"), "dirty": state.endswith("-dirty")}
         for name, state in found.items()
@@ -70,8 +62,3 @@ def recorded_data(run: Path) -> dict[str, str]:
     """The fingerprints by split that the last start of a run recorded; empty where there are none."""
     known = [start["data"] for start in starts(run) if isinstance(start.get("data"), dict)]
     return known[-1] if known else {}
-
-
-def differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The splits whose images or labels have changed."""
-    return [split for split, known in before.items() if split in now and now[split] != known]

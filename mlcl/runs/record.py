@@ -32,12 +32,7 @@ _OF_ONE_CALL = (
 
 
 def make(config: dict[str, Any] | None, datamodule: Any) -> dict[str, Any]:
-    """The record of a run.
-
-    Args:
-        config: the parsed command line; None for a model built in Python.
-        datamodule: the training data, whose classes and absolute root are stored.
-    """
+    """The record of a run."""
     record: dict[str, Any] = {"format": FORMAT, "classes": list(getattr(datamodule, "classes", ()))}
     if config is not None:
         config = {**config, "data": _portable(config["data"], datamodule)}
@@ -46,11 +41,7 @@ def make(config: dict[str, Any] | None, datamodule: Any) -> dict[str, Any]:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint; no code in it is run.
-
-    Raises:
-        MlclError: if the file does not exist, is no checkpoint of mlcl, or has weights that are not finite.
-    """
+    """Read a checkpoint; no code in it is run."""
     path = Path(path)
     if not path.is_file():
         raise MlclError(f"{path} is a folder, no checkpoint" if path.is_dir() else f"{path}: no such checkpoint")
@@ -81,15 +72,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """The whole configuration in the record.
-
-    Args:
-        checkpoint: from :func:`load`.
-        path: of the file, for messages.
-
-    Raises:
-        MlclError: for a model built in Python, or a record that is no configuration.
-    """
+    """The whole configuration in the record."""
     if "config" not in checkpoint[KEY]:
         raise MlclError(
             f"{path} holds a model that was built in Python, not by the command line: make the same one in Python and "

@@ -56,11 +56,7 @@ class Results:
 
     @cached_property
     def class_ap(self) -> NDArray[np.float64]:
-        """(K,) from ``per_class.csv``, in [0, 1]; NaN for a class without positives.
-
-        Raises:
-            MlclError: if the file is missing or damaged.
-        """
+        """(K,) from ``per_class.csv``, in [0, 1]; NaN for a class without positives."""
         try:
             with (self.folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
                 values = [float(row["AP"] or "nan") for row in csv.DictReader(file)]
@@ -72,11 +68,7 @@ class Results:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The run's ``config.yaml``; empty where it is gone.
-
-        Raises:
-            MlclError: if it is damaged.
-        """
+        """The run's ``config.yaml``; empty where it is gone."""
         path = beside(self.folder, CONFIG)
         content = yaml_text.read_file(path) if path else None
         if not isinstance(content, dict | None):
@@ -85,11 +77,7 @@ class Results:
 
 
 def read(folder: Path) -> Results:
-    """Read the results in a folder.
-
-    Raises:
-        MlclError: if ``scores.npz`` or ``metrics.json`` is missing or damaged, or lacks something.
-    """
+    """Read the results in a folder."""
     where = os.path.relpath(folder)
     try:
         with (folder / "scores.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:

@@ -27,11 +27,7 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def import_modules(modules: Iterable[str]) -> None:
-    """Import the modules that ``--import`` names, whose classes a checkpoint may then name.
-
-    Raises:
-        MlclError: if one cannot be imported.
-    """
+    """Import the modules that ``--import`` names, whose classes a checkpoint may then name."""
     for module in modules:
         try:
             import_module(module)
@@ -40,16 +36,7 @@ def import_modules(modules: Iterable[str]) -> None:
 
 
 def check_classes(config: Any, path: str | Path, trusted: tuple[str, ...] = ()) -> None:
-    """Refuse a checkpoint's configuration that names classes of other modules: importing them would run their code.
-
-    Args:
-        config: from :func:`config_of`.
-        path: of the checkpoint, for the message.
-        trusted: modules that the user has named with ``--import``.
-
-    Raises:
-        MlclError: naming the class and the flag that allows it.
-    """
+    """Refuse a checkpoint's configuration that names classes of other modules: importing them would run their code."""
     for key, name in _possible_classes(config, ""):
         if not name.startswith((*_TRUSTED, *(f"{module}." for module in trusted))):
             raise MlclError(

@@ -11,15 +11,9 @@ from mlcl.errors import MlclError, find_cause
 def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
     """Write a file under a temporary name beside it, then rename it: a reader or a crash never sees half of it.
 
-    Missing folders are made. A killed process may leave ``.<stem>.<pid>.partial<suffix>`` behind.
-
-    Args:
-        path: of the file; if anything fails, a file that is already there stays as it was.
-        content: text (written as UTF-8), bytes, or a function that writes the file at the path it is given, which has
-            the suffix of ``path``.
-
-    Raises:
-        MlclError: if the file cannot be written, for the reason that the operating system gave.
+    Missing folders are made. A killed process may leave ``.<stem>.<pid>.partial<suffix>`` behind. The content is text
+    (written as UTF-8), bytes, or a function that writes the file at the path it is given. A failure of the operating
+    system becomes an MlclError.
     """
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:

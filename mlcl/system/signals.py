@@ -41,8 +41,7 @@ _state = _State()
 def watching() -> Iterator[None]:
     """Around a command: the first signal raises :class:`Stopped`, later ones do nothing (SIGQUIT still kills).
 
-    A signal that is ignored (``nohup``) stays ignored. Python acts on a signal once the C++ code that it waits in
-    returns, at the latest after the time-out of the process group.
+    A signal that is ignored (``nohup``) stays ignored. Python acts on a signal once C++ code returns.
     """
     global _state
     _state = _State(os.getpid())
@@ -59,10 +58,7 @@ def watching() -> Iterator[None]:
 
 
 def take_back() -> None:
-    """Replace the SIGTERM handler that Lightning (2.6.6) registers when a trainer starts.
-
-    Its handler starts a collective wherever the process happens to be, which hangs where the others are in another one.
-    """
+    """Replace the SIGTERM handler that Lightning (2.6.6) registers: it starts a collective, which may hang."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _received)
 
@@ -107,8 +103,7 @@ def ends_with_us(launcher: Any) -> None:
 def collect_children() -> None:
     """Take over the launchers' processes; they are killed if they are still there shortly after the command.
 
-    The launchers' lists are emptied, because Lightning's observer (2.6.6) kills this process as soon as one of the
-    processes in them has failed, even while this one is saving a file or about to say what has happened.
+    The lists are emptied, because Lightning's observer (2.6.6) kills this process once one of those in them has failed.
     """
     for launcher in _state.launchers:
         _state.ending += launcher.procs

@@ -1,5 +1,6 @@
 """Reading YAML from people and from other machines: every fault becomes one line, and no input takes for ever."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read(text: str | bytes, place: str) -> Any:
-    """The content of a YAML text.
-
-    Args:
-        text: of one document.
-        place: where it comes from, for messages.
-
-    Raises:
-        MlclError: if it is not YAML, has a key twice in a mapping, has a null character in a text, is nested more than
-            100 levels deep, or stands for more than a million values.
-    """
+    """The content of a YAML text, or an MlclError that begins with the place it comes from."""
     try:
         return _load(text, place)
     except yaml.YAMLError as error:
@@ -42,20 +34,12 @@ def read(text: str | bytes, place: str) -> Any:
 
 
 def read_file(file: Path, flag: str = "") -> Any:
-    """The content of a file; ``flag`` is the option that named it, for messages.
-
-    Raises:
-        MlclError: as :func:`read` and :func:`text_of`.
-    """
+    """The content of a file; ``flag`` is the option that named it, for messages."""
     return read(text_of(file, flag), f"{flag} {file}".lstrip())
 
 
 def text_of(file: Path, flag: str = "") -> str:
-    """The text of a file.
-
-    Raises:
-        MlclError: if it cannot be read, or is not UTF-8.
-    """
+    """The text of a file."""
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -63,15 +47,9 @@ def text_of(file: Path, flag: str = "") -> str:
 
 
 def check_value(text: str, place: str) -> None:
-    """Check a value that jsonargparse will read as YAML or, where it is none, as plain text.
-
-    Raises:
-        MlclError: as :func:`read`, but not for a text that is no YAML.
-    """
-    try:
+    """Check a value that jsonargparse will read as YAML or, where it is none, as plain text."""
+    with suppress(yaml.YAMLError):
         _load(text, place)
-    except yaml.YAMLError:
-        pass
 
 
 def _load(text: str | bytes, place: str) -> Any:

@@ -139,7 +139,7 @@ def data(demo_root):
 @pytest.mark.parametrize("every", [5, 50])
 def test_values_are_read_every_so_many_steps_and_at_no_other_time(data, tmp_path, every):
     made, seen = demo_module("label, all"), Watch()
-    fit(made, data, [EMA(0.9), Finite(tmp_path, every), seen], default_root_dir=tmp_path)
+    fit(made, data, [EMA(0.9), Finite(tmp_path), seen], default_root_dir=tmp_path, log_every_n_steps=every)
     assert len(seen.present) == 18
     # 6 steps per epoch, the values of its last ones read after it: with 5, in one step of each epoch
     assert len(seen.found) <= (3 if every == 5 else 0), seen.found

@@ -122,4 +122,3 @@ def test_what_is_no_record_of_data_is_none(tmp_path):
         assert provenance.recorded_data(tmp_path) == {}
     (tmp_path / "environment.json").write_text('[{"data": {"train": "a"}}, {"started": "x"}]')
     assert provenance.recorded_data(tmp_path) == {"train": "a"}
-    assert provenance.differing({"train": "a", "old": "b"}, {"train": "c", "test": "d"}) == ["train"]
