@@ -34,7 +34,6 @@ class ClassEmbeddings:
     shared: bool = False  # whether the head gives all classes the same embedding, as GlobalPool does
 
     def __len__(self) -> int:
-        """R."""
         return len(self.owners)
 
     def take(self, chosen: NDArray[Any]) -> "ClassEmbeddings":
@@ -54,16 +53,13 @@ class ClassEmbeddings:
 def entries(
     embeddings: Tensor, targets: ArrayLike | Tensor, rows: Sequence[int] | None = None, absent: bool = False
 ) -> ClassEmbeddings:
-    """The entries of one batch.
+    """The entries of one batch: of the classes that are present, and with ``absent`` of all known ones.
 
     Args:
         embeddings: (B, K, D), not normalised, such as ``model(pictures).embeddings``.
         targets: (B, K) in {1, 0, -1}.
         rows: B positions of the images; by default 0 to B - 1.
-        absent: whether to include the classes that are absent; by default only those present.
-
-    Raises:
-        ValueError: if the shapes do not fit.
+        absent: whether to include classes that are absent.
     """
     truth = torch.as_tensor(targets, device=embeddings.device)
     if embeddings.ndim != 3 or truth.shape != embeddings.shape[:2]:
@@ -102,8 +98,7 @@ def distances(embeddings: ClassEmbeddings) -> ClassDistances:
     """Mean distances within each class and to others; exact, and linear in the number of entries.
 
     With s the sum of n unit vectors, their pairs have the mean cosine (|s|^2 - n) / (n (n - 1)), and the pairs of two
-    groups s.t / (n m). Unlike :class:`mlcl.callbacks.spread.EmbeddingSpread`, the mean leaves out each row's pair with
-    itself, so it does not depend on the number of images.
+    groups s.t / (n m). Unlike :class:`mlcl.callbacks.spread.EmbeddingSpread`, no row is paired with itself.
     """
     present, others = embeddings.take(embeddings.present), embeddings.take(~embeddings.present)
     (sums, count, norms), (away, left, _) = _sums(present), _sums(others)
@@ -140,8 +135,6 @@ class Neighbours:
 def neighbours(embeddings: ClassEmbeddings, k: int, row: int, most: int = 5) -> Neighbours:
     """The at most ``most`` images whose embedding of class ``k`` is nearest to that of the image at position ``row``.
 
-    Images without the class are found, too, if their absent entries were collected.
-
     Raises:
         MlclError: if the image has no entry of this class.
     """
@@ -156,11 +149,9 @@ def neighbours(embeddings: ClassEmbeddings, k: int, row: int, most: int = 5) -> 
 
 
 def neighbour_precision(embeddings: ClassEmbeddings, most: int = 5) -> Floats:
-    """For each class, the share of the nearest neighbours of its images, by its embedding, that show it, too.
+    """For each class (K,), the share of the nearest neighbours of its images, by its embedding, that show it, too.
 
-    For guessing, this is the class's share of the images. ``embeddings`` need absent entries, too.
-
-    (K,) in [0, 1]; NaN for a class with fewer than two images, or without an absent entry.
+    NaN for a class with fewer than two images, or without an absent entry.
     """
     shares = np.full(embeddings.num_classes, np.nan)
     for k in np.unique(embeddings.owners):
@@ -179,11 +170,7 @@ def neighbour_precision(embeddings: ClassEmbeddings, most: int = 5) -> Floats:
 
 
 def project(vectors: NDArray[Any]) -> tuple[Floats, str] | None:
-    """Project embeddings (R, D) to points (R, 2), deterministically: by t-SNE, or PCA for few rows.
-
-    Returns:
-        The points and the method's name; None for fewer than three rows, a single dimension, or all rows the same.
-    """
+    """Project embeddings (R, D) to points (R, 2) by t-SNE, or PCA for few rows; None where nothing can be projected."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

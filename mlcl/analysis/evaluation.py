@@ -136,14 +136,10 @@ def co_occurrence(predicted: Bools, targets: NDArray[Any]) -> CoOccurrence:
 
 
 def companions(images: Bools, entries: Bools, known: Bools, own: int, most: int = 5) -> list[Companion]:
-    """The classes that are in more of some images than their share of all images predicts, by at least one image.
+    """The classes in at least one more of some images than their share of all images predicts, most excess first.
 
-    Args:
-        images: (N,) those on which class ``own`` is wrong.
-        entries: (N, K) entries to count: classes that are present, or wrongly predicted.
-        known: (N, K) whether the target is known.
-        own: the class to leave out.
-        most: number of classes, at most; the largest excess comes first.
+    ``images`` (N,) are those on which class ``own`` is wrong; ``entries`` (N, K), of which only the ``known`` (N, K)
+    count, are the classes present or wrongly predicted.
     """
     entries = entries & known
     usual = entries.sum(0) / np.maximum(known.sum(0), 1)

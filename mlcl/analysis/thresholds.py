@@ -38,10 +38,9 @@ def fit(
 ) -> Calibration:
     """Fit the temperature, then the thresholds on the probabilities that it gives.
 
-    A class's own threshold reaches the target on its images, the global one on all entries pooled. Their log-odds are
-    averaged, the own one with weight n / (n + ``shrink``) for n positives: with few positives the best threshold is
-    mostly chance. For a precision target this only raises a threshold, for a recall target it only lowers it, so that
-    the target is still reached.
+    The log-odds of a class's own threshold, of weight n / (n + ``shrink``) for n positives, and of the global one, from
+    all entries pooled, are averaged: with few positives the best threshold is mostly chance. A precision target only
+    raises a threshold by this and a recall target only lowers it, so that the target is still reached.
 
     Args:
         logits: (N, K).
@@ -50,9 +49,6 @@ def fit(
             highest such threshold); where no threshold reaches it, the one that comes closest.
         level: of precision or recall, in (0, 1).
         shrink: number of positives at which own and global threshold count the same; 0 takes the own one.
-
-    Raises:
-        ValueError: for another target, or a missing level.
     """
     if target not in ("f1", "precision", "recall") or (level is None) != (target == "f1"):
         raise ValueError(f"target must be f1, or precision or recall with a level, got {target!r} and {level}")
@@ -111,12 +107,7 @@ def cross_fitted(
 ) -> tuple[Tensor, Tensor]:
     """Decisions (N, K) bool and probabilities (N, K) float64 by calibrations fitted without the image in question.
 
-    The images are divided at random into five parts; each is scored by a calibration on the others.
-
-    Args:
-        logits: (N, K).
-        targets: (N, K).
-        fitted: fits a calibration to a part of them.
+    The images are divided at random into five parts; each is scored by a calibration ``fitted`` to the others.
     """
     predicted = torch.zeros(logits.shape, dtype=torch.bool)
     probabilities = torch.zeros(logits.shape, dtype=torch.float64)

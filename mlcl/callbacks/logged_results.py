@@ -16,14 +16,9 @@ if TYPE_CHECKING:  # imports matplotlib, which a run that logs numbers only does
 
 
 class LoggedResults(Callback):
-    """Log the per-class table, curves, worst errors and embeddings to the loggers that can show them, on rank 0.
+    """Log the per-class table, curves, worst errors (at most ``images``) and embeddings to W&B and TensorBoard.
 
     It reads the files that :class:`mlcl.callbacks.Results` writes, so it comes after that callback.
-
-    Args:
-        folder: with the results.
-        images: pictures of errors, at most; 0 for none.
-        imports: modules whose classes the checkpoint may name.
     """
 
     def __init__(self, folder: Path, images: int = 24, imports: tuple[str, ...] = ()) -> None:

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from mlcl.callbacks.csv_log import CSVLog
 from mlcl.errors import MlclError
 from mlcl.metrics import NAMES
+from mlcl.runs.folders import name_and_version
 from mlcl.system.console import is_first
 
 
@@ -55,7 +56,7 @@ class WandbLog(WandbLogger):
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.kept_id, self.run = folder / "wandb" / "run_id", None
-        name, version = _names(folder)
+        name, version = name_and_version(folder)
         if settings.get("id") is None and settings.get("version") is None and self.kept_id.is_file():
             settings["id"] = self.kept_id.read_text().strip()
         for key, variable, value in (
@@ -111,13 +112,6 @@ def _placed(logger: Logger, settings: Any, folder: Path) -> Logger:
         return WandbLog(folder, **arguments, **settings.get("dict_kwargs", {}))
     unnamed = arguments.get("name") == "lightning_logs" and arguments.get("version") is None
     if type(logger) is TensorBoardLogger and unnamed:
-        name, version = _names(folder)
+        name, version = name_and_version(folder)
         return TensorBoardLogger(**{**arguments, **settings.get("dict_kwargs", {}), "name": name, "version": version})
     return logger
-
-
-def _names(folder: Path) -> tuple[str, str]:
-    """Name and version of a run: ``coco_sadcl`` and ``version_3``."""
-    parts = folder.parts
-    start = len(parts) - parts[::-1].index("runs") if "runs" in parts else len(parts) - 2
-    return "/".join(parts[start:-1]) or "run", folder.name

@@ -38,7 +38,8 @@ def gather(
 ) -> Evidence:
     """Find the pictures, and send some of them through the network; see :func:`mlcl.report.findings.gather`."""
     evidence = Evidence()
-    checkpoint = _checkpoint(results)
+    given = Path(results.summary.get("checkpoint") or "none")  # its run may have been moved
+    checkpoint = beside(results.folder, f"checkpoints/{given.name}") or (given if given.is_file() else None)
     evidence.paths = _paths(results, data_root or _root(results, checkpoint), evidence.notes)
     if not evidence.paths or not max_images:
         return evidence
@@ -52,12 +53,6 @@ def gather(
     except MlclError as error:
         evidence.notes.append(f"no attention maps and no embeddings: {error}")
     return evidence
-
-
-def _checkpoint(results: Results) -> Path | None:
-    """The one that was evaluated: in the run's folder, which may have been moved, or where it was."""
-    given = Path(results.summary.get("checkpoint") or "none")
-    return beside(results.folder, f"checkpoints/{given.name}") or (given if given.is_file() else None)
 
 
 def _root(results: Results, checkpoint: Path | None) -> str | None:
@@ -77,18 +72,16 @@ def _paths(results: Results, root: str | None, notes: list[str]) -> dict[int, Pa
     places = [Path(root or ".") / name for name in results.images]
     paths = {row: path for row, path in enumerate(places) if path.is_file()}
     if not paths:
-        place = f"under {root}" if root else "and their folder is not known"
-        notes.append(f"no pictures: the images are not there {place}; --data.root DIR says where they are")
+        notes.append(f"no pictures: the images are not there under {root or '.'}; --data.root DIR says where they are")
     elif len(paths) < len(places):
-        notes.append(f"{len(places) - len(paths):,} of {len(places):,} images are not there under {root}")
+        notes.append(f"{len(places) - len(paths):,} of {len(places):,} images are not there under {root or '.'}")
     return paths
 
 
 def choose(errors: list[Errors], count: int, most: int) -> tuple[list[int], list[int]]:
-    """Choose at most ``most`` of ``count`` images for the network: rows of errors, and drawn rows; some are in both.
+    """Rows for the network: at most half the worst errors, every class's worst first, and rows drawn at random.
 
-    Half of them, at most, are the worst errors, every class's worst first. The rest is drawn at random (always the
-    same), because a projection of the errors alone would show hard images only.
+    A row may be in both; together they are at most ``most``. Errors alone would bias the projection to hard images.
     """
     ranks = zip_longest(*(error.absent for error in errors), *(error.present for error in errors))
     hard = list(dict.fromkeys(row for rank in ranks for row in rank if row is not None))[: most // 2]

@@ -37,16 +37,10 @@ class Findings:
 def gather(
     folder: Path, data_root: str | None = None, max_images: int = 400, imports: tuple[str, ...] = ()
 ) -> Findings:
-    """Gather what can be shown of the results in a folder; ``evidence.notes`` says what is left out, and why.
+    """Gather what can be shown of the results in a folder; ``evidence.notes`` lists what is left out, and why.
 
-    Args:
-        folder: with ``scores.npz``, ``metrics.json`` and ``per_class.csv``.
-        data_root: where the images lie; by default where the run found them.
-        max_images: images to send through the network, at most, for attention maps and embeddings.
-        imports: modules of yours whose classes the checkpoint may name.
-
-    Raises:
-        MlclError: if there are no results.
+    The images are read from ``data_root`` (by default where the run found them); at most ``max_images`` go through the
+    network, for attention maps and embeddings. Raises an MlclError where there are no results.
     """
     results = read(folder)
     probabilities, targets = results.probabilities, results.targets

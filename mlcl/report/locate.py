@@ -6,14 +6,7 @@ from mlcl.errors import MlclError
 
 
 def results_in(run: Path) -> Path:
-    """The folder with the ``scores.npz`` to report: this one, or the newest in it.
-
-    Args:
-        run: a run (``runs/<name>/version_<n>``), a later test of one (``.../test_<m>``), or the folder of several runs.
-
-    Raises:
-        MlclError: if there is none.
-    """
+    """The folder with ``scores.npz``: this run or test of a run, or the newest in it; MlclError if there is none."""
     if not run.is_dir():
         raise MlclError(f"{run}: no such folder; give a run, such as runs/demo/version_0")
     if (run / "scores.npz").is_file():

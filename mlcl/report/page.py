@@ -13,6 +13,7 @@ from mlcl.report import figures, locate
 from mlcl.report.evidence import read_picture
 from mlcl.report.findings import Findings, gather
 from mlcl.report.training_log import training_log
+from mlcl.runs.folders import name_and_version
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
 from mlcl.viz import pages
@@ -28,19 +29,10 @@ def write(
     max_images: int = 400,
     imports: tuple[str, ...] = (),
 ) -> Path:
-    """Write the report of a run: one self-contained HTML file.
+    """Write the report of a run to ``output`` (by default ``report.html`` beside the results), and return that path.
 
-    Where the checkpoint or the images are gone, the page is written without what needs them, and one line says so.
-
-    Args:
-        run: see :func:`mlcl.report.locate.results_in`.
-        output: the file, which is returned; by default ``report.html`` beside the results.
-        data_root: see :func:`mlcl.report.findings.gather`; so are ``max_images`` and ``imports``.
-        max_images: images to send through the network, at most.
-        imports: modules whose classes the checkpoint may name.
-
-    Raises:
-        MlclError: if there are no results to report, or the file cannot be written.
+    Where the checkpoint or the images are gone, the page goes without what needs them, with a note. For the other
+    arguments see :func:`mlcl.report.findings.gather`. Raises an MlclError if there are no results to report.
     """
     found = gather(locate.results_in(run), data_root, max_images, imports)
     for note in found.evidence.notes:
@@ -59,7 +51,7 @@ def _values(found: Findings) -> dict[str, Any]:
     log = training_log(results.folder)
     embeddings = figures.embeddings(found)
     return {
-        "run": _name(results.folder),
+        "run": "/".join(name_and_version(results.folder.resolve())),
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         "found": found,
         "results": results,
@@ -124,10 +116,3 @@ def _pictures(found: Findings, k: int, rows: list[int]) -> list[dict[str, Any]]:
             }
         )
     return shown
-
-
-def _name(folder: Path) -> str:
-    """The run's short name, such as ``demo/version_0``."""
-    parts = folder.resolve().parts
-    start = len(parts) - parts[::-1].index("runs") if "runs" in parts else -2
-    return "/".join(parts[start:]) or folder.name

@@ -84,6 +84,13 @@ def run_of(checkpoint: Path) -> Path | None:
     return run if checkpoint.resolve().parent.name == CHECKPOINTS and (run / CONFIG).is_file() else None
 
 
+def name_and_version(folder: Path) -> tuple[str, str]:
+    """Name and version of a run: ``coco_sadcl`` and ``version_3``."""
+    parts = folder.parts
+    start = len(parts) - parts[::-1].index("runs") if "runs" in parts else len(parts) - 2
+    return "/".join(parts[start:-1]) or "run", folder.name
+
+
 def beside(folder: Path, name: str) -> Path | None:
     """A file of the run that results belong to: in their own folder or, for a later test, in the one above."""
     return next((place / name for place in (folder, folder.parent) if (place / name).is_file()), None)

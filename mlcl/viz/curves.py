@@ -13,13 +13,7 @@ from mlcl.viz.style import BLUE, LINES, ORANGE, SOFT, single, styled
 
 @styled
 def pr_curve(curve: PRCurve, base_rate: float, title: str = "") -> Figure:
-    """Precision against recall of one class.
-
-    Args:
-        curve: from :func:`mlcl.analysis.pr_curve`; its point is marked.
-        base_rate: share of positives, the precision of guessing; a dashed line.
-        title: over the figure.
-    """
+    """Precision against recall of one class, its threshold marked; the share of positives is a dashed line."""
     figure, axes = single(4.2, 3.2)
     keep = np.unique(np.linspace(0, len(curve.recall) - 1, min(400, len(curve.recall))).astype(int))
     axes.plot(curve.recall[keep], curve.precision[keep], color=BLUE)
@@ -33,11 +27,7 @@ def pr_curve(curve: PRCurve, base_rate: float, title: str = "") -> Figure:
 
 @styled
 def reliability(results: Mapping[str, Reliability]) -> Figure:
-    """Reliability diagram: share present against predicted probability, and below it the number of entries.
-
-    Args:
-        results: name of each curve, such as "temperature 1", to the result of :func:`mlcl.analysis.reliability`.
-    """
+    """Reliability diagram of named curves: share present against probability, and below it the number of entries."""
     figure = Figure(figsize=(4.6, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
@@ -57,23 +47,14 @@ def reliability(results: Mapping[str, Reliability]) -> Figure:
 
 @styled
 def lines(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], xlabel: str, ylabel: str, title: str = "") -> Figure:
-    """Training curves: lines over epochs or steps, from 0 on both axes.
-
-    Args:
-        curves: name to x and y of equal length.
-        xlabel: of the axis.
-        ylabel: of the axis.
-        title: over the figure.
-    """
+    """Training curves, name to x and y of equal length: lines over epochs or steps, from 0 on both axes."""
     figure, axes = single(4.2, 3.0)
     handles = []
     for number, (x, y) in enumerate(curves.values()):
         style = "o-" if len(np.asarray(x)) <= 40 else "-"
         handles += axes.plot(x, y, style, color=LINES[number % len(LINES)], markersize=3)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
     axes.set_title(title)
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.grid(axis="y", color=(0, 0, 0, 0.12), linewidth=0.8)
     if len(handles) > 1:

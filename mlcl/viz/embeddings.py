@@ -18,12 +18,8 @@ _KINDS = (("same class", BLUE, "o"), ("other classes", ORANGE, "s"), ("same clas
 def embedding_scatter(points: ArrayLike, labels: ArrayLike, classes: Sequence[str]) -> Figure:
     """A 2-D projection of embeddings, coloured and named by class.
 
-    The dots of class k form a group ``class-<k>``, its name the group ``label-<k>`` (see ``pages.svg``).
-
-    Args:
-        points: (R, 2).
-        labels: (R,) integer, the class of each row.
-        classes: K names.
+    Points are (R, 2), labels (R,) the class of each. The dots of class k form a group ``class-<k>``, its name the group
+    ``label-<k>`` (see ``pages.svg``).
     """
     places, owners = np.asarray(points, dtype=np.float64), np.asarray(labels)
     figure, axes = single(7.4, 5.6)
@@ -39,12 +35,7 @@ def embedding_scatter(points: ArrayLike, labels: ArrayLike, classes: Sequence[st
 
 @styled
 def projections(panels: Mapping[str, tuple[ArrayLike, ArrayLike]], classes: Sequence[str]) -> Figure:
-    """2-D projections side by side, a class in the same colour in all of them.
-
-    Args:
-        panels: title to points (R, 2) and the class of each (R,), integer.
-        classes: K names.
-    """
+    """2-D projections side by side, title to points (R, 2) and classes (R,); a class has one colour in all of them."""
     figure = Figure(figsize=(5.2 * len(panels), 4.6), layout="constrained")
     colours = np.array(class_colours(len(classes)))
     grid: Sequence[Axes] = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -62,12 +53,7 @@ def projections(panels: Mapping[str, tuple[ArrayLike, ArrayLike]], classes: Sequ
 
 @styled
 def class_distances(tables: Mapping[str, ClassDistances], classes: Sequence[str]) -> Figure:
-    """Mean cosine distances of each class, a panel for each model; good is blue left, orange and green right.
-
-    Args:
-        tables: title to the result of :func:`mlcl.analysis.embeddings.distances`; a NaN distance has no mark.
-        classes: K names.
-    """
+    """Mean cosine distances of each class, a panel for each model; good is blue left, orange and green right."""
     figure = Figure(figsize=(1.2 + 3.6 * len(tables), 1.5 + 0.24 * len(classes)), layout="constrained")
     grid: Sequence[Axes] = figure.subplots(1, len(tables), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (title, table) in zip(grid, tables.items(), strict=True):

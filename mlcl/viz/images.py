@@ -43,12 +43,7 @@ def pictures(images: Sequence[ArrayLike], texts: Sequence[str] = (), columns: in
 
 
 def captions(targets: ArrayLike, classes: Sequence[str]) -> list[str]:
-    """The labels of each picture as text for :func:`pictures`, such as "tree, moon", "tree, fish?" or "no label".
-
-    Args:
-        targets: (N, K) integer in {1 present, 0 absent, -1 unknown}; an unknown class gets a question mark.
-        classes: K names.
-    """
+    """The labels (N, K) of N pictures as text, such as "tree, moon", "tree, fish?" (unknown, -1) or "no label"."""
     marks = {1: "", -1: "?"}
     rows = (zip(classes, row, strict=True) for row in np.asarray(targets).tolist())
     named = (", ".join(f"{name}{marks[code]}" for name, code in row if code in marks) for row in rows)
@@ -63,11 +58,7 @@ def _channels_last(image: ArrayLike) -> NDArray[np.generic]:
 
 
 def overlay(weights: ArrayLike) -> NDArray[np.uint8]:
-    """An attention map as a dark layer to be stretched over the picture, clear where the attention is highest.
-
-    From weights (h, w), not negative, it makes (h, w, 4) uint8 RGBA; the opacity falls linearly to 0 at the highest
-    weight, and equal weights leave no layer.
-    """
+    """An attention map (h, w), not negative, as a dark layer (h, w, 4) uint8 RGBA, clear at the highest weight."""
     values = np.asarray(weights, dtype=np.float64)
     share = values / max(float(values.max(initial=0)), 1e-12)
     layer = np.empty((*share.shape, 4), dtype=np.uint8)
@@ -77,12 +68,7 @@ def overlay(weights: ArrayLike) -> NDArray[np.uint8]:
 
 
 def veiled(image: ArrayLike, weights: ArrayLike) -> NDArray[np.uint8]:
-    """The pixels (H, W, 3) uint8 of a picture under its :func:`overlay`: dark where there is no attention.
-
-    Args:
-        image: (H, W, 3) or (3, H, W), an array or a tensor, uint8.
-        weights: (h, w) of one class, such as ``prediction.attention[n, k]``.
-    """
+    """A picture, (H, W, 3) or (3, H, W) uint8, under the :func:`overlay` of attention weights (h, w): (H, W, 3)."""
     picture = Image.fromarray(_channels_last(image))
     layer = Image.fromarray(overlay(weights)).resize(picture.size, Image.Resampling.BILINEAR)
     return np.asarray(Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB"), dtype=np.uint8)

@@ -23,11 +23,7 @@ _FORBIDDEN = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\u
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of ``mlcl/viz/templates``; every value is escaped unless it is ``Markup``.
-
-    Raises:
-        UndefinedError: if a value that the template names is missing.
-    """
+    """Fill a template of ``mlcl/viz/templates``; every value is escaped unless it is ``Markup``."""
     # Only the page's own scripts carry the nonce: one that slipped into the page as data would not run.
     return clean(_TEMPLATES.get_template(template).render(nonce=secrets.token_urlsafe(12), **values))
 
@@ -68,11 +64,8 @@ def svg(figure: Figure, alt: str) -> Markup:
 
     Black lines and texts become ``currentColor`` and backgrounds transparent: use black (with alpha for grey) for what
     must be readable in light and dark mode, and mid-tones for the rest. A ``gid`` with a hyphen (``class-3``) becomes
-    the attribute ``data-gid`` of its group, for scripts. A log axis needs a plain tick formatter.
-
-    Args:
-        figure: on the page it is at most its own width, and shrinks with the container.
-        alt: what the figure shows, in words; different for each figure of a page, whose ids derive from it.
+    the attribute ``data-gid`` of its group, for scripts. A log axis needs a plain tick formatter. The description
+    ``alt`` must differ between the figures of a page, whose ids derive from it.
     """
     alt, file, none = clean(alt), io.BytesIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):

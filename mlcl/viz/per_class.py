@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -32,8 +31,7 @@ def bars(
     """A bar for each class, the highest first; more than 40 in panels side by side.
 
     Args:
-        values: (K,) at least 0, such as the AP in percent or the number of images. NaN (no AP without positives) has
-            no bar and comes last.
+        values: (K,) at least 0, such as the AP in percent; NaN (no AP without positives) has no bar and comes last.
         classes: K names.
         xlabel: name and unit of the values.
         title: over the figure.
@@ -78,35 +76,21 @@ def bars(
 
 @styled
 def cooccurrence(difference: ArrayLike, classes: Sequence[str]) -> Figure:
-    """Heat map of (share predicted minus share present): orange where too high, blue where too low.
-
-    Args:
-        difference: (K, K), from :func:`mlcl.analysis.co_occurrence`; NaN stays empty.
-        classes: K names; a row is the class that is present, a column the one predicted with it.
-    """
+    """Heat map of (K, K) share predicted minus share present: orange where too high, blue too low, NaN empty."""
     values = np.asarray(difference, dtype=np.float64)
-    bound = max(0.05, float(np.nan_to_num(np.abs(values)).max(initial=0)))
     # Transparent at 0, so that light and dark grounds show through.
     colours = ((0, BLUE), (0.5, (BLUE, 0)), (0.5, (ORANGE, 0)), (1, ORANGE))
-    figure, axes, bar = _heat_map(values, classes, -bound, bound, "{:+.0f}", colours)
+    figure, axes = _heat_map(values, classes, -1, "{:+.0f}", colours, "points too often (+) or too rarely (-)")
     axes.set(xlabel="predicted beside it", ylabel="present")
-    bar.set_label("points too often (+) or too rarely (-)")
     return figure
 
 
 @styled
 def cooccurrence_share(share: ArrayLike, classes: Sequence[str]) -> Figure:
-    """Heat map of the share of one class's images that show another one, too; in percent, up to 20 classes in numbers.
-
-    Args:
-        share: (K, K) in [0, 1]: ``present / images`` of :func:`mlcl.analysis.co_occurrence`; NaN stays empty.
-        classes: K names; a row is the class whose images count, a column the other one.
-    """
+    """Heat map of the share (K, K), in [0, 1], of one class's images (row) that show another (column); NaN is empty."""
     values = np.array(share, dtype=np.float64)
     np.fill_diagonal(values, np.nan)
-    bound = max(0.05, float(np.nan_to_num(values).max(initial=0)))
-    figure, axes, bar = _heat_map(values, classes, 0, bound, "{:.0f}", ((0, (BLUE, 0)), (1, BLUE)))
-    bar.set_label("percent of the row's images")
+    figure, axes = _heat_map(values, classes, 0, "{:.0f}", ((0, (BLUE, 0)), (1, BLUE)), "percent of the row's images")
     axes.set(xlabel="is there, too", ylabel="of the images with")
     if len(classes) <= _WRITTEN:
         for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True):
@@ -116,14 +100,16 @@ def cooccurrence_share(share: ArrayLike, classes: Sequence[str]) -> Figure:
 
 
 def _heat_map(
-    values: NDArray[np.float64], classes: Sequence[str], low: float, high: float, form: str, colours: Any
-) -> tuple[Figure, Axes, Colorbar]:
+    values: NDArray[np.float64], classes: Sequence[str], lowest: int, form: str, colours: Any, label: str
+) -> tuple[Figure, Axes]:
+    """Colours from ``lowest`` (-1 or 0) times the largest absolute value up to that value."""
+    high = max(0.05, float(np.nan_to_num(np.abs(values)).max(initial=0)))
     side = max(3.6, (0.3 if len(classes) <= 20 else 0.21) * len(classes) + 1.4)
     figure, axes = single(side + 0.6, side)
     colourmap = LinearSegmentedColormap.from_list("", colours).with_extremes(bad=(0.5, 0.5, 0.5, 0.25))
-    shown = axes.imshow(values, cmap=colourmap, vmin=low, vmax=high, interpolation="none")
+    shown = axes.imshow(values, cmap=colourmap, vmin=lowest * high, vmax=high, interpolation="none")
     bar = figure.colorbar(
-        shown, ax=axes, shrink=0.7, format=lambda value, _: form.format(100 * value) if value else "0"
+        shown, ax=axes, shrink=0.7, label=label, format=lambda value, _: form.format(100 * value) if value else "0"
     )
     bar.outline.set_visible(False)  # type: ignore[operator]
     ticks, names = range(len(classes)), [shortened(name) for name in classes]
@@ -131,4 +117,4 @@ def _heat_map(
     axes.set_yticks(ticks, names)
     axes.tick_params(length=0)
     axes.spines[:].set(color=SOFT, visible=True)
-    return figure, axes, bar
+    return figure, axes
