@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from mlcl.runs import folders, provenance
+from mlcl.runs import provenance
 from mlcl.system.console import say
 
 
@@ -37,4 +37,4 @@ class DataNote(Callback):
                     f"warning: not the data of {os.path.relpath(run)}: other files or labels in {', '.join(splits)}; "
                     "its numbers are not repeated"
                 )
-        folders.note_environment(self.folder, data=now)
+        provenance.note_environment(self.folder, data=now)

@@ -16,7 +16,7 @@ from mlcl.callbacks import loggers
 from mlcl.callbacks.one_run import naming_ranks
 from mlcl.cli.settings import Settings, parse
 from mlcl.errors import MlclError
-from mlcl.runs import folders
+from mlcl.runs import folders, provenance
 from mlcl.system import console, signals
 from mlcl.system.console import is_first, say
 
@@ -52,7 +52,7 @@ class Run:
         self.loggers = loggers.make(chosen, config["trainer"]["logger"], self.folder, self.training)
         with self._in_run_folder():
             if self.training and is_first():
-                folders.describe(self.folder, self.model.config)
+                provenance.describe(self.folder, self.model.config)
             self.trainer = self._trainer(self.training, settings.checkpoint)
 
     def execute(self) -> None:

@@ -2,23 +2,17 @@
 
 import csv
 import io
-import json
 import os
-import platform
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlcl import __version__
 from mlcl.errors import MlclError
 from mlcl.system.files import write_whole
 
 CHECKPOINTS, CONFIG, ENVIRONMENT = "checkpoints", "config.yaml", "environment.json"
-_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy", "pillow")
 
 
 def new_folder(parent: Path, prefix: str = "version_") -> Path:
@@ -96,30 +90,6 @@ def beside(folder: Path, name: str) -> Path | None:
     return next((place / name for place in (folder, folder.parent) if (place / name).is_file()), None)
 
 
-def describe(folder: Path, config: dict[str, Any]) -> None:
-    """Write ``config.yaml``, and an entry for this start in ``environment.json``: command, versions, machine."""
-    import yaml  # help need not wait for it
-
-    write_whole(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
-    write_whole(folder / ENVIRONMENT, json.dumps([*starts(folder), _environment()], indent=2))
-
-
-def note_environment(folder: Path, **notes: Any) -> None:
-    """Add to the last entry of ``environment.json`` what was not known at the start."""
-    if entries := starts(folder):
-        entries[-1] |= notes
-        write_whole(folder / ENVIRONMENT, json.dumps(entries, indent=2))
-
-
-def starts(run: Path) -> list[dict[str, Any]]:
-    """The entries of ``environment.json``; none where it is missing or damaged, since nothing depends on it."""
-    try:
-        entries = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-
-
 def tidy(folder: Path, steps: int) -> None:
     """Remove what a killed process left: temporary files, and log lines from step ``steps`` of the checkpoint on."""
     for partial in (*folder.glob(".*.partial*"), *folder.glob(f"{CHECKPOINTS}/.*.partial*")):
@@ -138,24 +108,5 @@ def tidy(folder: Path, steps: int) -> None:
     for row in rows:  # a kill may have cut the last one
         if len(row) == len(header) and row[column].isdecimal() and int(row[column]) < steps:
             writer.writerow(row)
-    write_whole(log, kept.getvalue())
-
-
-def _environment() -> dict[str, Any]:
-    from importlib.metadata import version  # help need not wait for it
-
-    import torch
-
-    from mlcl.runs.provenance import code_state
-
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "folder": os.getcwd(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "versions": {"mlcl": __version__} | {package: version(package) for package in _PACKAGES},
-        "git": code_state(),
-    }
+    if kept.getvalue() != text:
+        write_whole(log, kept.getvalue())

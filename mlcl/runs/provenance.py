@@ -1,19 +1,51 @@
-"""Which data and which code a run used."""
+"""What a run was made from: configuration, command, machine, code and data."""
 
 import hashlib
+import json
 import os
+import platform
 import subprocess
+import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import yaml
 from numpy.typing import NDArray
 
-from mlcl.runs.folders import starts
+from mlcl import __version__
+from mlcl.runs.folders import CONFIG, ENVIRONMENT
+from mlcl.system.files import write_whole
 
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy", "pillow")
 _TIMEOUT = 5.0  # seconds for git
 _DESCRIBE = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  # the commit, "-dirty" with changes
+
+
+def describe(folder: Path, config: dict[str, Any]) -> None:
+    """Write ``config.yaml``, and an entry for this start in ``environment.json``: command, versions, machine."""
+    write_whole(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    write_whole(folder / ENVIRONMENT, json.dumps([*starts(folder), _environment()], indent=2))
+
+
+def note_environment(folder: Path, **notes: Any) -> None:
+    """Add to the last entry of ``environment.json`` what was not known at the start."""
+    if entries := starts(folder):
+        entries[-1] |= notes
+        write_whole(folder / ENVIRONMENT, json.dumps(entries, indent=2))
+
+
+def starts(run: Path) -> list[dict[str, Any]]:
+    """The entries of ``environment.json``; none where it is missing or damaged, since nothing depends on it."""
+    try:
+        entries = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def fingerprint(paths: Sequence[Path], targets: NDArray[Any], root: Path) -> str:
@@ -62,3 +94,17 @@ def recorded_data(run: Path) -> dict[str, str]:
     """The fingerprints by split that the last start of a run recorded; empty where there are none."""
     known = [start["data"] for start in starts(run) if isinstance(start.get("data"), dict)]
     return known[-1] if known else {}
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "folder": os.getcwd(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "versions": {"mlcl": __version__} | {package: version(package) for package in _PACKAGES},
+        "git": code_state(),
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlcl.errors import MlclError
-from mlcl.runs import folders, record
+from mlcl.runs import folders, provenance, record
 
 
 def test_numbers_go_on_after_the_highest(tmp_path: Path):
@@ -60,12 +60,12 @@ def test_only_an_untouched_folder_is_discarded(tmp_path: Path):
 
 
 def test_every_start_is_noted(tmp_path: Path):
-    folders.describe(tmp_path, {"name": "a"})
-    folders.describe(tmp_path, {"name": "b"})
+    provenance.describe(tmp_path, {"name": "a"})
+    provenance.describe(tmp_path, {"name": "b"})
     assert (tmp_path / "config.yaml").read_text() == "name: b\n"
     starts = json.loads((tmp_path / "environment.json").read_text())
     assert len(starts) == 2 and {"started", "command", "versions", "python", "git"} <= set(starts[0])
-    folders.note_environment(tmp_path, data={"train": "a"})
+    provenance.note_environment(tmp_path, data={"train": "a"})
     assert [start.get("data") for start in json.loads((tmp_path / "environment.json").read_text())] == [
         None,
         {"train": "a"},
@@ -77,7 +77,7 @@ def test_a_note_is_no_reason_to_stop(tmp_path: Path):
     for text in (None, "", "[]", "3"):
         if text is not None:
             (tmp_path / "environment.json").write_text(text)
-        folders.note_environment(tmp_path, data={})
+        provenance.note_environment(tmp_path, data={})
 
 
 def test_what_a_kill_left_is_tidied_before_the_run_goes_on(tmp_path: Path):
