@@ -64,10 +64,9 @@ def _wrong_value(text: str, name: str) -> str:
     kinds = re.findall(r"<class '(?!NoneType)([\w.]+)'>", text.split("Given value type")[0])
     if value and kinds and all(kind in _KINDS for kind in kinds):
         wanted = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
-        if wanted == "an integer" and re.fullmatch(r"-?\d+\.0*", value):  # sweeps make floats of integers
-            return (
-                f"expected {wanted}, got {value!r}; write {value.partition('.')[0]} (in a sweep: int_uniform or values)"
-            )
+        if "int" in kinds and "float" not in kinds and re.fullmatch(r"-?\d+\.0*", value):
+            whole = value.partition(".")[0]
+            return f"expected {wanted}, got {value!r}; write {whole} (in a sweep: int_uniform or values)"
         return f"expected {wanted}, got {value!r}"
     problem = f"{value!r} is not possible here" if value else "this value is not possible here"
     return f"{problem[:200]}; mlcl <verb> --help_all shows what is"

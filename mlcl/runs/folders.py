@@ -131,7 +131,8 @@ def tidy(folder: Path, steps: int) -> None:
     for row in rows:  # a kill may have cut the last one
         if len(row) == len(header) and row[column].isdecimal() and int(row[column]) < steps:
             writer.writerow(row)
-    write_whole(log, kept.getvalue())
+    if kept.getvalue() != text:
+        write_whole(log, kept.getvalue())
 
 
 def _environment() -> dict[str, Any]:

@@ -235,13 +235,6 @@ def test_a_wrong_value_is_one_line(mlcl, key, value, words):
     assert not list(Path().glob("runs/*/*"))
 
 
-@pytest.mark.parametrize("key", ["model.optimizer.lr", "model.embedding_loss.temperature"])
-def test_a_null_where_a_number_belongs_ends_in_one_line(mlcl, key):
-    outcome = mlcl("fit", *PSCL, f"--{key}=null")
-    assert outcome.status in (1, 2) and "NoneType" in outcome.err.splitlines()[-1], outcome.err
-    assert "Traceback" not in outcome.err and not list(Path().glob("runs/*/*"))
-
-
 def test_the_loop_of_the_docs(repository, mlcl, demo_root):
     """The commands that the shell makes of it are understood; one seed of each method is trained, then compared."""
     (loop,) = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "docs" / "tracking.md").read_text(), re.DOTALL)
