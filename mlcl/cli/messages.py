@@ -2,9 +2,11 @@
 
 import inspect
 import re
+import sys
 from itertools import takewhile
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+from jsonargparse import Namespace
 from lightning import Trainer
 from torch.optim import SGD, AdamW
 
@@ -12,7 +14,7 @@ import mlcl.data
 import mlcl.heads
 import mlcl.losses
 import mlcl.optim
-from mlcl.cli.command_line import CommandLine, meant
+from mlcl.cli.command_line import CommandLine, meant, options
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
 
@@ -64,13 +66,39 @@ def _wrong_value(text: str, name: str) -> str:
     kinds = re.findall(r"<class '(?!NoneType)([\w.]+)'>", text.split("Given value type")[0])
     if value and kinds and all(kind in _KINDS for kind in kinds):
         wanted = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
-        if wanted == "an integer" and re.fullmatch(r"-?\d+\.0*", value):  # sweeps make floats of integers
-            return (
-                f"expected {wanted}, got {value!r}; write {value.partition('.')[0]} (in a sweep: int_uniform or values)"
-            )
+        if "int" in kinds and "float" not in kinds and re.fullmatch(r"-?\d+\.0*", value):
+            whole = value.partition(".")[0]
+            return f"expected {wanted}, got {value!r}; write {whole} (in a sweep: int_uniform or values)"
         return f"expected {wanted}, got {value!r}"
     problem = f"{value!r} is not possible here" if value else "this value is not possible here"
     return f"{problem[:200]}; mlcl <verb> --help_all shows what is"
+
+
+def misplaced_null(config: Namespace, arguments: list[str]) -> str | None:
+    """A message about a null on the command line for an argument of a class that does not take None, if there is one.
+
+    jsonargparse (4.53) does not check for None inside a class, so that the run would fail later and less clearly.
+    """
+    for flag, value, _ in options(arguments):
+        *above, name = flag.removeprefix("--").split(".")
+        place: Any = config if value == "null" and above else None
+        for part in above:
+            place = place.get("init_args", place).get(part) if isinstance(place, Namespace) else None
+        if isinstance(place, Namespace) and not _takes_none(str(place.get("class_path")), name):
+            return f"{flag}: null is not possible here"
+    return None
+
+
+def _takes_none(class_path: str, name: str) -> bool:
+    """Whether an argument of this class, or of a base that its ``**settings`` go to, may be None by its annotation."""
+    module, _, attribute = class_path.rpartition(".")
+    chosen = getattr(sys.modules.get(module), attribute, object)
+    try:
+        hints = [get_type_hints(vars(base).get("__init__", object)) for base in chosen.__mro__]
+    except (NameError, TypeError):  # a name that only a type checker imports
+        return True
+    hint = next((found[name] for found in hints if name in found), Any)
+    return hint in (Any, None) or type(None) in get_args(hint)
 
 
 def _place(key: str, given: CommandLine) -> str:

@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 
 from mlcl.callbacks import fast_step
 from mlcl.cli.command_line import CommandLine
+from mlcl.cli.messages import misplaced_null
 from mlcl.cli.parser import Parser, make_parser
 from mlcl.errors import MlclError
 from mlcl.runs import record, trust
@@ -54,6 +55,8 @@ def parse(verb: str, arguments: list[str]) -> Settings:
     parser.command_line = line
     stored_words = [f"--config={yaml.safe_dump(layer, sort_keys=False)}"] if layer else []
     config = parser.parse_args([*stored_words, *line.parsed])
+    if mistake := misplaced_null(config, line.arguments):
+        parser.error(mistake)
     known = stored.get(record.KEY, {})
     settings = Settings(
         verb=verb,

@@ -56,7 +56,11 @@ def how_to_continue(folder: Path, config: dict[str, Any], imports: Sequence[str]
         trust.check_classes(config, last, tuple(imports))
         command = [part for module in imports for part in ("--import", module)]
     except MlclError:  # a checkpoint may not name the user's own classes, but the config files given again may
-        command = [*arguments]  # the last --ckpt_path counts
+        command = [*arguments]
+        while "--ckpt_path" in command:
+            place = command.index("--ckpt_path")
+            del command[place : place + 2]
+        command = [argument for argument in command if not argument.startswith("--ckpt_path=")]
     line = shlex.join(["mlcl", "fit", *command, "--ckpt_path", os.path.relpath(last)])
     return f"; epoch {record.load(last)['epoch'] + 1} is saved, continue with: {line}"
 

@@ -217,6 +217,8 @@ def test_no_name_is_the_configs_name(repository):
 
 
 MISTAKES = [
+    ("model.optimizer.lr", None, "--model.optimizer.lr: null is not possible here"),
+    ("model.embedding_loss.temperature", None, "--model.embedding_loss.temperature: null is not possible here"),
     ("data.batch_size", 8.0, "expected an integer, got '8.0'; write 8 (in a sweep: int_uniform or values)"),
     ("data.batch_size", 8.5, "--data.batch_size: expected an integer, got '8.5'"),
     ("model.compile", 1, "--model.compile: expected true or false, got '1'"),
@@ -233,13 +235,6 @@ def test_a_wrong_value_is_one_line(mlcl, key, value, words):
     assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
     assert outcome.err.startswith("mlcl: ") and words in outcome.err
     assert not list(Path().glob("runs/*/*"))
-
-
-@pytest.mark.parametrize("key", ["model.optimizer.lr", "model.embedding_loss.temperature"])
-def test_a_null_where_a_number_belongs_ends_in_one_line(mlcl, key):
-    outcome = mlcl("fit", *PSCL, f"--{key}=null")
-    assert outcome.status in (1, 2) and "NoneType" in outcome.err.splitlines()[-1], outcome.err
-    assert "Traceback" not in outcome.err and not list(Path().glob("runs/*/*"))
 
 
 def test_the_loop_of_the_docs(repository, mlcl, demo_root):
