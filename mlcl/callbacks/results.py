@@ -135,8 +135,9 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
     for name, meaning in summary["definitions"].items():
         console.print(f"  {name}: {meaning}", style="dim", highlight=False)
     if empty := summary["classes_without_positives"]:
-        named = ", ".join(empty[:_NAMED]) + ", ..." * (len(empty) > _NAMED)
-        console.print(f"  {len(empty):,} without positive, so without AP: {named}", style="yellow", highlight=False)
+        more = f" and {len(empty) - _NAMED:,} more" if len(empty) > _NAMED else ""
+        named = ", ".join(empty[:_NAMED]) + more
+        console.print(f"  no positive, so no AP: {named}", style="yellow", highlight=False)
     console.print(f"results in {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
 
 
@@ -145,7 +146,8 @@ def _class_lines(evaluation: Evaluation, classes: list[str]) -> Columns:
     aps, counts = evaluation.class_ap.tolist(), evaluation.positives.tolist()
     ranked = sorted(range(len(classes)), key=lambda k: -1.0 if math.isnan(aps[k]) else aps[k], reverse=True)
     if len(ranked) > _SHOWN:
-        ranked = [*ranked[: _SHOWN // 2], *ranked[-_SHOWN // 2 :]]
+        measured = [k for k in ranked if counts[k]] or ranked
+        ranked = [*measured[: _SHOWN // 2], *measured[_SHOWN // 2 :][-_SHOWN // 2 :]]
     longest = max(len(classes[k]) for k in ranked)
     lines = [Text(f"{classes[k]:<{longest}} {_percent(aps[k]):>6}  n={counts[k]}", no_wrap=True) for k in ranked]
     return Columns(lines, padding=(0, 3), equal=True, column_first=True, title="AP and positives of each class")

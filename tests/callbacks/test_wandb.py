@@ -144,9 +144,12 @@ def test_the_csv_file_is_written_all_the_same(runs_folder):
         assert any(row["val/mAP"] for row in csv.DictReader(file))
 
 
-def test_a_run_that_goes_on_goes_on_in_wandb(runs_folder, run, monkeypatch):
-    monkeypatch.chdir(runs_folder.parent.parent)
-    assert main(["fit", "--ckpt_path", "runs/demo/version_0/checkpoints/last.ckpt", "--test_after_fit", "false"]) == 0
+def test_a_run_that_goes_on_goes_on_in_wandb(runs_folder, run):
+    result = run_process(
+        "fit", "--ckpt_path", str(runs_folder / "version_0/checkpoints/last.ckpt"), "--trainer.max_epochs", "2",
+        "--test_after_fit", "false", cwd=runs_folder.parent.parent,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
     folders = sorted((runs_folder / "version_0" / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
     assert {read_run(folder).id for folder in folders} == {run.id}

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ class Ends(Callback):
 """
 
 
+@pytest.fixture
+def signals_as_from_a_terminal() -> Iterator[None]:
+    """A suite that was started by nohup, or in a shell's background, has inherited that some are ignored."""
+    before = {signum: signal.signal(signum, signal.SIG_DFL) for signum in (signal.SIGHUP, signal.SIGTERM)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("signals_as_from_a_terminal")
 def test_one_run_through_every_kind_of_end(mlcl, demo, here):
     """Each training goes on from what the one before has left; the last result is that of a run never stopped."""
     Path("own_ends.py").write_text(ENDS)
