@@ -33,7 +33,7 @@ class Evaluation:
     logits: Tensor  # (N, K) float
     targets: Tensor  # (N, K) int8
     index: Tensor  # (N,) int64, position in the dataset; -1 where none was given
-    class_ap: Tensor  # (K,) float64
+    class_ap: Tensor  # (K,) float64; NaN without positives or without known absences
     values: dict[str, Tensor]
     definitions: dict[str, Any]
     thresholds: Tensor  # (K,) float64, on sigmoid(logits / temperature)
@@ -48,6 +48,11 @@ class Evaluation:
     def positives(self) -> Tensor:
         """(K,) number of images in which each class is present."""
         return count(self.targets == 1)
+
+    @property
+    def absences(self) -> Tensor:
+        """(K,) number of images in which each class is known to be absent."""
+        return count(self.targets == 0)
 
     @property
     def unknown(self) -> Tensor:
@@ -123,6 +128,7 @@ class MultiLabelMetrics(Metric):
         first[1:] = (index[1:] != index[:-1]) | (index[1:] < 0)
         logits, targets = (dim_zero_cat(state).cpu()[order[first]] for state in (self.logits, self.targets))
         class_ap = average_precision(logits, targets, self.interpolation)
+        class_ap[count(targets == 0) == 0] = torch.nan  # without a known absence every ranking is perfect
         predicted = decide(logits, self.thresholds, self.temperature)
         top3 = predicted & top_k(logits, targets, 3)
         values = {"mAP": class_ap.nanmean(), **f1_family(predicted, targets, self.cf1)}

@@ -196,3 +196,24 @@ def test_full_label_matrices_against_scikit_learn(file):
     rows = slice(None, None, 40)  # the naive loop is slow
     for name, expected in naive_f1(predicted[rows].numpy(), labels[rows], "harmonic").items():
         assert f1_family(predicted[rows], targets[rows])[name].item() == pytest.approx(expected, abs=1e-12)
+
+
+# --- Classes of which nothing is known to be absent
+
+
+@pytest.mark.parametrize("constant", [[1, 1, 1, 1], [1, -1, 1, -1], [-1, -1, -1, -1]])
+def test_a_class_of_which_nothing_is_known_to_be_absent_has_no_ap(constant):
+    """It would be 1, whatever the network says."""
+    logits = torch.tensor([[0.1, 3.0], [0.4, 1.0], [0.3, 2.0], [0.2, 0.5]])
+    targets = torch.tensor([constant, [1, 0, 0, 1]]).T
+    metrics = MultiLabelMetrics(2)
+    metrics.update(logits, targets)
+    values = metrics.compute()
+    assert metrics.evaluation.class_ap.isnan().tolist() == [True, False]
+    assert values["mAP"] == metrics.evaluation.class_ap[1] < 1
+
+
+def test_where_no_class_has_an_ap_there_is_no_map():
+    metrics = MultiLabelMetrics(1)
+    metrics.update(torch.ones(3, 1), torch.ones(3, 1, dtype=torch.int8))
+    assert metrics.compute()["mAP"].isnan()

@@ -24,7 +24,7 @@ from mlcl.metrics import Evaluation, MultiLabelMetrics
 from mlcl.system.files import write_whole
 
 _SHOWN = 200  # classes in the table on the terminal; of more, the best and the worst
-_NAMED = 20  # classes without positives
+_NAMED = 20  # classes without AP
 
 
 class Results(Callback):
@@ -96,7 +96,8 @@ def write_scores(path: Path, evaluation: Evaluation, classes: list[str], images:
 
 
 def _summary(evaluation: Evaluation, classes: list[str]) -> dict[str, Any]:
-    positives = evaluation.positives.tolist()
+    positives, absences = evaluation.positives.tolist(), evaluation.absences.tolist()
+    counted = list(zip(classes, positives, absences, strict=True))
     return {
         "N": len(evaluation.logits),
         "num_classes": len(classes),
@@ -104,7 +105,8 @@ def _summary(evaluation: Evaluation, classes: list[str]) -> dict[str, Any]:
         "definitions": evaluation.definitions,
         "unknown_entries": int(evaluation.unknown.sum()),
         "images_without_label": int((~(evaluation.targets == 1).any(1)).sum()),
-        "classes_without_positives": [name for name, count in zip(classes, positives, strict=True) if not count],
+        "classes_without_positives": [name for name, present, _ in counted if not present],
+        "classes_without_absences": [name for name, present, absent in counted if present and not absent],
     }
 
 
@@ -134,10 +136,10 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
         console.print(f"  the best and the worst of {len(classes):,} classes; all are in per_class.csv")
     for name, meaning in summary["definitions"].items():
         console.print(f"  {name}: {meaning}", style="dim", highlight=False)
-    if empty := summary["classes_without_positives"]:
-        more = f" and {len(empty) - _NAMED:,} more" if len(empty) > _NAMED else ""
-        named = ", ".join(empty[:_NAMED]) + more
-        console.print(f"  no positive, so no AP: {named}", style="yellow", highlight=False)
+    for kind, what in (("positives", "no positive"), ("absences", "nothing known to be absent")):
+        if names := summary[f"classes_without_{kind}"]:
+            more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+            console.print(f"  {what}, so no AP: {', '.join(names[:_NAMED])}{more}", style="yellow", highlight=False)
     console.print(f"results in {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
 
 
@@ -146,7 +148,7 @@ def _class_lines(evaluation: Evaluation, classes: list[str]) -> Columns:
     aps, counts = evaluation.class_ap.tolist(), evaluation.positives.tolist()
     ranked = sorted(range(len(classes)), key=lambda k: -1.0 if math.isnan(aps[k]) else aps[k], reverse=True)
     if len(ranked) > _SHOWN:
-        measured = [k for k in ranked if counts[k]] or ranked
+        measured = [k for k in ranked if not math.isnan(aps[k])] or ranked
         ranked = [*measured[: _SHOWN // 2], *measured[_SHOWN // 2 :][-_SHOWN // 2 :]]
     longest = max(len(classes[k]) for k in ranked)
     lines = [Text(f"{classes[k]:<{longest}} {_percent(aps[k]):>6}  n={counts[k]}", no_wrap=True) for k in ranked]

@@ -18,11 +18,11 @@ def per_class_gains(comparison: Comparison, methods: Sequence[str] | None = None
     """Horizontal bars, highest gain first; a line is the 95 % interval over resampled images and runs.
 
     Each of ``methods`` (by default all but the baseline) has a panel; the order of the classes and the axis are those
-    of all methods together. Class names are cut to ``limit`` letters; classes without positives have no bar.
+    of all methods together. Class names are cut to ``limit`` letters; classes without AP have no bar.
     """
     gains = {result.name: result.gain for result in comparison.results if result.gain is not None}
     mean = torch.stack([gain.class_values for gain in gains.values()]).mean(0)
-    order = [k for k in mean.argsort().tolist() if comparison.positives[k]]  # lowest first: barh begins at the bottom
+    order = [k for k in mean.argsort().tolist() if comparison.measured[k]]  # lowest first: barh begins at the bottom
     methods = list(gains) if methods is None else methods
     figure = Figure(figsize=(2 + 3.6 * len(methods), 1.3 + 0.2 * len(order)), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
@@ -39,7 +39,7 @@ def per_class_gains(comparison: Comparison, methods: Sequence[str] | None = None
 
 def caption(comparison: Comparison) -> str:
     """How the figure is to be read, and how much of it is chance."""
-    counted = sum(count > 0 for count in comparison.positives)
+    counted = sum(comparison.measured)
     return (
         "Bars: difference in AP, mean over runs. Lines: 95 % interval over resampled images and runs. Blue: above 0, "
         f"orange: below 0, grey: 0 lies within. Of {counted} classes without any difference, about "
@@ -59,7 +59,7 @@ def alternative(comparison: Comparison, methods: Sequence[str] | None = None) ->
 
 def _in_words(comparison: Comparison, gain: Gain) -> str:
     above, below = int((gain.class_low > 0).sum()), int((gain.class_high < 0).sum())
-    ranked = [k for k in gain.class_values.argsort().tolist() if comparison.positives[k]]
+    ranked = [k for k in gain.class_values.argsort().tolist() if comparison.measured[k]]
     least, most = (f"{comparison.classes[k]} ({100 * gain.class_values[k]:+.1f})" for k in (ranked[0], ranked[-1]))
     return f"above 0 for {above} of {len(ranked)} classes, below 0 for {below}; most {most}, least {least}."
 

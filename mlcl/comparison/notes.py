@@ -30,9 +30,11 @@ def of(methods: dict[str, list[Results]]) -> list[str]:
     if len(methods) > 2:
         lines.append("every interval is for its method alone: of many methods some differ by chance")
     first, *_ = methods.values()
-    present = (first[0].targets == 1).any(0).tolist()
-    if empty := [name for name, there in zip(first[0].classes, present, strict=True) if not there]:
+    classes, present, absent = first[0].classes, (first[0].targets == 1).any(0), (first[0].targets == 0).any(0)
+    if empty := [classes[k] for k in (~present).nonzero()[0]]:
         lines.append(f"no positive, so no AP, and left out of all means: {', '.join(empty)}")
+    if constant := [classes[k] for k in (present & ~absent).nonzero()[0]]:
+        lines.append(f"nothing known to be absent, so no AP, and left out of mAP: {', '.join(constant)}")
     return lines
 
 

@@ -29,7 +29,7 @@ class Gain:
     low: float  # of the 95 % interval
     high: float
     below: float  # share of the resamples in which the difference is below 0
-    class_values: Tensor  # (K,) float64, NaN for a class without positives
+    class_values: Tensor  # (K,) float64, NaN for a class without AP
     class_low: Tensor
     class_high: Tensor
 
@@ -57,6 +57,7 @@ class Comparison:
     images: int
     classes: list[str]
     positives: list[int]
+    measured: list[bool]  # whether a class has an AP: it is present in some images, and known to be absent in some
     definitions: dict[str, Any]
     results: list[Result]
     notes: list[str]
@@ -75,9 +76,12 @@ def compare(
     runs = [[align(read(folder), reference) for folder in method.runs] for method in methods]
     definitions = common_definitions(list(chain(*runs)))
     positives = (reference.targets == 1).sum(0)
-    if not positives.any():
-        raise MlclError("no image has any label, so there is no average precision to compare")
+    measured = (positives > 0) & (reference.targets == 0).any(0)
+    if not measured.any():
+        raise MlclError("no class is present in some images and absent in others, so there is no AP to compare")
     resampled = _resampled(runs, resamples, seed)
+    for drawn in resampled:
+        drawn[:, ~measured] = torch.nan
     results: list[Result] = []
     for method, members, drawn in zip(methods, runs, resampled, strict=True):
         evaluated = [evaluate(run) for run in members]
@@ -90,6 +94,7 @@ def compare(
         images=len(reference.targets),
         classes=reference.classes,
         positives=positives.tolist(),
+        measured=measured.tolist(),
         definitions=definitions,
         results=results,
         notes=[*left_out, *notes.of({method.name: own for method, own in zip(methods, runs, strict=True)})],

@@ -15,6 +15,8 @@ from mlcl.data.augment import AUGMENTATIONS
 from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
+from mlcl.data.doubts import contradiction, doubts
+from mlcl.data.file_names import short
 from mlcl.data.images import check_files
 from mlcl.data.labels import PRESENT, describe
 from mlcl.data.sampler import EpochSampler
@@ -87,6 +89,8 @@ class MultiLabelDataModule(LightningDataModule):
         self.val_fraction, self.split_seed, self.interpolation = val_fraction, split_seed, interpolation
         self.cache, self.cache_dir, self.augment_on = cache, cache_dir, augment_on
         self.on_bad_image = on_bad_image
+        self.notes: list[str] = []  # what the reading of the labels has to say
+        self.test_only = False  # the training images, and those held out of them, are elsewhere
         self._bad_list: Path | None = None
         self.splits: dict[Split, Samples] = {}
         self._training: ImageDataset | None = None  # the augmented one, which finishes batches on the device
@@ -128,9 +132,8 @@ class MultiLabelDataModule(LightningDataModule):
         if self.splits:
             return
         val_source = self.read_splits()
-        train, test = self.splits.get("train"), self.splits.get("test")
-        if train is not None and test is not None and (both := set(train.paths) & set(test.paths)):
-            say(f"warning: {len(both):,} images are in train and in test; the test then measures memory")
+        for line in (*self.notes, *doubts(self.splits, self.classes)):
+            say(f"warning: {line}")
         for split, samples in self.splits.items():
             note = f" ({val_source})" if split == "val" else ""
             say(f"{split:5} {describe(samples.targets, self.classes)}{note}")
@@ -153,14 +156,14 @@ class MultiLabelDataModule(LightningDataModule):
         """Fill ``splits``, and describe where the validation images come from."""
         train, val, test = (self._filtered(split) for split in ("train", "val", "test"))
         val_source = "its own split"
-        if self.val_fraction:
+        if self.val_fraction and not self.test_only:
             if val is not None:
                 raise MlclError("data.val_fraction is set, but this dataset has a validation split of its own")
             if train is None:
                 raise MlclError("data.val_fraction is set, but this dataset has no training split")
             (train, val), val_source = train.hold_out(self.val_fraction, self.split_seed), "held out from train"
             test, val_source = (test, val_source) if test is not None else (val, "held out from train; also the test")
-        elif val is None:
+        elif val is None and not self.test_only:
             val, val_source = test, "the test images: selection sees them; --data.val_fraction 0.1 holds some out"
         elif test is None:
             test = val
@@ -220,6 +223,8 @@ class MultiLabelDataModule(LightningDataModule):
 
     def _filtered(self, split: Split) -> Samples | None:
         samples = self.read_split(split)
+        if samples is not None and (twice := contradiction(samples)):
+            raise MlclError(f"{split}: {short(str(twice))} is listed twice, with different labels")
         if samples is not None and self.empty_images == "drop":
             samples = samples.take((samples.targets == PRESENT).any(1))
         return samples

@@ -14,16 +14,18 @@ from torch.utils.data import DataLoader, Dataset
 from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.cache import with_progress
 from mlcl.data.dataset import Samples
+from mlcl.data.doubts import doubts
 from mlcl.data.file_names import short
 from mlcl.data.images import ImageError, read_image
-from mlcl.data.labels import PRESENT, describe
+from mlcl.data.labels import PRESENT, describe, never_absent
 from mlcl.errors import cell, visible
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
 
 _BATCH = 16  # images per message from a reading process
 _SHOWN = 20  # problems of a kind on the terminal
-_TITLES = {  # "class without positives" has none: the line of the split names those
+_CLASSES = "class without positives", "class without absences"  # the line of the split names those
+_TITLES = {
     "bad image": "images cannot be read",
     "leak": "images are in more than one split: a test on them measures memory",
     "duplicate": "images are copies of others in their split",
@@ -56,6 +58,7 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
     lines = []
     for split, samples in data.splits.items():
         lines.append(f"{split:5} {describe(samples.targets, data.classes)}{f' ({val_source})' * (split == 'val')}")
+    lines += [*data.notes, *doubts(data.splits, data.classes)]
     empty = [split for split in get_args(Split) if split not in data.splits or not data.splits[split].paths]
     lines += [f"no {', no '.join(empty)} images: mlcl fit would stop"] if empty else []
     for kind, title in _TITLES.items():
@@ -82,7 +85,7 @@ def _problems(
     splits: dict[Split, Samples], found: dict[Path, _Found], classes: Sequence[str]
 ) -> dict[str, list[tuple[str, str, str]]]:
     """For each kind of problem: split, file (or class) and detail of each."""
-    problems: dict[str, set[tuple[str, str, str]]] = {kind: set() for kind in (*_TITLES, "class without positives")}
+    problems: dict[str, set[tuple[str, str, str]]] = {kind: set() for kind in (*_TITLES, *_CLASSES)}
     groups: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)  # by content
     for split, samples in splits.items():
         for path in sorted(samples.paths):
@@ -93,6 +96,8 @@ def _problems(
         for name, seen in zip(classes, (samples.targets == PRESENT).any(0), strict=True):
             if not seen:
                 problems["class without positives"].add((split, name, "no positive"))
+        for name in never_absent(samples.targets, classes):
+            problems["class without absences"].add((split, name, "nothing known to be absent"))
     for (origin, first), *others in groups.values():
         for split_of_copy, path in others:
             detail = "listed twice" if path == first else f"same content as {first}"

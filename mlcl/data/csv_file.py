@@ -1,47 +1,54 @@
 """Your own images: a folder and a CSV file."""
 
-import codecs
-import csv as csv_reader
-import io
+import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlcl.data.base import MultiLabelDataModule, Split
-from mlcl.data.dataset import Samples
+from mlcl.data import cells
+from mlcl.data.base import MultiLabelDataModule, Split, one_of
+from mlcl.data.dataset import ImageDataset, Samples
 from mlcl.data.file_names import checked, short
-from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets
+from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets, some
+from mlcl.data.table import Rows, read_rows
 from mlcl.errors import MlclError
 
-Rows = dict[int, list[str]]  # by their number in the file, from 1
 _CODES = {"1": PRESENT, "0": ABSENT, "-1": UNKNOWN, "": UNKNOWN, "1.0": PRESENT, "0.0": ABSENT, "-1.0": UNKNOWN}
 
 
 class CSVDataset(MultiLabelDataModule):
     """Pictures listed in a CSV file with a header line; commas, semicolons or tabs, UTF-8 or UTF-16.
 
-    Labels are one column per class (1 present, 0 absent, -1 or empty unknown), or one column of names separated by
-    ``;`` (every other class is absent; an empty cell is an image without a label, -1 an image with unknown labels).
-    Splits are given by a column (``train``, ``val``, ``test``), by a file each, or by fractions.
+    Labels are one column per class (1 present, 0 absent, -1 or empty unknown), or one column of names (every other class
+    is absent; an empty cell is an image without a label, -1 an image with unknown labels). The names are separated by
+    ``;``, or a JSON or Python list, or as Label Studio exports choices; there an empty cell is unknown. The rows of one
+    picture are put together: all of its names, or what is known of each class.
+    Splits are given by a column (``train``, ``val``, ``test``), by a file each, or by fractions, which keep a picture,
+    its copies and a group on one side.
 
     Args:
-        csv: the table, relative to ``root``; with ``val_csv`` or ``test_csv`` it is the training split.
+        csv: the table, relative to ``root``; with ``val_csv`` or ``test_csv`` it is the training split, which a test does
+            without.
         root: folder that the paths in the table start from; by default the table's own. Paths may be absolute, and may
             lead out of the folder.
         image_column: column with the path of the picture.
-        labels_column: column with ``;``-separated names; by default every other column is a class.
+        labels_column: column with names; by default every other column is a class.
         split_column: column with the split of the row, used if the table has it.
         val_csv: table of the validation split.
         test_csv: table of the test split.
         test_fraction: share of the rows held out as the test split, without a split column and ``test_csv``.
         classes: names of the classes in order; by default those found, columns in their order, names sorted.
+        label_separator: what stands between two names in ``labels_column``; by default ``;``.
+        empty_cells: what an empty cell of a label means, unknown or absent; by default see above.
+        group_column: column with what images have in common (a patient, a video): no fraction divides a group.
         **settings: see :class:`MultiLabelDataModule`.
 
     Raises:
-        MlclError: for a missing file or column, an empty table, or a value that is no label.
+        MlclError: for a missing file or column, an empty table, a value that is no label, or rows of a picture that
+            contradict each other.
     """
 
     def __init__(
@@ -55,25 +62,41 @@ class CSVDataset(MultiLabelDataModule):
         test_csv: str | None = None,
         test_fraction: float = 0.0,
         classes: list[str] | None = None,
+        label_separator: str | None = None,
+        empty_cells: Literal["unknown", "absent"] | None = None,
+        group_column: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(root=str(Path(csv).parent) if root is None else root, **settings)
         csv = Path(csv).name if root is None else csv
         if not 0 <= test_fraction < 1:
             raise MlclError(f"data.test_fraction is {test_fraction}, it must lie in [0, 1)")
+        one_of("empty_cells", empty_cells or "unknown", "unknown", "absent")
+        if label_separator is not None and not label_separator:
+            raise MlclError("data.label_separator is empty; give what stands between two names, such as ','")
         self.image_column, self.labels_column, self.split_column = image_column, labels_column or None, split_column
-        self.test_fraction = test_fraction
+        self.group_column, self.test_fraction, self.empty_cells = group_column or None, test_fraction, empty_cells
+        self.label_separator = label_separator and label_separator.replace("\\t", "\t")
         self.files: dict[Split, str] = {"train": csv}
         self.files |= {"val": val_csv} if val_csv else {}
         self.files |= {"test": test_csv} if test_csv else {}
         if twice := [name for name, times in Counter(classes or ()).items() if times > 1]:
             raise MlclError(f"data.classes names {short(twice[0])!r} more than once")
-        tables = {split: self._read_table(self.root / name) for split, name in self.files.items()}
+        self.test_only = bool(classes) and len(self.files) > 1 and not (self.root / csv).exists()
+        needed = {
+            split: self.root / self.files[split] for split in self.files if split != "train" or not self.test_only
+        }
+        tables = {split: self._read_table(file, split) for split, file in needed.items()}
+        self._names = {split: self._read_names(needed[split], *table) for split, table in tables.items()}
         self.classes = tuple(classes) if classes else self._find_classes(tables)
         if not self.classes:
             raise MlclError(f"{self.root / csv} names no class; give data.classes, or a column per class")
+        self._split_of_row: NDArray[np.str_] | None = None
         self._samples = {split: self._labelled(split, *table) for split, table in tables.items()}
-        self._split_of_row = self._read_split_column(*tables["train"])
+        spellings = Counter(name.casefold() for name in self.classes)
+        if alike := [name for name in self.classes if spellings[name.casefold()] > 1]:
+            self.notes.append(f"classes that differ in upper and lower case only: {some(alike)}")
+        self._fractions: dict[Split, Samples] = {}
 
     def portable_arguments(self) -> dict[str, Any]:
         """As in the base, with the table relative to that root, and the classes: another table might lack some."""
@@ -85,15 +108,22 @@ class CSVDataset(MultiLabelDataModule):
             return self._samples.get(split)
         samples = self._samples["train"]
         if self._split_of_row is not None:
+            if self.test_fraction:
+                raise MlclError(f"data.test_fraction is set, but the table has the column {self.split_column}")
             return samples.take(self._split_of_row == split) if split in self._split_of_row else None
-        train, test = samples.hold_out(self.test_fraction, self.split_seed)
-        if split == "train":
-            return train
-        return test if split == "test" and test.paths else None
+        if not self._fractions:
+            self._fractions["train"], self._fractions["test"] = samples.hold_out(self.test_fraction, self.split_seed)
+        return self._fractions.get(split) if split == "train" or self.test_fraction else None
 
-    def _read_table(self, file: Path) -> tuple[list[str], Rows]:
+    def dataset(self, split: Split, augmented: bool = True) -> ImageDataset:
+        """See the base; without a training table there is no training."""
+        if split == "train" and self.test_only:
+            raise MlclError(f"{self.root / self.files['train']} cannot be read: no such file (data.csv)")
+        return super().dataset(split, augmented)
+
+    def _read_table(self, file: Path, split: Split) -> tuple[list[str], Rows]:
         """Header, and rows of the same length by their number in the file."""
-        rows = _read_rows(file, self.image_column)
+        rows = read_rows(file, self.image_column)
         if len(rows) < 2:
             raise MlclError(f"{file} is empty: it needs a header line and a row per image")
         header = [name.strip() for name in rows.pop(min(rows))]
@@ -102,7 +132,8 @@ class CSVDataset(MultiLabelDataModule):
             rows = {number: row[: len(header)] for number, row in rows.items()}
         if twice := sorted({name for name in header if name and header.count(name) > 1}):
             raise MlclError(f"{file} has two columns {short(twice[0])!r}")
-        for column in filter(None, (self.image_column, self.labels_column)):
+        group = self.group_column if split == "train" else None  # only its rows are divided
+        for column in filter(None, (self.image_column, self.labels_column, group)):
             if column not in header:
                 raise MlclError(f"{file} has no column {column!r}; its columns are {short(', '.join(header[:12]))}")
         for number, row in rows.items():
@@ -119,39 +150,99 @@ class CSVDataset(MultiLabelDataModule):
                     f"{self.root / self.files['train']}: column {header.index('') + 1} has no name, so it is no class; "
                     "name it, drop it (pandas: to_csv(index=False)), or give data.classes"
                 )
-            return tuple(name for name in header if name not in (self.image_column, self.split_column))
-        column = self.labels_column
-        cells = (row[head.index(column)] for head, rows in tables.values() for row in rows.values())
-        return tuple(sorted({name for cell in cells for name in _names(cell)} - {"-1"}))
+            others = self.image_column, self.split_column, self.group_column
+            return tuple(name for name in header if name not in others)
+        names = {name for rows in self._names.values() for row in rows for name in row} - {"-1"}
+        try:
+            cells.check_names(names, self.label_separator is not None)
+        except MlclError as error:
+            raise MlclError(f"{self.root / self.files['train']}, column {self.labels_column}: {error}") from None
+        return tuple(sorted(names))
 
-    def _read_split_column(self, header: list[str], rows: Rows) -> NDArray[np.str_] | None:
-        """(N,) train, val or test; None if there is no such column, or each split has its own file."""
+    def _read_names(self, file: Path, header: list[str], rows: Rows) -> list[set[str]]:
+        """The names of each row, none of them where the labels have a column per class."""
+        if self.labels_column is None:
+            return []
+        column, found = header.index(self.labels_column), []
+        nothing: set[str] = set()
+        if self.empty_cells == "unknown" or (
+            self.empty_cells is None and any(cells.is_choices(row[column]) for row in rows.values())
+        ):
+            nothing = {"-1"}
+        for number, row in rows.items():
+            try:
+                names = cells.names_in(row[column], self.label_separator or cells.SEPARATOR)
+            except MlclError as error:
+                raise MlclError(f"{file}, row {number}, column {self.labels_column}: {error}") from None
+            found.append(names if row[column].strip() else nothing)
+        return found
+
+    def _labelled(self, split: Split, header: list[str], rows: Rows) -> Samples:
+        """The pictures of a table, each once."""
+        file, numbers = self.root / self.files[split], list(rows)
+        paths = [self.root / row[header.index(self.image_column)].strip() for row in rows.values()]
+        targets = self._named(split, rows, file) if self.labels_column else self._coded(header, rows, file)
+        parts = self._split_names(header, rows) if split == "train" else None
+        groups = self._groups(header, rows, file)
+        same: dict[tuple[str, str], list[int]] = {}  # a picture in two splits is warned of later
+        for place, path in enumerate(paths):
+            same.setdefault((os.path.abspath(path), parts[place] if parts else ""), []).append(place)
+        for places in same.values():
+            if len(places) > 1:
+                where = f"{file}, rows {_rows(numbers, places)}: the same picture"
+                targets[places[0]] = self._merged(targets[places], where)
+                if groups is not None and len({groups[place] for place in places}) > 1:
+                    raise MlclError(f"{where} in several groups (column {self.group_column})")
+        firsts = [places[0] for places in same.values()]
+        if len(firsts) < len(paths):
+            self.notes.append(
+                f"{file.name}: {len(paths):,} rows are {len(firsts):,} pictures; a picture's rows are merged"
+            )
+        self._split_of_row = self._split_of_row if parts is None else np.array([parts[place] for place in firsts])
+        return Samples(paths, targets, groups).take(firsts)
+
+    def _merged(self, rows: Targets, place: str) -> Targets:
+        """(K,) from the (n, K) rows of one picture: what one of them knows."""
+        merged: Targets = rows.max(0)  # present before absent before unknown
+        if self.labels_column:
+            if (rows == ABSENT).all(1).any() and (merged == PRESENT).any():
+                raise MlclError(f"{place}, with names in one row and an empty cell, which means none, in another")
+        elif (wrong := ((rows == PRESENT).any(0) & (rows == ABSENT).any(0)).nonzero()[0]).size:
+            name = short(self.classes[wrong[0]])
+            raise MlclError(f"{place}, but {name!r} is 1 in one row and 0 in another")
+        return merged
+
+    def _groups(self, header: list[str], rows: Rows, file: Path) -> list[str] | None:
+        if self.group_column is None or self.group_column not in header:
+            return None
+        column = header.index(self.group_column)
+        if empty := [number for number, row in rows.items() if not row[column].strip()]:
+            raise MlclError(f"{file}, row {empty[0]}: no group in column {self.group_column}")
+        return [row[column].strip() for row in rows.values()]
+
+    def _split_names(self, header: list[str], rows: Rows) -> list[str] | None:
+        """train, val or test of each row; None if there is no such column, or each split has its own file."""
         if self.split_column not in header or len(self.files) > 1:
             return None
-        named = np.array([row[header.index(self.split_column)].strip().lower() for row in rows.values()])
-        if unknown := set(named.tolist()) - {"train", "val", "test"}:
+        named = [row[header.index(self.split_column)].strip().lower() for row in rows.values()]
+        if unknown := set(named) - {"train", "val", "test"}:
             raise MlclError(
                 f"{self.root / self.files['train']}: column {self.split_column} holds "
                 f"{short(min(unknown))!r}; use train, val or test"
             )
         return named
 
-    def _labelled(self, split: Split, header: list[str], rows: Rows) -> Samples:
-        paths = [self.root / row[header.index(self.image_column)].strip() for row in rows.values()]
-        read = self._named if self.labels_column else self._coded
-        return Samples(paths, read(header, rows, self.root / self.files[split]))
-
-    def _named(self, header: list[str], rows: Rows, file: Path) -> Targets:
+    def _named(self, split: Split, rows: Rows, file: Path) -> Targets:
         """(N, K) from a column of names."""
-        column, place = header.index(str(self.labels_column)), {name: k for k, name in enumerate(self.classes)}
+        place = {name: k for k, name in enumerate(self.classes)}
         targets = np.full((len(rows), self.num_classes), ABSENT, dtype=np.int8)
-        for target, (number, row) in zip(targets, rows.items(), strict=True):
-            names = _names(row[column])
+        for target, number, names in zip(targets, rows, self._names[split], strict=True):
             if names == {"-1"}:
                 target[:] = UNKNOWN
             elif unknown := names - place.keys():
                 known = short(", ".join(self.classes[:12]))
-                raise MlclError(f"{file}, row {number}: unknown class {short(min(unknown))!r}; known: {known}")
+                hint = cells.hint(min(unknown), place)
+                raise MlclError(f"{file}, row {number}: unknown class {short(min(unknown))!r}; known: {known}{hint}")
             else:
                 target[[place[name] for name in names]] = PRESENT
         return targets
@@ -162,13 +253,14 @@ class CSVDataset(MultiLabelDataModule):
         if missing := [name for name in self.classes if name not in place]:
             raise MlclError(f"{file} has no column for the class {short(missing[0])!r}")
         columns = [place[name] for name in self.classes]
+        codes = {**_CODES, "": ABSENT} if self.empty_cells == "absent" else _CODES
         targets = np.empty((len(rows), self.num_classes), dtype=np.int8)
         for target, (number, row) in zip(targets, rows.items(), strict=True):
-            cells = [row[column].strip() for column in columns]
+            texts = [row[column].strip() for column in columns]
             try:
-                target[:] = [_CODES[cell] for cell in cells]
+                target[:] = [codes[cell] for cell in texts]
             except KeyError as error:
-                wrong, name = error.args[0], self.classes[cells.index(error.args[0])]
+                wrong, name = error.args[0], self.classes[texts.index(error.args[0])]
                 raise MlclError(
                     f"{file}, row {number}: {short(wrong)!r} in column {short(name)!r} is no label; use 1, 0, "
                     "-1 or nothing (or, for a column of names, data.labels_column)"
@@ -176,27 +268,7 @@ class CSVDataset(MultiLabelDataModule):
         return targets
 
 
-def _read_rows(file: Path, column: str) -> Rows:
-    """The rows that are not blank, with the delimiter with which the header has this column."""
-    try:
-        data = file.read_bytes()
-        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:  # other encodings are not guessed: a wrong guess is another file name or class
-        line = data.count(b"\n", 0, error.start) + 1
-        raise MlclError(f"{file}, line {line}: {error}; save the table as UTF-8") from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise MlclError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error} (data.csv)") from None
-    for delimiter in ",;\t,":  # commas again, if none fits: for the message
-        reader = csv_reader.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        try:
-            rows = {number: row for number, row in enumerate(reader, 1) if any(cell.strip() for cell in row)}
-        except csv_reader.Error as error:
-            raise MlclError(f"{file}, line {reader.line_num}: {error} (a quote that nothing closes?)") from None
-        if column in [cell.strip() for cell in next(iter(rows.values()), [])]:
-            break
-    return rows
-
-
-def _names(cell: str) -> set[str]:
-    return {name.strip() for name in cell.split(";") if name.strip()}
+def _rows(numbers: list[int], places: list[int]) -> str:
+    """The first few row numbers of a picture."""
+    shown = [str(numbers[place]) for place in places[:4]]
+    return " and ".join(shown) if len(places) <= 4 else f"{', '.join(shown)}, ..."

@@ -11,8 +11,10 @@ from torch.utils.data import Dataset, default_collate
 
 from mlcl.data.augment import Augmentation
 from mlcl.data.bad_images import BadImages
+from mlcl.data.groups import together
 from mlcl.data.images import ImageError, read_image
 from mlcl.data.labels import UNKNOWN, Targets
+from mlcl.errors import MlclError
 from mlcl.system.seeding import seeded
 
 Size = tuple[int, int]  # height and width in pixels
@@ -25,18 +27,35 @@ class Samples(NamedTuple):
 
     paths: Sequence[Path]  # N
     targets: Targets  # (N, K) int8 in {1, 0, -1}
+    groups: Sequence[str] | None = None  # N; images of a group, such as a patient, are never divided at random
 
     def take(self, rows: Any) -> "Samples":
         """The samples at these row numbers, or where a boolean (N,) mask is true."""
         rows = np.arange(len(self.paths))[rows]
-        return Samples([self.paths[row] for row in rows], self.targets[rows])
+        groups = None if self.groups is None else [self.groups[row] for row in rows]
+        return Samples([self.paths[row] for row in rows], self.targets[rows], groups)
 
     def hold_out(self, fraction: float, seed: int) -> tuple["Samples", "Samples"]:
-        """A random share of the samples apart from the rest: the rest, and the share."""
-        order = np.random.default_rng(seed).permutation(len(self.paths))
-        chosen = np.zeros(len(order), dtype=bool)
-        chosen[order[: round(fraction * len(order))]] = True
-        return self.take(~chosen), self.take(chosen)
+        """A random share of the samples apart from the rest: the rest, and the share.
+
+        Images that belong together (see :func:`mlcl.data.groups.together`) are on one side.
+
+        Raises:
+            MlclError: if all of them are in groups larger than the share.
+        """
+        count, wanted = len(self.paths), round(fraction * len(self.paths))
+        first = together(self.paths, self.groups) if wanted else np.arange(count)
+        order, size = np.random.default_rng(seed).permutation(count), np.bincount(first, minlength=count)
+        chosen, room = np.zeros(count, dtype=bool), wanted
+        for row in order:  # a group has the place of its first image
+            if 0 < size[row] <= room:
+                chosen[row], room = True, room - size[row]
+        if wanted and not chosen.any():
+            raise MlclError(
+                f"a share of {fraction:g} of {count:,} images is {wanted:,}, but those that belong together (copies, "
+                f"data.group_column) are at least {size[size > 0].min():,}: raise the share"
+            )
+        return self.take(~chosen[first]), self.take(chosen[first])
 
 
 class ImageDataset(Dataset[dict[str, Tensor]]):

@@ -30,6 +30,20 @@ def from_voc(flags: NDArray[np.int64], difficult: str) -> Targets:
     return np.where(flags == 1, PRESENT, np.where(flags == 0, unsure, ABSENT)).astype(np.int8)
 
 
+def measurable(targets: Targets) -> NDArray[np.bool_]:
+    """(K,) whether a class has an average precision: in (N, K) targets it is present somewhere, and absent somewhere.
+
+    Without a known absence every ranking is perfect, whatever the network says.
+    """
+    return np.asarray((targets == PRESENT).any(0) & (targets == ABSENT).any(0))
+
+
+def never_absent(targets: Targets, classes: Sequence[str]) -> list[str]:
+    """The classes that are present in some of (N, K) targets and known to be absent in none."""
+    constant = (targets == PRESENT).any(0) & ~measurable(targets)
+    return [name for name, one in zip(classes, constant, strict=True) if one]
+
+
 def describe(targets: Targets, classes: Sequence[str]) -> str:
     """Counts in one line: images, labels per image, images without a label, unknown entries, absent classes."""
     present = targets == PRESENT
@@ -39,5 +53,12 @@ def describe(targets: Targets, classes: Sequence[str]) -> str:
     if unknown := int((targets == UNKNOWN).sum()):
         parts.append(f"{unknown:,} unknown entries")
     if missing := [name for name, seen in zip(classes, present.any(0), strict=True) if not seen]:
-        parts.append(f"no positive for {', '.join(missing[:8])}{f' and {len(missing) - 8} more' * (len(missing) > 8)}")
+        parts.append(f"no positive for {some(missing)}")
+    if constant := never_absent(targets, classes):
+        parts.append(f"nothing known to be absent for {some(constant)}")
     return ", ".join(parts)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first eight names, and how many more there are."""
+    return f"{', '.join(names[:8])}{f' and {len(names) - 8} more' * (len(names) > 8)}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from scipy.special import expit
 
 from mlcl import analysis
@@ -25,7 +26,7 @@ class Findings:
     co_occurrence: CoOccurrence
     reliability: dict[float, Reliability]  # by temperature: 1, and last the one in use
     errors: dict[int, Errors]  # by class, the worst images of the classes that are shown
-    curves: dict[int, PRCurve]  # by class, of those with positives
+    curves: dict[int, PRCurve]  # by class, of those with an AP
     evidence: Evidence  # pictures, attention maps, embeddings
     projection: tuple[Floats, str] | None  # of the embeddings: points (R, 2), and the method
 
@@ -60,7 +61,7 @@ def gather(
         curves={
             k: analysis.pr_curve(probabilities[:, k], targets[:, k], results.thresholds[k])
             for k in shown
-            if (targets[:, k] == 1).any()
+            if not np.isnan(results.class_ap[k])
         },
         errors=errors,
         evidence=found,

@@ -60,6 +60,9 @@ def _values(found: Findings) -> dict[str, Any]:
         "unknown": (results.targets < 0).sum(0),
         "images_without_label": int((~present.any(1)).sum()),
         "without_positives": [results.classes[k] for k in np.flatnonzero(~present.any(0))],
+        "without_absences": [
+            results.classes[k] for k in np.flatnonzero(present.any(0) & ~(results.targets == 0).any(0))
+        ],
         "sections": sections,
         "first": max(sections, key=lambda part: part["false_positives"] + part["false_negatives"])["index"],
         "reliability": pages.svg(*figures.reliability(found)),

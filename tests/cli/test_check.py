@@ -28,7 +28,9 @@ def test_a_good_dataset(mlcl, root):
     outcome = mlcl("check", *FLAGS, root)
     assert (outcome.status, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
-    assert lines[0] == "train 6 images, 1.50 labels per image, no positive for never"
+    assert lines[0].startswith(
+        "train 6 images, 1.50 labels per image, no positive for never, nothing known to be absent"
+    )
     assert lines[1].startswith("val   4 images") and "the test images: selection sees them" in lines[1]
     assert lines[-1] == "all 10 images can be read"
     assert not Path("runs").exists()
@@ -50,23 +52,24 @@ def test_everything_that_is_wrong(mlcl, root, tmp_path):
         ("leak", "train test", str(root / "5.jpg"), "listed twice"),
         ("leak", "train test", str(root / "t1.jpg"), f"same content as {root / '0.jpg'}"),
         ("duplicate", "train", str(root / "3.jpg"), f"same content as {root / '2.jpg'}"),
-        ("duplicate", "train", str(root / "5.jpg"), "listed twice"),
         ("class without positives", "test", "never", "no positive"),
         ("class without positives", "train", "never", "no positive"),
+        ("class without absences", "train", "b", "nothing known to be absent"),
     ]
     for words in (
         "2 images cannot be read",
         "1.jpg: not a picture in any known format",
         "t2.jpg: no such image",
         "2 images are in more than one split: a test on them measures memory",
-        "2 images are copies of others in their split",
+        "1 images are copies of others in their split",
+        "labels.csv: 12 rows are 11 pictures",
         "2 of 10 images cannot be read",
     ):
         assert words in outcome.out, outcome.out
 
 
 def test_the_terminal_gets_some_the_list_all(mlcl, tmp_path):
-    root = write_table(tmp_path / "data", ["image,a", *(f"{i}.jpg,1" for i in range(50))])
+    root = write_table(tmp_path / "data", ["image,a", *(f"{i}.jpg,{i % 2}" for i in range(50))])
     for i in range(30):
         (root / f"{i}.jpg").write_bytes(b"")
     outcome = mlcl("check", *FLAGS, root, "--output", "new/list.csv")
@@ -216,3 +219,14 @@ def test_what_is_passed_on_keeps_its_order_and_its_values():
     assert own == ["--output", "o.csv", "stray"]
     assert others == ["--data", "X", "--data.a", "-1", "--data.b=2", "-c", "f", "--config", "g"]
     assert verbs._divided(given, ()) == (given, [])
+
+
+def test_a_class_of_which_nothing_is_known_to_be_absent(mlcl, tmp_path):
+    rows = ["image,a,finding,split", *(f"{i}.png,{i % 2},{'1' if i % 3 else ''},train" for i in range(6))]
+    root = write_table(tmp_path / "data", [*rows, "t.png,1,0,test", "u.png,0,1,test"])
+    outcome = mlcl("check", *FLAGS, root, "--output", "list.csv")
+    assert outcome.status == 0
+    assert "nothing known to be absent for finding" in outcome.out
+    assert "the network learns to predict it always" in outcome.out and "--data.empty_cells absent" in outcome.out
+    assert ("class without absences", "train", "finding", "nothing known to be absent") in problems("list.csv")
+    assert "always" not in mlcl("check", *FLAGS, root, "--data.empty_cells", "absent").out

@@ -127,7 +127,7 @@ def test_without_a_validation_split_the_test_images_serve_and_it_is_said(data, s
 
 
 def test_a_split_of_its_own_is_said_too(root, tmp_path, said):
-    write_table(tmp_path, ["image,a,split", "x.jpg,1,train", "y.jpg,1,val"])
+    write_table(tmp_path, ["image,a,split", "x.jpg,1,train", "z.jpg,0,train", "y.jpg,1,val"])
     made = CSVDataset(root=str(tmp_path))
     made.setup("fit")
     assert made.splits["test"] is made.splits["val"]

@@ -86,11 +86,14 @@ def place(tmp_path_factory) -> Path:
 
 
 def data_for(words: tuple[str, ...], place: Path) -> list[str]:
-    if "CSVDataset" in words:
+    if "CSVDataset" in words or "runs/mine" in words:
         from support.trees import write_table
 
-        rows = ["image,labels,split", *(f"{i}.jpg,cat;dog,{s}" for i, s in enumerate(["train"] * 6 + ["test"] * 3))]
-        write_table(place / "csv", rows)
+        rows = [f"{i}.jpg,{'cat;dog' if i % 3 else ''},{s}" for i, s in enumerate(["train"] * 6 + ["test"] * 3)]
+        write_table(place / "csv", ["image,labels,split", *rows])
+        write_table(
+            place / "csv", ["image,labels", *(f"{i}.jpg,{'cat;dog' if i % 2 else ''}" for i in range(4))], "new.csv"
+        )
         return ["--data.root", str(place / "csv")]
     stem = next((Path(word).stem for word in words if word.endswith(".yaml")), "demo")
     kind = {"coco": "COCO2014", "voc2007": "VOC2007", "voc2012": "VOC2012"}.get(stem, "Demo")

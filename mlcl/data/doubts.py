@@ -1,0 +1,45 @@
+"""What in the labels of the splits would spoil a training or its numbers, told before it starts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mlcl.data.dataset import Samples
+from mlcl.data.labels import never_absent, some
+
+_SEEN = {
+    "val": "the checkpoint is then chosen for what it remembers",
+    "test": "the test then measures memory",
+}
+
+
+def doubts(splits: Mapping[str, Samples], classes: Sequence[str]) -> list[str]:
+    """One line each: images or groups of train in val or test, classes without a known absence."""
+    train, lines = splits.get("train"), []
+    if train is None:
+        return []
+    for split, seen in _SEEN.items():
+        other = splits.get(split)
+        if other is None or other is train or (split == "val" and other is splits.get("test")):
+            continue
+        if both := set(train.paths) & set(other.paths):
+            lines.append(f"{len(both):,} images are in train and in {split}; {seen}")
+        elif shared := set(train.groups or ()) & set(other.groups or ()):
+            lines.append(f"{len(shared):,} groups, such as {min(shared)}, are in train and in {split}; {seen}")
+    if constant := never_absent(train.targets, classes):
+        lines.append(
+            f"train knows no image without {some(constant)}: the network learns to predict it always, and it has no AP "
+            "where this is so; if an empty cell of your table means absent, give --data.empty_cells absent"
+        )
+    return lines
+
+
+def contradiction(samples: Samples) -> Path | None:
+    """A picture that is listed twice, with different labels."""
+    if len(set(samples.paths)) == len(samples.paths):
+        return None
+    first: dict[Path, int] = {}
+    pairs = ((path, first.setdefault(path, row), row) for row, path in enumerate(samples.paths))
+    targets = samples.targets
+    return next((path for path, one, row in pairs if not np.array_equal(targets[one], targets[row])), None)
