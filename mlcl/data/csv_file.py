@@ -22,16 +22,16 @@ _CODES = {"1": PRESENT, "0": ABSENT, "-1": UNKNOWN, "": UNKNOWN, "1.0": PRESENT,
 class CSVDataset(MultiLabelDataModule):
     """Pictures listed in a CSV file with a header line; commas, semicolons or tabs, UTF-8 or UTF-16.
 
-    Labels are one column per class (1 present, 0 absent, -1 or empty unknown), or one column of names (every other class
-    is absent; an empty cell is an image without a label, -1 an image with unknown labels). The names are separated by
-    ``;``, or a JSON or Python list, or as Label Studio exports choices; there an empty cell is unknown. The rows of one
-    picture are put together: all of its names, or what is known of each class.
+    Labels are one column per class (1 present, 0 absent, -1 or empty unknown), or one column of names (every other
+    class is absent; an empty cell is an image without a label, -1 an image with unknown labels). The names are
+    separated by ``;``, or a JSON or Python list, or as Label Studio exports choices; there an empty cell is unknown.
+    The rows of one picture are put together: all of its names, or what is known of each class.
     Splits are given by a column (``train``, ``val``, ``test``), by a file each, or by fractions, which keep a picture,
     its copies and a group on one side.
 
     Args:
-        csv: the table, relative to ``root``; with ``val_csv`` or ``test_csv`` it is the training split, which a test does
-            without.
+        csv: the table, relative to ``root``; with ``val_csv`` or ``test_csv`` it is the training split, which a test
+            does without.
         root: folder that the paths in the table start from; by default the table's own. Paths may be absolute, and may
             lead out of the folder.
         image_column: column with the path of the picture.
@@ -83,11 +83,9 @@ class CSVDataset(MultiLabelDataModule):
         if twice := [name for name, times in Counter(classes or ()).items() if times > 1]:
             raise MlclError(f"data.classes names {short(twice[0])!r} more than once")
         self.test_only = bool(classes) and len(self.files) > 1 and not (self.root / csv).exists()
-        needed = {
-            split: self.root / self.files[split] for split in self.files if split != "train" or not self.test_only
-        }
-        tables = {split: self._read_table(file, split) for split, file in needed.items()}
-        self._names = {split: self._read_names(needed[split], *table) for split, table in tables.items()}
+        needed: list[Split] = [split for split in self.files if split != "train" or not self.test_only]
+        tables = {split: self._read_table(split) for split in needed}
+        self._names = {split: self._read_names(split, *table) for split, table in tables.items()}
         self.classes = tuple(classes) if classes else self._find_classes(tables)
         if not self.classes:
             raise MlclError(f"{self.root / csv} names no class; give data.classes, or a column per class")
@@ -121,8 +119,9 @@ class CSVDataset(MultiLabelDataModule):
             raise MlclError(f"{self.root / self.files['train']} cannot be read: no such file (data.csv)")
         return super().dataset(split, augmented)
 
-    def _read_table(self, file: Path, split: Split) -> tuple[list[str], Rows]:
+    def _read_table(self, split: Split) -> tuple[list[str], Rows]:
         """Header, and rows of the same length by their number in the file."""
+        file = self.root / self.files[split]
         rows = read_rows(file, self.image_column)
         if len(rows) < 2:
             raise MlclError(f"{file} is empty: it needs a header line and a row per image")
@@ -159,7 +158,7 @@ class CSVDataset(MultiLabelDataModule):
             raise MlclError(f"{self.root / self.files['train']}, column {self.labels_column}: {error}") from None
         return tuple(sorted(names))
 
-    def _read_names(self, file: Path, header: list[str], rows: Rows) -> list[set[str]]:
+    def _read_names(self, split: Split, header: list[str], rows: Rows) -> list[set[str]]:
         """The names of each row, none of them where the labels have a column per class."""
         if self.labels_column is None:
             return []
@@ -173,7 +172,8 @@ class CSVDataset(MultiLabelDataModule):
             try:
                 names = cells.names_in(row[column], self.label_separator or cells.SEPARATOR)
             except MlclError as error:
-                raise MlclError(f"{file}, row {number}, column {self.labels_column}: {error}") from None
+                place = f"{self.root / self.files[split]}, row {number}, column {self.labels_column}"
+                raise MlclError(f"{place}: {error}") from None
             found.append(names if row[column].strip() else nothing)
         return found
 

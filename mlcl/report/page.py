@@ -9,6 +9,7 @@ from PIL import Image
 
 from mlcl import analysis, viz
 from mlcl.analysis.evaluation import LEAST_IMAGES
+from mlcl.data.labels import never_absent
 from mlcl.report import figures, locate
 from mlcl.report.evidence import read_picture
 from mlcl.report.findings import Findings, gather
@@ -60,9 +61,7 @@ def _values(found: Findings) -> dict[str, Any]:
         "unknown": (results.targets < 0).sum(0),
         "images_without_label": int((~present.any(1)).sum()),
         "without_positives": [results.classes[k] for k in np.flatnonzero(~present.any(0))],
-        "without_absences": [
-            results.classes[k] for k in np.flatnonzero(present.any(0) & ~(results.targets == 0).any(0))
-        ],
+        "without_absences": never_absent(results.targets, results.classes),
         "sections": sections,
         "first": max(sections, key=lambda part: part["false_positives"] + part["false_negatives"])["index"],
         "reliability": pages.svg(*figures.reliability(found)),

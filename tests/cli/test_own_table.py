@@ -17,7 +17,7 @@ FLAGS = [
 @pytest.fixture
 def run(mlcl, tmp_path):
     """A finished run, of whose class finding nothing is known to be absent, and what was said."""
-    rows = [f"{n}.png,{n % 2},{n % 3 and 1 or ''},{'test' if n > 7 else 'train'}" for n in range(12)]
+    rows = [f"{n}.png,{n % 2},{'1' if n % 3 else ''},{'test' if n > 7 else 'train'}" for n in range(12)]
     root = write_table(tmp_path / "data", ["image,cat,finding,split", *rows])
     outcome = mlcl("fit", *FLAGS, "--data.root", root)
     assert outcome.status == 0, outcome.err
