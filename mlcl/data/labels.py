@@ -30,6 +30,11 @@ def from_voc(flags: NDArray[np.int64], difficult: str) -> Targets:
     return np.where(flags == 1, PRESENT, np.where(flags == 0, unsure, ABSENT)).astype(np.int8)
 
 
+def measurable(targets: Targets) -> NDArray[np.bool_]:
+    """Which classes (K,) of targets (N, K) have an average precision: those with a positive and a known negative."""
+    return np.asarray((targets == PRESENT).any(0) & (targets == ABSENT).any(0))
+
+
 def describe(targets: Targets, classes: Sequence[str]) -> str:
     """Counts in one line: images, labels per image, images without a label, unknown entries, absent classes."""
     present = targets == PRESENT
