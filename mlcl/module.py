@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule
 from torch import Tensor
 from torch.optim import AdamW
 
-from mlcl.callbacks import EmbeddingRamp, FastStep, Monitors, Reproducible, ScheduleCheck, SecondStage
+from mlcl.callbacks import EmbeddingRamp, FastStep, FreezeFirst, Monitors, Reproducible, ScheduleCheck, SecondStage
 from mlcl.callbacks.spread import EmbeddingSpread
 from mlcl.distributed import gather, global_batch
 from mlcl.losses import BinaryCrossEntropy, ClassificationLoss, EmbeddingLoss
@@ -69,7 +69,7 @@ class MultiLabelModule(LightningModule):
         self.total_steps: int | None = None  # of the optimizer in this training
         self.evaluating, self.equal_batches, self.embedding_share = False, False, 1.0
         ramp, start = EmbeddingRamp(embedding_start, embedding_ramp), SecondStage(init_from)
-        self.callbacks = [Reproducible(), FastStep(compile), ramp, start, ScheduleCheck(), Monitors()]
+        self.callbacks = [Reproducible(), FastStep(compile), ramp, start, ScheduleCheck(), FreezeFirst(), Monitors()]
 
     def configure_callbacks(self) -> list[Callback]:
         """What a training needs around its steps; Lightning adds them to any Trainer, after the Trainer's own."""

@@ -6,6 +6,7 @@ from mlcl.callbacks.ema import EMA as EMA
 from mlcl.callbacks.embedding_ramp import EmbeddingRamp as EmbeddingRamp
 from mlcl.callbacks.fast_step import FastStep as FastStep
 from mlcl.callbacks.finite import Finite as Finite
+from mlcl.callbacks.freeze_first import FreezeFirst as FreezeFirst
 from mlcl.callbacks.gradients import GradientNorms as GradientNorms
 from mlcl.callbacks.logged_results import LoggedResults as LoggedResults
 from mlcl.callbacks.monitors import Monitors as Monitors
