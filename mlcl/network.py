@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcl.backbones.backbone import as_map, create_backbone, freeze
+from mlcl.errors import MlclError
 from mlcl.heads import Head, HeadOutput
 
 
@@ -22,6 +23,7 @@ class Network(nn.Module):
         freeze_batch_norm: fix the statistics and the affine part of every BatchNorm (SADCL).
         freeze_stages: number of first stages that are not trained; 1 is the stem, 2 the stem and the first stage.
         channels_last: memory format of the backbone; faster on CPU and CUDA.
+        freeze_epochs: epochs before the backbone is trained, too; until then it computes as in a test.
 
     Raises:
         MlclError: for an unknown backbone, weights that do not fit it, or a backbone without a feature map.
@@ -42,8 +44,12 @@ class Network(nn.Module):
         freeze_batch_norm: bool = False,
         freeze_stages: int = 0,
         channels_last: bool = True,
+        freeze_epochs: int = 0,
     ) -> None:
         super().__init__()
+        if freeze_epochs < 0:
+            raise MlclError(f"model.network.freeze_epochs is {freeze_epochs}, it must be at least 0")
+        self.freeze_epochs, self.held = freeze_epochs, False  # held by mlcl.callbacks.FreezeFirst
         self.backbone = create_backbone(backbone, pretrained, weights, backbone_kwargs or {})
         config = self.backbone.pretrained_cfg
         self.interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
@@ -70,8 +76,9 @@ class Network(nn.Module):
         return as_map(self.backbone, self.backbone.forward_features(normalised), image.shape[-2:])
 
     def train(self, mode: bool = True) -> Self:
-        """As ``nn.Module.train``, but frozen BatchNorms keep their statistics."""
+        """As ``nn.Module.train``, but a backbone that is held and frozen BatchNorms keep their statistics."""
         super().train(mode)
+        self.backbone.train(mode and not self.held)
         for name in self._frozen_norms:  # by name: Lightning may exchange them for synchronised ones
             self.backbone.get_submodule(name).eval()
         return self

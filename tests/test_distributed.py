@@ -250,9 +250,31 @@ def test_a_rank_that_fails_by_itself_is_named(group):
         assert (f"rank {number}" in line and "no disk" in line) == (number > 0)  # the command line says the first one's
 
 
+# A callback of a user's: the ranks have the same weights, and the backbone is trained in the second epoch only.
+SAME = """
+from lightning import Callback
+from mlcl.distributed import require_equal
+class Same(Callback):
+    def sums(self, module):
+        return {name: float(parameter.detach().double().sum()) for name, parameter in module.named_parameters()}
+    def on_train_start(self, trainer, module):
+        self.before = self.sums(module)
+    def on_train_epoch_end(self, trainer, module):
+        now, before = self.sums(module), self.before
+        require_equal(now, "the weights differ")
+        moved = {name.split(".")[1] for name in now if now[name] != before[name]}
+        assert moved >= {"head"} and ("backbone" in moved) == (trainer.current_epoch > 0), moved
+"""
+
+
 def test_fit_on_two_processes(mlcl, trained: Path, demo: list[str]):
-    """A second stage with everything that crosses ranks, logged to W&B, with an odd number of test images."""
+    """A second stage with everything that crosses ranks, logged to W&B, with an odd number of test images.
+
+    The backbone is frozen in the first epoch: DDP learns then, and again, which parameters get a gradient.
+    """
+    Path("own_same.py").write_text(SAME)
     flags = [
+        *("--model.network.freeze_epochs", "1", "--trainer.callbacks+", "own_same.Same"),
         *("--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.num_workers", "1"),
         *("--model.embedding_loss", "DualContrastiveLoss", "--model.embedding_loss.confidence", "0.1"),
         *("--model.init_from", str(trained), "--ema_decay", "0.9", "--data.val_fraction", "0.14"),

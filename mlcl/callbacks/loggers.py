@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,10 @@ class WandbLog(WandbLogger):
                 run.define_metric(name, summary="min")
         self.run = run
         return run
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Without NaN, after which wandb (0.31) finds no best value any more; ``metrics.csv`` has it."""
+        super().log_metrics({name: value for name, value in metrics.items() if value == value}, step)
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """Upload what was chosen by its score, not the last one."""

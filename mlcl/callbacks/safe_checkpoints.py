@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from mlcl.errors import MlclError
@@ -71,31 +70,3 @@ def prepared(trainer: Trainer) -> Trainer:
     if hasattr(strategy.launcher, "procs"):
         signals.ends_with_us(strategy.launcher)
     return trainer
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """One of the two checkpoints of every run. Its state has a key of its own, so that the user's may stand beside it.
-
-    Lightning refuses two callbacks with the same key, which is made of the monitored metric and the interval.
-    """
-
-    @property
-    def state_key(self) -> str:
-        """By the name of the file."""
-        return f"{type(self).__qualname__}:{self.filename}"
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Runs from before this class stored the state under Lightning's key."""
-        before = super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
-        states = checkpoint["callbacks"]
-        if self.state_key not in states and before in states:
-            states[self.state_key] = states.pop(before)
-
-
-def best_and_last(folder: Path) -> list[ModelCheckpoint]:
-    """Two callbacks: with one, ``save_last`` writes only when the best one was written (lightning 2.6.6)."""
-    best = RunCheckpoint(folder, "best", monitor="val/mAP", mode="max", save_top_k=1, enable_version_counter=False)
-    last = RunCheckpoint(
-        folder, "last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
-    )
-    return [best, last]

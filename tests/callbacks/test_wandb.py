@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from support.running import demo_flags, run_process
 from support.wandb_file import read_run
 
 from mlcl.__main__ import main
+from mlcl.callbacks.loggers import WandbLog
 from mlcl.metrics import NAMES
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # of the form that W&B's have
@@ -60,6 +62,18 @@ def test_the_summary_is_the_best_value(run):
     assert {f"val/{name}" for name in NAMES} <= {name for name, metric in run.metrics.items() if metric.summary.max}
     losses = [row["val/classification"] for row in run.history if "val/classification" in row]
     assert run.summary["val/classification"] == {"min": min(losses)}
+
+
+def test_the_best_value_outlives_a_nan(tmp_path):
+    logger = WandbLog(tmp_path / "runs" / "demo" / "version_0", offline=True)
+    for step, value in enumerate((0.5, math.nan, 0.7, math.nan)):
+        logger.log_metrics({"val/mAP": value, "train/loss": 1.0}, step)
+    logger.close(0)
+    (folder,) = tmp_path.glob("runs/demo/version_0/wandb/offline-run-*")
+    run = read_run(folder)
+    assert run.summary["val/mAP"] == {"max": 0.7}
+    assert [row.get("val/mAP") for row in run.history] == [0.5, None, 0.7, None]
+    assert len([row for row in run.history if "train/loss" in row]) == 4
 
 
 def test_the_test_s_numbers_are_those_of_the_run_s_files(run, runs_folder):

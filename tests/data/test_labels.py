@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlcl.data.labels import describe, encode, from_voc
+from mlcl.data.labels import describe, encode, from_voc, measurable
 from mlcl.errors import MlclError
 
 
@@ -55,3 +55,10 @@ def test_describe_names_eight_absent_classes_at_most():
 
 def test_describe_an_empty_split():
     assert describe(np.zeros((0, 2), dtype=np.int8), ("a", "b")).startswith("0 images, 0.00 labels per image")
+
+
+def test_a_class_is_measurable_with_a_positive_and_a_known_negative():
+    targets = np.array([[1, 1, 0, -1, 1, -1], [0, 1, 0, -1, -1, 0]], dtype=np.int8)
+    assert measurable(targets).tolist() == [True, False, False, False, False, False]
+    assert measurable(targets[:0]).tolist() == [False] * 6
+    assert measurable(targets).dtype == bool
