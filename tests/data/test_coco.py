@@ -136,9 +136,8 @@ def test_ids_that_are_no_numbers_match_as_they_are(annotations):
     content = spelled(coco_json(CATEGORIES, TRAIN), images=lambda id, n: words[id], image_id=lambda id, n: words[id])
     annotations.write_text(json.dumps(content))
     found = read(annotations)
-    assert {path.name: row for path, row in zip(found.paths, found.targets.tolist(), strict=True)} == {
-        f"{7:012d}.jpg": [0, 1, 0], f"{9:012d}.jpg": [0, 0, 1], f"{12:012d}.jpg": [0, 0, 0], f"{30:012d}.jpg": [1, 0, 1],
-    }  # fmt: skip
+    rows = {int(path.stem): row for path, row in zip(found.paths, found.targets.tolist(), strict=True)}
+    assert rows == {7: [0, 1, 0], 9: [0, 0, 1], 12: [0, 0, 0], 30: [1, 0, 1]}
 
 
 def test_twelve_categories_with_ids_as_text_come_in_the_order_of_numbers(annotations):
@@ -160,17 +159,14 @@ def test_two_ids_that_mean_the_same_are_told(annotations, key, ids, words):
     one_line(error, annotations, f"two of the {key}", words)
 
 
-@pytest.mark.parametrize(
-    "write", [lambda id, n: id + 1000, lambda id, n: f"{id:012d}.jpg", lambda id, n: f"image {id}"]
-)
+@pytest.mark.parametrize("write", [lambda id, n: id + 1000, lambda id, n: f"{id:012d}.jpg", lambda id, n: f"id {id}"])
 def test_annotations_of_which_none_fits_an_image_are_told(annotations, cache, write):
     content = spelled(coco_json(CATEGORIES, TRAIN), image_id=write)
     annotations.write_text(json.dumps(content))
     with pytest.raises(MlclError) as error:
         read(annotations)
-    one_line(
-        error, annotations, "none of its 5 annotations belongs to one of its 4 images", repr(write(30, 0)), "[7, 9"
-    )
+    one_line(error, annotations, "none of its 5 annotations belongs to one of its 4 images")
+    one_line(error, repr(write(30, 0)), "[7, 9, 12, 30]")
     assert not list(cache.glob("*"))
 
 
