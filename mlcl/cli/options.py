@@ -73,6 +73,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add_root(parser)
     parser.add_argument("--batch_size", type=positive, metavar="N", help="images per step (default: as trained)")
     parser.add_argument("--num_workers", type=whole, metavar="N", help="loader processes (default: as trained)")
+    add_reading(parser)
     parser.add_argument("--accelerator", default="auto", metavar="KIND", help="auto, cpu, gpu (default: auto)")
 
 
@@ -83,8 +84,17 @@ def add_root(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """``--white`` and ``--max_pixels``, which are also settings of a dataset."""
+    parser.add_argument(
+        "--white", type=number(float, "a number above 0", lambda n: 0 < n < math.inf), metavar="VALUE",
+        help="the value that is white in pictures of more than 8 bits, such as 4095 (default: as trained)",
+    )  # fmt: skip
+    parser.add_argument("--max_pixels", type=positive, metavar="N", help="read pictures of up to N pixels")
+
+
 def data(options: argparse.Namespace) -> dict[str, Any]:
     """These as arguments: ``root``, ``accelerator`` and what of the dataset changes."""
-    changes = {name: getattr(options, name) for name in ("batch_size", "num_workers")}
-    given = {name: value for name, value in changes.items() if value is not None}
+    names = "batch_size", "num_workers", "white", "max_pixels"
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     return {"root": options.data_root, "accelerator": options.accelerator, "changes": given}

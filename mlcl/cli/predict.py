@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_workers", type=shared.whole, default=4, metavar="N", help="loader processes (default: 4)"
     )
+    shared.add_reading(parser)
     parser.add_argument("--accelerator", default="auto", metavar="KIND", help="auto, cpu, gpu (default: auto)")
     parser.add_argument("--devices", default="1", metavar="N", help="how many of them, or auto (default: 1)")
     parser.add_argument(
@@ -55,11 +56,13 @@ def run(options: argparse.Namespace) -> int:
     """Predict; 1 if an image could not be read."""
     with importing():
         from mlcl import inference
+        from mlcl.data.images import reading_of
         from mlcl.inference import prediction
         from mlcl.system import console
 
     console.quieten()
     model = inference.load(shared.checkpoint(options), "cpu", tuple(options.imports))
+    model.reading |= reading_of(vars(options))
     return prediction.predict(
         model,
         options.images,

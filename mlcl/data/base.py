@@ -1,5 +1,6 @@
 """The base of all datasets: splits, views, loaders. A dataset adds the reading of its labels."""
 
+import math
 import os
 from abc import abstractmethod
 from pathlib import Path
@@ -17,7 +18,7 @@ from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
 from mlcl.data.doubts import contradiction, doubts
 from mlcl.data.file_names import short
-from mlcl.data.images import check_files
+from mlcl.data.images import check_files, reading_of
 from mlcl.data.labels import PRESENT, describe
 from mlcl.data.sampler import EpochSampler
 from mlcl.errors import MlclError
@@ -49,6 +50,9 @@ class MultiLabelDataModule(LightningDataModule):
         on_bad_image: raise stops at a picture that cannot be read. skip replaces it by a grey one with unknown labels,
             which enters no loss, no metric and no N, lists it in the run's bad_images.csv, and stops above 1 % of a
             split (or 10 images, if that is more, but never above half of it).
+        white: the value that is white in pictures of more than 8 bits, such as 4095 where 12 bits are stored in 16; by
+            default the largest of their type, 1 for floats; a picture that stays below a quarter of that is not read.
+        max_pixels: a picture with more is not read; by default Pillow's limit, 89 million.
     """
 
     classes: tuple[str, ...]
@@ -69,12 +73,17 @@ class MultiLabelDataModule(LightningDataModule):
         cache_dir: str | None = None,
         augment_on: Literal["cpu", "device"] = "cpu",
         on_bad_image: Literal["raise", "skip"] = "raise",
+        white: float | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         super().__init__()
         least = {"image_size": (image_size, 2), "batch_size": (batch_size, 1), "views": (views, 1)}
-        for name, (value, smallest) in (least | {"num_workers": (num_workers, 0)}).items():
+        least |= {"num_workers": (num_workers, 0), "max_pixels": (1 if max_pixels is None else max_pixels, 1)}
+        for name, (value, smallest) in least.items():
             if value < smallest:
                 raise MlclError(f"data.{name} is {value}, it must be at least {smallest}")
+        if white is not None and not 0 < white < math.inf:
+            raise MlclError(f"data.white is {white}, it must be above 0")
         if not 0 <= val_fraction < 1:
             raise MlclError(f"data.val_fraction is {val_fraction}, it must lie in [0, 1)")
         one_of("interpolation", interpolation or "bilinear", "bilinear", "bicubic")
@@ -89,7 +98,8 @@ class MultiLabelDataModule(LightningDataModule):
         self.val_fraction, self.split_seed, self.interpolation = val_fraction, split_seed, interpolation
         self.cache, self.cache_dir, self.augment_on = cache, cache_dir, augment_on
         self.on_bad_image = on_bad_image
-        self.notes: list[str] = []  # what the reading of the labels has to say
+        self.reading = reading_of({"white": white, "max_pixels": max_pixels})
+        self.notes: dict[str, str] = {}  # what the reading of the labels noticed, by split or file
         self.test_only = False  # the training images, and those held out of them, are elsewhere
         self._bad_list: Path | None = None
         self.splits: dict[Split, Samples] = {}
@@ -132,7 +142,7 @@ class MultiLabelDataModule(LightningDataModule):
         if self.splits:
             return
         val_source = self.read_splits()
-        for line in (*self.notes, *doubts(self.splits, self.classes)):
+        for line in (*self.notes.values(), *doubts(self.splits, self.classes)):
             say(f"warning: {line}")
         for split, samples in self.splits.items():
             note = f" ({val_source})" if split == "val" else ""
@@ -171,6 +181,10 @@ class MultiLabelDataModule(LightningDataModule):
         self.splits = {split: samples for split, samples in named.items() if samples is not None}
         return val_source
 
+    def without_positives(self) -> list[Split]:
+        """The splits in whose images no class is known to be present; not those without images."""
+        return [name for name, own in self.splits.items() if len(own.paths) and not (own.targets == PRESENT).any()]
+
     def dataset(self, split: Split, augmented: bool = True) -> ImageDataset:
         """The images of a split; those of train are augmented, unless ``augmented`` is off, all others only resized.
 
@@ -184,14 +198,19 @@ class MultiLabelDataModule(LightningDataModule):
             raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images: {hint}")
         mode = InterpolationMode(self.interpolation or "bilinear")
         training = split == "train" and augmented
+        if training and "train" in self.without_positives():
+            raise MlclError(
+                f"{type(self).__name__} at {self.root}: none of its {len(self.splits[split].paths):,} train images has "
+                "a label, so there is nothing to learn; check the labels, and data.val_fraction"
+            )
         augmentation = AUGMENTATIONS[self.augment if training else "none"](self.image_size, mode)
         samples, pixels, skip = self.splits[split], None, self.on_bad_image == "skip"
         if self.cache != "none" and (augmented or split != "train"):  # plain training images are read only once
             folder = Path(self.cache_dir) if self.cache_dir else None
-            pixels = open_cache(samples.paths, augmentation, self.cache, folder, self.workers, skip)
+            pixels = open_cache(samples.paths, augmentation, self.cache, folder, self.workers, skip, self.reading)
         bad = BadImages(self._own_name(split), len(samples.paths), self._bad_list) if skip else None
         views, on_device = (self.views, self.augment_on == "device") if training else (1, False)
-        return ImageDataset(samples, augmentation, views, global_seed(), pixels, on_device, bad)
+        return ImageDataset(samples, augmentation, views, global_seed(), pixels, on_device, bad, self.reading)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """As Lightning does, then the remaining steps of the augmentation; their random numbers stay on the CPU."""

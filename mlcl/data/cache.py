@@ -26,7 +26,7 @@ from mlcl.data.images import ImageError, read_image
 from mlcl.errors import MlclError, visible
 from mlcl.system.files import write_whole
 
-_FORMAT = 1  # to be raised when another content is written for the same pictures
+_FORMAT = 2  # to be raised when another content is written for the same pictures
 _NO_SIZE = torch.zeros(2, dtype=torch.int32)
 _BATCH = 16  # pictures per message from a decoding process
 
@@ -62,6 +62,7 @@ def open_cache(
     folder: Path | None = None,
     workers: int = 0,
     skip: bool = False,
+    reading: dict[str, Any] | None = None,
 ) -> CachedPixels:
     """The cache of these pictures. If there is none, the first process writes it and the others wait.
 
@@ -72,12 +73,13 @@ def open_cache(
         folder: to write to; by default in the user's cache folder, or in shared memory.
         workers: processes that decode.
         skip: leave out pictures that cannot be read.
+        reading: arguments of :func:`read_image`.
 
     Raises:
         MlclError: if there is not enough space, or a picture cannot be read.
     """
     folder = folder or (_shared_memory() if kind == "ram" else cache_folder() / "pixels")
-    path = folder / f"{_key(paths, augmentation, skip)}.npy"
+    path = folder / f"{_key(paths, augmentation, skip, reading or {})}.npy"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder == _shared_memory() and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
@@ -86,7 +88,8 @@ def open_cache(
         if cache is None:
             with FileLock(path.with_suffix(".lock")):
                 if _opened(path, len(paths), augmentation) is None:
-                    _write(path, _Squares(paths, augmentation, skip), workers, spare=0.1 if kind == "ram" else 0.0)
+                    squares = _Squares(paths, augmentation, skip, reading or {})
+                    _write(path, squares, workers, spare=0.1 if kind == "ram" else 0.0)
                 cache = CachedPixels(path)
     except OSError as error:
         raise MlclError(
@@ -99,8 +102,8 @@ def open_cache(
 
 
 class _Squares(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, paths: Sequence[Path], augmentation: Augmentation, skip: bool) -> None:
-        self.paths, self.augmentation, self.skip = paths, augmentation, skip
+    def __init__(self, paths: Sequence[Path], augmentation: Augmentation, skip: bool, reading: dict[str, Any]) -> None:
+        self.paths, self.augmentation, self.skip, self.reading = paths, augmentation, skip, reading
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -108,7 +111,7 @@ class _Squares(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """(side, side, 3) uint8, and height and width of the original, int32."""
         try:
-            picture = read_image(self.paths[index])
+            picture = read_image(self.paths[index], **self.reading)
         except ImageError as error:
             if not self.skip:
                 raise error.with_remedy(self.paths[index]) from error
@@ -162,10 +165,11 @@ def _opened(path: Path, count: int, augmentation: Augmentation) -> CachedPixels 
     return cache if len(cache.rows) == count and cache.rows.dtype == _row(augmentation.side) else None
 
 
-def _key(paths: Sequence[Path], augmentation: Augmentation, skip: bool) -> str:
-    """Hash of all that changes the pixels: files (path, size, modification time), resizing, library versions."""
+def _key(paths: Sequence[Path], augmentation: Augmentation, skip: bool, reading: dict[str, Any]) -> str:
+    """Hash of all that changes the pixels: files (path, size, modification time), reading, resizing, versions."""
     versions = torchvision.__version__, PIL.__version__
-    digest = hashlib.blake2b(repr((_FORMAT, augmentation.side, str(augmentation.mode), versions)).encode())
+    how = augmentation.side, str(augmentation.mode), sorted(reading.items())
+    digest = hashlib.blake2b(repr((_FORMAT, how, versions)).encode())
     for path in paths:
         try:
             state = os.stat(path)

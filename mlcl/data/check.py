@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -43,7 +43,7 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
     """Read everything, print what was found, and write a CSV file ``output`` with a row per problem.
 
     Returns:
-        1 if an image cannot be read or a split has none, else 0.
+        1 if an image cannot be read, a split has none, or those of the training have no label, else 0.
 
     Raises:
         MlclError: for what is wrong with the annotations, or if the list cannot be written.
@@ -53,14 +53,17 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
     val_source = data.read_splits()
     last = {id(samples): split for split, samples in data.splits.items()}
     splits = {split: samples for split, samples in data.splits.items() if last[id(samples)] == split}  # val may be test
-    found = _read_all({path for samples in splits.values() for path in samples.paths}, data.workers)
+    found = _read_all({path for samples in splits.values() for path in samples.paths}, data.workers, data.reading)
     problems = _problems(splits, found, data.classes)
     lines = []
     for split, samples in data.splits.items():
         lines.append(f"{split:5} {describe(samples.targets, data.classes)}{f' ({val_source})' * (split == 'val')}")
-    lines += [*data.notes, *doubts(data.splits, data.classes)]
+    lines += [*data.notes.values(), *doubts(data.splits, data.classes)]
     empty = [split for split in get_args(Split) if split not in data.splits or not data.splits[split].paths]
     lines += [f"no {', no '.join(empty)} images: mlcl fit would stop"] if empty else []
+    for split in data.without_positives():
+        so = "mlcl fit would stop" if split == "train" else "its mAP is not a number"
+        lines.append(f"no {split} image has a label: {so}")
     for kind, title in _TITLES.items():
         rows = problems[kind]
         lines += [f"{len(rows):,} {title}"] if rows else []
@@ -78,7 +81,7 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
         say(f"{output}: {len(table):,} problems")
     bad = sum(bool(one.reason) for one in found.values())
     print(f"{bad:,} of {len(found):,} images cannot be read" if bad else f"all {len(found):,} images can be read")
-    return 1 if bad or empty else 0
+    return 1 if bad or empty or "train" in data.without_positives() else 0
 
 
 def _problems(
@@ -109,8 +112,8 @@ def _problems(
 
 
 class _Files(Dataset[tuple[Path, _Found]]):
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
+    def __init__(self, paths: Sequence[Path], reading: dict[str, Any]) -> None:
+        self.paths, self.reading = paths, reading
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -118,12 +121,12 @@ class _Files(Dataset[tuple[Path, _Found]]):
     def __getitem__(self, index: int) -> tuple[Path, _Found]:
         path = self.paths[index]
         try:
-            read_image(path)
+            read_image(path, **self.reading)
             return path, _Found(hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), "")
         except (ImageError, OSError) as error:
             return path, _Found(b"", str(error).removeprefix(f"{path}: "))
 
 
-def _read_all(paths: Iterable[Path], workers: int) -> dict[Path, _Found]:
-    loader = DataLoader(_Files(sorted(paths)), _BATCH, num_workers=workers, collate_fn=list)
+def _read_all(paths: Iterable[Path], workers: int, reading: dict[str, Any]) -> dict[Path, _Found]:
+    loader = DataLoader(_Files(sorted(paths), reading), _BATCH, num_workers=workers, collate_fn=list)
     return {path: one for batch in with_progress(loader, "reading") for path, one in batch}

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
+import re
 from contextlib import suppress
-from itertools import pairwise
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ _KEYS: dict[str, dict[str, Any]] = {  # the keys that are used, of the entries o
     "annotations": {"image_id": _ID, "category_id": _ID},
 }
 _LONGEST = 5000  # characters of a name: NumPy uses as many for every other name, 4 bytes each
-_CACHE_FORMAT = 2  # to be raised when _parse returns something else
+_CACHE_FORMAT = 3  # to be raised when _parse returns something else
 _FOLDERS: dict[Split, str] = {"train": "train2014", "test": "val2014"}
 
 
@@ -131,20 +130,26 @@ def _parse(annotations: Path) -> dict[str, Any]:
     except ValueError as error:  # truncated or wrong JSON, with its line; or not UTF-8
         raise _NotCOCO(annotations, str(error)) from None
     categories, images, objects = (_entries(content, key, annotations) for key in _KEYS)
-    categories, images = _sorted(categories, "categories", annotations), _sorted(images, "images", annotations)
-    column = {entry["id"]: k for k, entry in enumerate(categories)}
-    present: dict[Any, set[int]] = {entry["id"]: set() for entry in images}
+    categories = sorted(categories, key=lambda entry: _order(_number(entry["id"])))
+    images = sorted(images, key=lambda entry: _order(entry["id"]))
+    column, row = _places(categories, "categories", annotations), _places(images, "images", annotations)
+    present: list[set[int]] = [set() for _ in images]
     for number, entry in enumerate(objects):
-        if entry["category_id"] not in column:
+        if (category := _number(entry["category_id"])) not in column:
             unknown = short(repr(entry["category_id"]))
             raise _NotCOCO(annotations, f"annotations[{number}]: category {unknown} is unknown")
-        if entry["image_id"] in present:  # many use a part of the images with all of the annotations
-            present[entry["image_id"]].add(column[entry["category_id"]])
+        if (image := _number(entry["image_id"])) in row:  # many use a part of the images with all of the annotations
+            present[row[image]].add(column[category])
+    if objects and not any(present):
+        raise MlclError(
+            f"{annotations}: none of its {len(objects):,} annotations belongs to one of its {len(images):,} images: "
+            f"image_id {short(repr(objects[0]['image_id']))} is none of {short(str([i['id'] for i in images[:5]]))}..."
+        )
     names = [checked(entry["file_name"], f"{annotations}, image {entry['id']}") for entry in images]
     return {
         "classes": np.array([entry["name"] for entry in categories], dtype=str),
         "file_names": np.array(names, dtype=str),
-        "targets": encode(list(present.values()), len(column)),
+        "targets": encode(present, len(column)),
     }
 
 
@@ -166,13 +171,23 @@ def _entries(content: Any, key: str, annotations: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _sorted(entries: list[dict[str, Any]], key: str, annotations: Path) -> list[dict[str, Any]]:
-    """By their ids."""
-    try:
-        entries = sorted(entries, key=itemgetter("id"))
-    except TypeError:
-        raise _NotCOCO(annotations, f"some ids of {key} are numbers, some text") from None
-    for one, following in pairwise(entries):
-        if one["id"] == following["id"]:
-            raise _NotCOCO(annotations, f"two of the {key} have the id {short(repr(one['id']))}")
-    return entries
+def _number(id: Any) -> Any:
+    """An id as a number if it is one: exporters write 3, 3.0, "3" and "003", at times all in one file."""
+    text = re.fullmatch(r"\s*(-?[0-9]{1,300})(\.0*)?\s*", id) if isinstance(id, str) else None
+    return int(text[1]) if text else id
+
+
+def _order(id: Any) -> tuple[bool, Any]:
+    """Numbers before text."""
+    return isinstance(id, str), id
+
+
+def _places(entries: list[dict[str, Any]], key: str, annotations: Path) -> dict[Any, int]:
+    """The position of each id."""
+    places: dict[Any, int] = {}
+    for place, entry in enumerate(entries):
+        first = places.setdefault(_number(entry["id"]), place)
+        if first != place:
+            ids = dict.fromkeys(short(repr(entries[n]["id"])) for n in (first, place))
+            raise _NotCOCO(annotations, f"two of the {key} have the id {' and '.join(ids)}")
+    return places

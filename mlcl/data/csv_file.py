@@ -93,7 +93,7 @@ class CSVDataset(MultiLabelDataModule):
         self._samples = {split: self._labelled(split, *table) for split, table in tables.items()}
         spellings = Counter(name.casefold() for name in self.classes)
         if alike := [name for name in self.classes if spellings[name.casefold()] > 1]:
-            self.notes.append(f"classes that differ in upper and lower case only: {some(alike)}")
+            self.notes["classes"] = f"classes that differ in upper and lower case only: {some(alike)}"
         self._fractions: dict[Split, Samples] = {}
 
     def portable_arguments(self) -> dict[str, Any]:
@@ -195,9 +195,8 @@ class CSVDataset(MultiLabelDataModule):
                     raise MlclError(f"{where} in several groups (column {self.group_column})")
         firsts = [places[0] for places in same.values()]
         if len(firsts) < len(paths):
-            self.notes.append(
-                f"{file.name}: {len(paths):,} rows are {len(firsts):,} pictures; a picture's rows are merged"
-            )
+            counts = f"{len(paths):,} rows are {len(firsts):,} pictures"
+            self.notes[file.name] = f"{file.name}: {counts}; the rows of a picture are merged"
         self._split_of_row = self._split_of_row if parts is None else np.array([parts[place] for place in firsts])
         return Samples(paths, targets, groups).take(firsts)
 

@@ -70,6 +70,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         on_device: leave all steps that take pictures of one size to :meth:`finish`, on the whole batch.
         bad: the list of pictures that cannot be read; they become grey ones with unknown labels. By default they are an
             error.
+        reading: arguments of :func:`read_image`.
     """
 
     def __init__(
@@ -81,9 +82,10 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         pixels: Pixels | None = None,
         on_device: bool = False,
         bad: BadImages | None = None,
+        reading: dict[str, Any] | None = None,
     ) -> None:
         self.samples, self.augmentation, self.views, self.seed, self.bad = samples, augmentation, views, seed, bad
-        self.pixels = pixels or self._decoded
+        self.pixels, self.reading = pixels or self._decoded, reading or {}
         steps = len(augmentation.steps)
         # Pictures of different sizes make no batch: a step that crops the original is done here.
         originals = pixels is None and augmentation.crops_original
@@ -140,7 +142,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         return torch.unflatten(done, 0, image.shape[:-3])
 
     def _decoded(self, index: int) -> tuple[Tensor, Size]:
-        picture = read_image(self.samples.paths[index])
+        picture = read_image(self.samples.paths[index], **self.reading)
         height, width = picture.shape[-2:]
         return self.augmentation.square(picture), (height, width)
 

@@ -35,6 +35,11 @@ def below(folder: Path, name: str, root: Path, place: str) -> Path:
     return path
 
 
+def written_on_windows(path: Path | str) -> str:
+    """What to add to the message that a file is missing, if that is the likely cause."""
+    return "; was the path written on Windows? use / for its \\" if os.sep == "/" and "\\" in str(path) else ""
+
+
 def short(text: str) -> str:
     """At most about 200 characters for a message; of a longer text, its beginning and its end."""
     return text if len(text) <= 200 else f"{text[:90]}...{text[-90:]}"

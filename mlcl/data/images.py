@@ -6,16 +6,18 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from mlcl.data.file_names import short
+from mlcl.data.file_names import short, written_on_windows
 from mlcl.errors import MlclError
 
 Image.init()
@@ -23,6 +25,7 @@ _FORMATS = [kind for kind in Image.ID if kind != "EPS"]  # which Pillow would ha
 # JPEG's markers: a Huffman-coded frame (baseline, extended, progressive), and the segments allowed before it.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 
 
 class ImageError(MlclError):
@@ -43,23 +46,35 @@ def check_files(paths: Sequence[Path], split: str, allowed: int) -> None:
     if len(missing) > allowed:
         raise ImageError(
             f"{len(missing):,} of {len(paths):,} {split} images are missing, the first is {short(str(missing[0]))}; "
-            "check --data.root"
+            f"check --data.root{written_on_windows(missing[0])}"
         )
 
 
-def read_image(path: str | Path) -> Tensor:
-    """Decode a picture of any mode: alpha dropped, 16 bits scaled, first frame only, EXIF rotation applied.
+def reading_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of :func:`read_image` among the settings of a dataset."""
+    return {name: settings[name] for name in ("white", "max_pixels") if settings.get(name) is not None}
+
+
+def read_image(path: str | Path, white: float | None = None, max_pixels: int | None = None) -> Tensor:
+    """Decode a picture of any mode: alpha dropped, scaled to 8 bits, first frame only, EXIF rotation applied.
+
+    Args:
+        path: of the file.
+        white: the value that is white, see :func:`from_pillow`.
+        max_pixels: the most that it may have; by default Pillow's limit against decompression bombs.
 
     Returns:
         (3, H, W) uint8 RGB.
 
     Raises:
-        ImageError: if the file is missing, truncated, no picture, or beyond Pillow's decompression-bomb limit.
+        ImageError: if the file is missing, truncated, no picture, too large, or its values are not 0 to white.
     """
+    limit = Image.MAX_IMAGE_PIXELS
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for ever
             raise ImageError(f"{path}: not a regular file")
         data = bytearray(Path(path).read_bytes())  # a writable buffer, which torch uses without a copy
+        Image.MAX_IMAGE_PIXELS = max_pixels or limit  # the whole process has one
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; torchvision 0.29 deprecates its decoders
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -70,17 +85,21 @@ def read_image(path: str | Path) -> Tensor:
                 decoded: Tensor = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
                 return decoded
             with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-                return from_pillow(picture)
+                return from_pillow(picture, white)
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such image") from None
+        raise ImageError(f"{path}: no such image{written_on_windows(path)}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not a picture in any known format") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: {str(error).rstrip('.')}; for files you trust, --data.max_pixels N") from None
     except Exception as error:  # decoders raise whatever they like on broken files
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         reason = re.sub(r"^.*\.cpp:\d+, ", "", reason.splitlines()[0])  # torchvision's source line
         raise ImageError(f"{path}: {reason.rstrip('.')}") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _is_plain_jpeg(data: bytearray) -> bool:
@@ -102,12 +121,45 @@ def _is_plain_jpeg(data: bytearray) -> bool:
     return False
 
 
-def from_pillow(picture: Image.Image) -> Tensor:
-    """An open Pillow image as (3, H, W) uint8 RGB, upright."""
+def from_pillow(picture: Image.Image, white: float | None = None) -> Tensor:
+    """An open Pillow image as (3, H, W) uint8 RGB, upright.
+
+    No picture of more than 8 bits tells which value is white: 12 bits in 16 look like a dark picture of 16.
+
+    Args:
+        picture: of any mode.
+        white: that value; by default the largest of the type, 1 for floats, if the picture comes near it.
+
+    Raises:
+        MlclError: if a value lies beyond 0 and white; by default also if all of them are below a quarter of white.
+    """
+    tags = getattr(picture, "tag_v2", {})  # of a TIFF
+    colour16 = re.search(r";16[BLN]", str(getattr(picture, "tile", [])[:1]))  # Pillow takes the upper 8 bits of it
     upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
-        values = np.asarray(upright).astype(np.int64)
-        scaled = values // 256 if upright.mode != "I" or values.max(initial=0) > 255 else values
-        upright = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+    if upright.mode[0] in "IF":  # grey of more than 8 bits, which Pillow's own conversion clips
+        upright, colour16 = Image.fromarray(_scaled(upright, tags, white)), None
     pixels = np.array(upright.convert("RGB"))
+    if colour16 and (pixels.max() < 64 if white is None else white != 65535):
+        raise MlclError(
+            f"colour of 16 bits, up to {int(pixels.max()) * 256 + 255}, is read as if 65535 were white: --data.white "
+            "65535 if that is right, else save it with 8 bits"
+        )
     return torch.from_numpy(pixels).permute(2, 0, 1)  # channels-last in memory, as decoded JPEGs are
+
+
+def _scaled(grey: Image.Image, tags: Any, white: float | None) -> NDArray[np.uint8]:
+    """(H, W), with 255 for white; MlclError for values that cannot be meant so."""
+    values, whole = np.asarray(grey).astype(np.float64), grey.mode[0] == "I"
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0] - (tags.get(_SAMPLE_FORMAT, (1,))[0] == 2)  # 2: one is the sign
+    top = white or (2.0**bits - 1 if whole else 1.0)
+    low, high = values.min(), values.max()
+    dark = high < top / 4 if white is None else not whole and 0 < high <= 1 < top  # floats beside whole numbers
+    if dark or not (low >= 0 and high <= top):  # nan, too
+        raise MlclError(
+            f"{'whole numbers' if whole else 'floats'} from {low:.7g} to {high:.7g}, where 0 would be black and "
+            f"{top:.10g} white; --data.white says what is white (255, 4095 for 12 bits, 65535 for 16, 1 for floats)"
+        )
+    if tags.get(_PHOTOMETRIC) == 0:  # 0 is white, which Pillow minds with 8 bits only
+        values = top - values
+    scaled = np.floor(values * 256 / (top + 1)) if whole and top >= 255 else (values * 255 / top).round()
+    return np.asarray(scaled, dtype=np.uint8)

@@ -3,7 +3,7 @@
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -68,6 +68,7 @@ class FolderDataset(Dataset[dict[str, Any]]):
     paths: Sequence[str]
     preprocess: Transform  # a picture (3, H, W) uint8 to what the network sees, (3, S, S) uint8
     image_size: int  # S
+    reading: dict[str, Any] = field(default_factory=dict)  # arguments of read_image
 
     def __len__(self) -> int:
         """Number of images."""
@@ -76,8 +77,9 @@ class FolderDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``image`` (3, S, S) uint8, ``index``, ``error``: empty, or why it could not be read (then it is black)."""
         try:
-            return {"image": self.preprocess(read_image(self.paths[index])), "index": index, "error": ""}
+            picture = read_image(self.paths[index], **self.reading)
+            return {"image": self.preprocess(picture), "index": index, "error": ""}
         except ImageError as error:
-            reason = str(error).removeprefix(f"{self.paths[index]}: ")
+            reason = str(error).removeprefix(f"{self.paths[index]}: ").replace("--data.", "--")  # predict's options
             black = torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
             return {"image": black, "index": index, "error": reason}

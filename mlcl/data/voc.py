@@ -1,6 +1,5 @@
 """PASCAL VOC 2007 and 2012, from the image-level flags of ``ImageSets/Main``."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -66,11 +65,14 @@ class _VOC(MultiLabelDataModule):
         super().prepare_data()
 
     def read_split(self, split: Split) -> Samples | None:
-        """From ``<class>_<set>.txt``, one file per class, each line an image and its flag."""
+        """From ``<set>.txt``, each line an image, and ``<class>_<set>.txt``, each line an image and its flag."""
         if split not in self.sets:
             return None
         devkit, image_set = self._devkit(), self.sets[split]
-        ids, flags = _read_flags(devkit / "ImageSets" / "Main", image_set)
+        ids, flags, left_out = _read_flags(devkit / "ImageSets" / "Main", image_set)
+        if left_out:
+            here = f"{left_out:,} images are not in every class's file"
+            self.notes[split] = f"{split}: {here}; they count as absent there"
         place = f"image set {image_set} in {devkit}"
         images = [below(devkit / "JPEGImages", f"{name}.jpg", devkit, place) for name in ids]
         return Samples(images, from_voc(flags, self.difficult[split]))
@@ -110,32 +112,43 @@ class VOC2012(_VOC):
         super().__init__(root, train_split, test_split, **settings)
 
 
-def _read_flags(folder: Path, image_set: str) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int64]]]:
-    """Image ids of a set and their (N, K) flags, file by file: ``train`` is a class and a set."""
-    ids: list[str] = []
-    columns: list[list[int]] = []
-    for name in VOC_CLASSES:
-        file = folder / f"{name}_{image_set}.txt"
-        if not file.is_file():
-            raise MlclError(
-                f"{file} is missing: give --data.root the folder that holds VOCdevkit, or download it with "
-                "--data.download true"
-            )
-        try:
-            lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        except OSError as error:
-            raise MlclError(f"{file} cannot be read: {error.strerror}") from None
-        rows = [line.split() for line in lines]
-        for number, row in enumerate(rows, 1):
-            if row and (len(row) != 2 or row[1] not in ("1", "0", "-1")):
-                raise MlclError(f"{file}, line {number}: each line must be an image and 1, 0 or -1")
-        rows = [row for row in rows if row]
-        listed = [row[0] for row in rows]
-        if not columns:
-            ids = [checked(name, str(file)) for name in listed]
-            if twice := [name for name, count in Counter(ids).items() if count > 1]:
-                raise MlclError(f"{file} lists {short(twice[0])} twice")
-        if listed != ids:
-            raise MlclError(f"{file} lists other images than {folder / f'{VOC_CLASSES[0]}_{image_set}.txt'}")
-        columns.append([int(row[1]) for row in rows])
-    return ids, np.array(columns, dtype=np.int64).T.reshape(len(ids), len(VOC_CLASSES))
+def _read_flags(folder: Path, image_set: str) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int64]], int]:
+    """Image ids of a set, their (N, K) flags, and how many of them a class's file leaves out: these are absent there.
+
+    Each class has a file, ``train`` is a class and a set. Where ``<set>.txt`` is missing, too, all files must list the
+    same images.
+    """
+    files = [folder / f"{name}_{image_set}.txt" for name in VOC_CLASSES]
+    flags = [_read_list(file, flagged=True) for file in files]
+    listing = folder / f"{image_set}.txt"
+    whole, listed = (listing, _read_list(listing)) if listing.is_file() else (files[0], flags[0])
+    for file, own in zip(files, flags, strict=True):
+        if differ := own.keys() - listed.keys() or (listed.keys() - own.keys() if whole != listing else set()):
+            raise MlclError(f"{file} lists other images than {whole}: {short(min(differ))} is in one of them only")
+    ids = [checked(name, str(whole)) for name in {**flags[0], **listed}]  # in the order of the class, if that has all
+    left_out = sum(any(name not in own for own in flags) for name in ids)
+    columns = [[own.get(name, -1) for name in ids] for own in flags]
+    return ids, np.array(columns, dtype=np.int64).T.reshape(len(ids), len(VOC_CLASSES)), left_out
+
+
+def _read_list(file: Path, flagged: bool = False) -> dict[str, int]:
+    """The images of a list, each with its flag; -1 in a list without flags."""
+    if not file.is_file():
+        raise MlclError(
+            f"{file} is missing: give --data.root the folder that holds VOCdevkit, or download it with "
+            "--data.download true"
+        )
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise MlclError(f"{file} cannot be read: {error.strerror}") from None
+    flags: dict[str, int] = {}
+    for number, row in enumerate(map(str.split, lines), 1):
+        if not row:
+            continue
+        if len(row) != 1 + flagged or row[1:] not in ([], ["1"], ["0"], ["-1"]):
+            raise MlclError(f"{file}, line {number}: each line must be an image{' and 1, 0 or -1' * flagged}")
+        if row[0] in flags:
+            raise MlclError(f"{file} lists {short(row[0])} twice")
+        flags[row[0]] = int(row[-1]) if flagged else -1
+    return flags

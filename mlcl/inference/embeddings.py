@@ -46,7 +46,8 @@ def collect(
     if not data.splits:
         data.read_splits()
     plain = data.dataset(split, augmented=False)
-    dataset = ImageDataset(plain.samples, resize, bad=plain.bad)  # nothing is known of a skipped one: it has no entry
+    # Nothing is known of a skipped one: it has no entry.
+    dataset = ImageDataset(plain.samples, resize, bad=plain.bad, reading=plain.reading)
     chosen = Subset(dataset, range(len(dataset)) if rows is None else [int(row) for row in rows])
     if not len(chosen):
         raise MlclError("no image was chosen")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
 from mlcl.data.augment import Augmentation
-from mlcl.data.images import from_pillow, read_image
+from mlcl.data.images import from_pillow, read_image, reading_of
 from mlcl.errors import MlclError
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.network import Network
@@ -48,6 +48,7 @@ class Model:
         image_size: side in pixels of what the network sees.
         interpolation: of the resizing to it: bilinear or bicubic.
         source: the checkpoint, for messages.
+        reading: how pictures were read for the training: ``white`` and ``max_pixels`` of :func:`read_image`, if given.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Model:
         image_size: int,
         interpolation: str,
         source: Path,
+        reading: dict[str, Any] | None = None,
     ) -> None:
         self.network, self.classes, self.source = network, tuple(classes), source
         self.thresholds = torch.tensor(thresholds, dtype=torch.float64)
         self.temperature, self.image_size, self.interpolation = temperature, image_size, interpolation
         self.resize = Augmentation(image_size, InterpolationMode(interpolation))
+        self.reading = reading or {}
 
     @property
     def device(self) -> torch.device:
@@ -86,9 +89,9 @@ class Model:
             MlclError: for an image that cannot be read, another shape or another dtype.
         """
         if isinstance(picture, (str, PathLike)):
-            return self.resize(read_image(Path(picture)))
+            return self.resize(read_image(Path(picture), **self.reading))
         if isinstance(picture, Image.Image):
-            return self.resize(from_pillow(picture))
+            return self.resize(from_pillow(picture, self.reading.get("white")))
         if isinstance(picture, np.ndarray) and picture.dtype.kind in "uifb":
             pixels = torch.from_numpy(picture.copy())
             pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
@@ -163,5 +166,6 @@ def load(checkpoint: str | PathLike[str], device: str | None = None, imports: tu
         data["image_size"],
         data.get("interpolation") or network.interpolation,
         rebuilt.path,
+        reading_of(data),
     )
     return made.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -71,7 +71,7 @@ def _batches(
     """This process's images, every n-th: a batch of all processes is one stretch of the images."""
     own = range(fabric.global_rank, len(paths), fabric.world_size)
     loader = DataLoader(
-        Subset(FolderDataset(paths, model.resize, model.image_size), own),
+        Subset(FolderDataset(paths, model.resize, model.image_size, model.reading), own),
         batch_size,
         num_workers=min(num_workers, os.cpu_count() or 1),
         pin_memory=torch.cuda.is_available(),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from torch import Tensor
 from mlcl import inference
 from mlcl.analysis.embeddings import ClassEmbeddings, entries, join
 from mlcl.analysis.evaluation import Errors
-from mlcl.data.images import ImageError, read_image
+from mlcl.data.images import ImageError, read_image, reading_of
 from mlcl.errors import MlclError
 from mlcl.runs import record
 from mlcl.runs.folders import beside
@@ -31,6 +32,15 @@ class Evidence:
     passed: int = 0  # images that went through the network
     drawn: int = 0  # of them, drawn at random
     notes: list[str] = field(default_factory=list)  # what is left out, and why
+    reading: dict[str, Any] = field(default_factory=dict)  # arguments of read_image
+
+    def picture(self, row: int) -> Tensor | None:
+        """(3, H, W) uint8; None where it is missing or damaged: the report leaves it out."""
+        path = self.paths.get(row)
+        try:
+            return read_image(path, **self.reading) if path else None
+        except ImageError:
+            return None
 
 
 def gather(
@@ -40,7 +50,9 @@ def gather(
     evidence = Evidence()
     given = Path(results.summary.get("checkpoint") or "none")  # its run may have been moved
     checkpoint = beside(results.folder, f"checkpoints/{given.name}") or (given if given.is_file() else None)
-    evidence.paths = _paths(results, data_root or _root(results, checkpoint), evidence.notes)
+    settings = _data_settings(results, checkpoint)
+    evidence.reading = reading_of(settings)
+    evidence.paths = _paths(results, data_root or settings.get("root"), evidence.notes)
     if not evidence.paths or not max_images:
         return evidence
     try:
@@ -55,13 +67,13 @@ def gather(
     return evidence
 
 
-def _root(results: Results, checkpoint: Path | None) -> str | None:
-    """The data root in the checkpoint's record, or else in the run's config."""
+def _data_settings(results: Results, checkpoint: Path | None) -> dict[str, Any]:
+    """Those of the dataset in the checkpoint's record, or else in the run's config."""
     try:
         config = record.config_of(record.load(checkpoint), checkpoint) if checkpoint else results.config
-        return str(config["data"]["init_args"]["root"])
+        return dict(config["data"]["init_args"])
     except (MlclError, KeyError, TypeError):
-        return None
+        return {}
 
 
 def _paths(results: Results, root: str | None, notes: list[str]) -> dict[int, Path]:
@@ -100,7 +112,7 @@ def _run_network(
     evidence.passed, evidence.drawn = len(rows), len(drawn)
     parts = []
     for start in range(0, len(rows), _BATCH):
-        read = {row: read_picture(evidence.paths[row]) for row in rows[start : start + _BATCH]}
+        read = {row: evidence.picture(row) for row in rows[start : start + _BATCH]}
         pictures = {row: picture for row, picture in read.items() if picture is not None}
         if not pictures:
             continue
@@ -115,11 +127,3 @@ def _run_network(
     if parts and len(every := join(parts)):
         kept = np.random.default_rng(0).permutation(len(every))[:_MOST_EMBEDDINGS]
         evidence.embeddings = every.take(np.sort(kept))
-
-
-def read_picture(path: Path | None) -> Tensor | None:
-    """A picture (3, H, W) uint8; None where it is missing or damaged: the report leaves it out."""
-    try:
-        return read_image(path) if path else None
-    except ImageError:
-        return None

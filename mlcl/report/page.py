@@ -11,7 +11,6 @@ from mlcl import analysis, viz
 from mlcl.analysis.evaluation import LEAST_IMAGES
 from mlcl.data.labels import never_absent
 from mlcl.report import figures, locate
-from mlcl.report.evidence import read_picture
 from mlcl.report.findings import Findings, gather
 from mlcl.report.training_log import training_log
 from mlcl.runs.folders import name_and_version
@@ -98,7 +97,7 @@ def _pictures(found: Findings, k: int, rows: list[int]) -> list[dict[str, Any]]:
     """Thumbnails in their own proportions; images that are gone or damaged are left out."""
     results, evidence, shown = found.results, found.evidence, []
     for row in rows:
-        pixels = read_picture(evidence.paths.get(row))
+        pixels = evidence.picture(row)
         if pixels is None:
             continue
         picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())

@@ -14,7 +14,6 @@ from sklearn.decomposition import PCA
 from mlcl import viz
 from mlcl.analysis.evaluation import Floats
 from mlcl.report import figures
-from mlcl.report.evidence import read_picture
 from mlcl.report.findings import Findings
 from mlcl.viz import pages
 
@@ -118,7 +117,7 @@ def _error_pictures(found: Findings, kind: str, most: int) -> list[Picture]:
                 wrong.append((rank // 2, -certainty, row, k))
     pictures = []
     for _, _, row, k in sorted(wrong)[:most]:
-        if (pixels := read_picture(found.evidence.paths.get(row))) is not None:
+        if (pixels := found.evidence.picture(row)) is not None:
             percent = f"{100 * results.probabilities[row, k]:.0f} %"
             caption = f"{results.classes[k]} {percent} | labels: {found.labels(row)} | {results.images[row]}"
             shown = beside(pixels.permute(1, 2, 0).numpy(), attention.get((row, k)))

@@ -1,13 +1,17 @@
 """``mlcl check``: what is wrong with a dataset, before a training finds out."""
 
 import csv
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.running import REPOSITORY, at_once
-from support.trees import write_coco, write_table
+from support.trees import write_coco, write_table, write_voc
 
 from mlcl.cli import verbs
+from mlcl.data.coco import COCO_CLASSES
 
 ROWS = ["image,a,b,never,split", *(f"{i}.jpg,{i % 2},1,0,train" for i in range(6))]
 ROWS += [f"t{i}.jpg,{i % 2},0,0,test" for i in range(4)]
@@ -124,6 +128,18 @@ EDGES = {
         ),
     ),
     "none held out": ("", BOTH, ["--data.val_fraction", "0.1"], "no val images: mlcl fit would stop", "no val images"),
+    "all absent": (
+        *("", [BOTH[0], "0.jpg,0,train", "1.jpg,0,train", "t.jpg,1,test"], []),
+        *("no train image has a label: mlcl fit would stop", "none of its 2 train images has a label"),
+    ),
+    "all unknown": (
+        *("", [BOTH[0], "0.jpg,-1,train", "1.jpg,,train", "t.jpg,1,test"], []),
+        *("no train image has a label: mlcl fit would stop", "none of its 2 train images has a label"),
+    ),
+    "the only label held out": (
+        *("", [BOTH[0], "0.jpg,0,train", "1.jpg,1,train"], ["--data.val_fraction", "0.5", "--data.split_seed", "3"]),
+        *("no train image has a label: mlcl fit would stop", "none of its 1 train images has a label"),
+    ),
 }
 NETWORK = [
     "--model.network.backbone",
@@ -230,3 +246,79 @@ def test_a_class_of_which_nothing_is_known_to_be_absent(mlcl, tmp_path):
     assert "the network learns to predict it always" in outcome.out and "--data.empty_cells absent" in outcome.out
     assert ("class without absences", "train", "finding", "nothing known to be absent") in problems("list.csv")
     assert "always" not in mlcl("check", *FLAGS, root, "--data.empty_cells", "absent").out
+
+
+def grey(path, most, kind=np.uint16):
+    Image.fromarray((np.linspace(0, 1, 64).reshape(8, 8) * most).astype(kind)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("most", "kind", "words"),
+    [(4095, np.uint16, "whole numbers from 0 to 4095"), (255, np.float32, "floats from 0 to 255"), (1, np.float32, "")],
+)
+def test_pictures_of_more_than_8_bits(mlcl, root, most, kind, words):
+    """A picture that cannot be what it seems is refused with the option that says what it is."""
+    (root / "labels.csv").write_text((root / "labels.csv").read_text().replace("\n3.jpg", "\n3.tiff"))
+    grey(root / "3.tiff", most, kind)
+    outcome = mlcl("check", *FLAGS, root)
+    assert outcome.status == (1 if words else 0) and "Traceback" not in outcome.err
+    if words:
+        (line,) = (line for line in outcome.out.splitlines() if "3.tiff: " in line)
+        assert words in line and "--data.white" in line
+    assert mlcl("check", *FLAGS, root, "--data.white", str(most)).status == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*DataLoader will create", "ignore:.*use of fork")
+def test_pictures_beyond_the_limit(mlcl, root):
+    for workers in ("0", "1"):
+        given = ["--data.num_workers", workers, "--data.max_pixels"]  # the pictures have 40 x 30
+        outcome = mlcl("check", *FLAGS, root, *given, "1199")
+        assert outcome.status == 1 and "10 of 10 images cannot be read" in outcome.out
+        assert "Image size (1200 pixels) exceeds limit of " in outcome.out and "--data.max_pixels N" in outcome.out
+        assert mlcl("check", *FLAGS, root, *given, "1200").status == 0
+
+
+@pytest.mark.parametrize("given", [["--data.max_pixels", "0"], ["--data.white", "0"], ["--data.white", "-1"]])
+def test_limits_that_cannot_be(mlcl, root, given):
+    outcome = mlcl("check", *FLAGS, root, *given)
+    assert outcome.status == 1 and f"data.{given[0].removeprefix('--data.')} is " in outcome.err
+
+
+def test_paths_that_were_written_on_windows(mlcl, root):
+    (root / "labels.csv").write_text((root / "labels.csv").read_text().replace("\n3.jpg", "\nimages\\3.jpg"))
+    outcome = mlcl("check", *FLAGS, root)
+    assert outcome.status == 1
+    (line,) = (line for line in outcome.out.splitlines() if "no such image" in line)
+    assert "Windows" in line and "use /" in line
+
+
+def test_a_coco_file_whose_annotations_belong_to_other_images(mlcl, tmp_path):
+    categories = {number + 1: name for number, name in enumerate(COCO_CLASSES)}
+    root = write_coco(tmp_path / "coco", categories, {1: [1], 2: [2]}, {3: [1]})
+    file = root / "annotations" / "instances_train2014.json"
+    content = json.loads(file.read_text())
+    flags = ["--data", "COCO2014", "--data.num_workers", "0", "--data.root", str(root)]
+    for entry in content["annotations"]:
+        entry["image_id"] = str(entry["image_id"])
+    file.write_text(json.dumps(content))
+    outcome = mlcl("check", *flags)
+    assert outcome.status == 0 and "train 2 images, 1.00 labels per image" in outcome.out
+    for entry in content["annotations"]:
+        entry["image_id"] = f"image {entry['image_id']}"
+    file.write_text(json.dumps(content))
+    outcome = mlcl("check", *flags)
+    assert outcome.status == 1 and "none of its 2 annotations belongs to one of its 2 images" in outcome.err
+    file.write_text(json.dumps({**content, "annotations": []}))
+    outcome = mlcl("check", *flags)
+    assert outcome.status == 1 and "no train image has a label: mlcl fit would stop" in outcome.out.splitlines()
+
+
+def test_a_voc_tree_whose_class_files_leave_images_out(mlcl, tmp_path):
+    devkit = write_voc(tmp_path, {"trainval": {"a": {"cat": 1}, "b": {}}, "test": {"c": {}}})
+    for file in (devkit / "ImageSets" / "Main").glob("*_trainval.txt"):
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith("b")))
+    outcome = mlcl("check", "--data", "VOC2007", "--data.num_workers", "0", "--data.root", str(tmp_path))
+    train, val, test, *said = outcome.out.splitlines()
+    assert outcome.status == 0 and train.startswith("train 2 images, 0.50 labels per image, 1 without a label")
+    assert "train: 1 images are not in every class's file; they count as absent there" in said
+    assert {f"no {split} image has a label: its mAP is not a number" for split in ("val", "test")} <= {*said}

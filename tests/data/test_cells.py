@@ -129,7 +129,7 @@ def test_flags_are_no_names(labels, cells):
 
 
 def test_two_spellings_of_a_name_are_said(labels):
-    assert "upper and lower case only: Cat, cat" in labels("Cat", "cat", "dog").notes[0]
+    assert "upper and lower case only: Cat, cat" in labels("Cat", "cat", "dog").notes["classes"]
 
 
 @pytest.mark.parametrize("verb", ["fit", "check"])

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -402,3 +404,28 @@ def test_training_images_in_the_test_are_told(tmp_path, capsys):
     data = CSVDataset(root=str(tmp_path), test_csv="labels.csv")
     data.setup()
     assert "2 images are in train and in test" in capsys.readouterr().err
+
+
+class Own(MultiLabelDataModule):
+    """A user's dataset, in which no class is known to be present."""
+
+    classes = ("a", "b")
+
+    def __init__(self, targets, **settings):
+        super().__init__(num_workers=0, **settings)
+        self.targets = np.array(targets, dtype=np.int8)
+
+    def read_split(self, split):
+        return Samples([Path(f"{i}.jpg") for i in range(len(self.targets))], self.targets) if split != "val" else None
+
+
+@pytest.mark.parametrize("targets", [[[0, 0], [0, 0]], [[-1, -1], [-1, -1]], [[0, -1], [-1, 0]]])
+def test_a_training_split_without_a_label_is_refused_and_a_test_split_is_not(said, targets):
+    made = Own(targets)
+    made.setup("fit")
+    assert any("no val image has a label" in line and "--data.val_fraction" in line for line in said())
+    with pytest.raises(MlclError) as error:
+        made.train_dataloader()
+    one_line(error, "Own at data", "none of its 2 train images has a label", "nothing to learn")
+    assert len(made.test_dataloader()) == len(made.val_dataloader()) == 1
+    assert len(made.dataset("train", augmented=False)) == 2  # as for its embeddings

@@ -36,7 +36,7 @@ def test_one_picture_in_several_rows_of_names(table):
     train = data.read_split("train")
     assert [path.name for path in train.paths] == ["a.png", "b.png"]
     assert train.targets.tolist() == [[1, 1, 1], [0, 0, 0]]
-    assert "4 rows are 2 pictures" in data.notes[0]
+    assert "4 rows are 2 pictures" in data.notes["labels.csv"]
 
 
 def test_one_picture_in_several_rows_of_columns(table):

@@ -1,5 +1,7 @@
+import csv
 import io
 import os
+import pickle
 import resource
 import struct
 import warnings
@@ -11,11 +13,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from support.trees import REAL_DATA, WHY_NO_REAL_DATA, picture, png
+from support.trees import REAL_DATA, WHY_NO_REAL_DATA, picture, png, tiff
+from torch.utils.data import DataLoader
 from torchvision.io import decode_jpeg
 
-from mlcl.data.images import ImageError, _is_plain_jpeg, read_image
+from mlcl.data.augment import Augmentation
+from mlcl.data.cache import open_cache
+from mlcl.data.csv_file import CSVDataset
+from mlcl.data.dataset import collate
+from mlcl.data.images import ImageError, _is_plain_jpeg, check_files, read_image
 from mlcl.errors import MlclError
+from mlcl.inference import load
+from mlcl.report.evidence import gather
+from mlcl.runs import results
 
 ORIENTATION = 0x0112
 
@@ -46,7 +56,7 @@ def encoded(kind, **options):
         *((mode, "jpg") for mode in ("RGB", "L", "CMYK")),
         *((mode, "png") for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
         *((mode, "bmp") for mode in ("RGB", "L", "1")),
-        *((mode, "tiff") for mode in ("RGB", "CMYK", "1")),
+        *((mode, "tiff") for mode in ("RGB", "CMYK", "1", "LA", "YCbCr", "LAB")),
         *((mode, "webp") for mode in ("RGB", "RGBA")),
         ("P", "gif"),
     ],
@@ -119,9 +129,149 @@ def test_16_bit_colour_is_scaled_not_clipped(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "a.png"), values.astype(int) // 256)
 
 
-def test_wide_integers_never_wrap_around(tmp_path):
-    Image.fromarray(np.array([[-300, 0, 25_600, 10_000_000]], dtype=np.int32)).save(tmp_path / "a.tiff")
-    assert read(tmp_path / "a.tiff")[0, :, 0].tolist() == [0, 0, 100, 255]
+RAMP = np.linspace(0, 1, 30 * 20).reshape(20, 30)
+
+
+def grey(path, values, **how):
+    """Write a grey picture of these values, read it again: (H, W) integers."""
+    Image.fromarray(values).save(path)
+    image = read_image(path, **how).permute(1, 2, 0).numpy().astype(int)
+    assert (image == image[:, :, :1]).all()
+    return image[:, :, 0]
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_few_bits_stored_in_16_are_refused_until_it_is_said_what_is_white(tmp_path, bits, ending):
+    white = 2**bits - 1
+    values = (RAMP * white).astype(np.uint16)
+    with pytest.raises(
+        ImageError, match=rf"a\.{ending}: whole numbers from 0 to {white}, .* 65535 white; --data\.white"
+    ):
+        grey(tmp_path / f"a.{ending}", values)
+    np.testing.assert_array_equal(grey(tmp_path / f"a.{ending}", values, white=white), values // 2 ** (bits - 8))
+    dark = grey(tmp_path / f"a.{ending}", values, white=65535)  # so it was meant
+    np.testing.assert_array_equal(dark, values // 256)
+
+
+def test_what_is_white_need_not_be_a_power_of_two(tmp_path):
+    assert grey(tmp_path / "a.png", np.array([[0, 500, 1000]], dtype=np.uint16), white=1000).tolist() == [[0, 127, 255]]
+    assert grey(tmp_path / "a.png", np.array([[0, 1]], dtype=np.uint16), white=1).tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "white"), [(0, 1, None), (0, 0.5, None), (0, 1, 1), (0, 255, 255), (0, 200, 255), (0, 4095, 4095)]
+)
+def test_floats_are_scaled_by_what_is_white(tmp_path, least, most, white):
+    values = (least + RAMP * (most - least)).astype(np.float32)
+    found = grey(tmp_path / "a.tiff", values, white=white)
+    assert np.abs(found - values * 255 / (white or 1)).max() <= 0.51
+    assert len(np.unique(found)) > 100
+
+
+NOT_MEANT = {
+    "floats up to 255": (RAMP * 255, None, "floats from 0 to 255, where 0 would be black and 1 white"),
+    "dark floats": (RAMP / 16, None, "floats from 0 to 0.0625"),
+    "negative floats": (RAMP * 2 - 1, None, "floats from -1 to 1"),
+    "floats beyond white": (RAMP * 256, 255.0, "floats from 0 to 256, where 0 would be black and 255 white"),
+    "negative floats, though white is given": (RAMP * 2 - 1, 1.0, "floats from -1 to 1"),
+    "not a number": (np.where(RAMP > 0.5, np.nan, RAMP), 1.0, "floats from nan to nan"),
+    "infinite": (np.where(RAMP > 0.5, np.inf, RAMP), None, "floats from 0 to inf"),
+    "floats up to 1 among 12 bits": (RAMP, 4095.0, "floats from 0 to 1, where 0 would be black and 4095 white"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_MEANT)
+def test_floats_in_another_range_are_refused_with_their_range(tmp_path, name):
+    values, white, words = NOT_MEANT[name]
+    with pytest.raises(ImageError, match=words) as error:
+        grey(tmp_path / "a.tiff", values.astype(np.float32), white=white)
+    assert "--data.white" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_black_picture_of_floats_is_black_whatever_is_white(tmp_path):
+    assert grey(tmp_path / "a.tiff", np.zeros((2, 2), np.float32), white=4095).max() == 0
+
+
+@pytest.mark.parametrize("values", [[-300, 0, 25_600], [0, 10_000_000, 5], [0, 100, 255]])
+def test_wide_integers_are_neither_clipped_nor_guessed(tmp_path, values):
+    with pytest.raises(ImageError, match=f"whole numbers from {min(values)} to {max(values):.7g}".replace("+", r"\+")):
+        grey(tmp_path / "a.tiff", np.array([values], dtype=np.int32))
+    if min(values) == 0:
+        assert grey(tmp_path / "a.tiff", np.array([values], dtype=np.int32), white=max(values)).max() == 255
+
+
+def test_a_tiff_of_12_bits_says_so_itself(tmp_path):
+    packed = b"".join(bytes((v >> 4, (v & 15) << 4 | v >> 8, v & 255)) for v in (0, 1600, 4095))  # each value twice
+    (tmp_path / "a.tiff").write_bytes(tiff(6, 1, 12, packed))
+    assert read(tmp_path / "a.tiff")[0, :, 0].tolist() == [0, 0, 100, 100, 255, 255]
+
+
+def test_a_tiff_in_which_0_is_white(tmp_path):
+    for depth, values in ((8, np.uint8([0, 100, 255])), (16, np.uint16([0, 25_700, 65_535]))):
+        (tmp_path / "a.tiff").write_bytes(tiff(3, 1, depth, values.tobytes(), black_is_zero=False))
+        assert read(tmp_path / "a.tiff")[0, :, 0].tolist() == [255, 155, 0]
+
+
+def test_a_tiff_of_signed_numbers_is_white_at_their_largest(tmp_path):
+    (tmp_path / "a.tiff").write_bytes(tiff(3, 1, 16, np.int16([0, 12_800, 32_767]).tobytes(), signed=True))
+    assert read(tmp_path / "a.tiff")[0, :, 0].tolist() == [0, 100, 255]
+
+
+@pytest.mark.parametrize("largest", [4095, 65535])
+def test_a_pgm_says_itself_what_is_white(tmp_path, largest):
+    values = np.array([0, largest // 2, largest], dtype=">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 1 %d\n" % largest + values.tobytes())
+    assert read(tmp_path / "a.pgm")[0, :, 0].tolist() == [0, 127, 255]
+
+
+def test_16_bits_in_big_endian_order(tmp_path):
+    values = (RAMP * 65535).astype(">u2")
+    np.testing.assert_array_equal(grey(tmp_path / "a.tiff", values), values.astype(int) // 256)
+
+
+def test_dark_colour_of_16_bits_is_refused_until_it_is_meant(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (5, 7, 3)).astype(">u2")
+    lines = b"".join(b"\0" + line.tobytes() for line in values)
+    (tmp_path / "a.png").write_bytes(png(7, 5, 16, 2, lines))
+    for white in (None, 4095):  # Pillow gives the upper 8 bits only, so that nothing is left to scale
+        with pytest.raises(ImageError, match=r"colour of 16 bits.*--data\.white 65535.*save it with 8 bits"):
+            read_image(tmp_path / "a.png", white=white)
+    assert read_image(tmp_path / "a.png", white=65535).max() == 15
+
+
+def test_what_is_white_changes_no_picture_of_8_bits(tmp_path):
+    for mode, ending in (("RGB", "jpg"), ("L", "png"), ("P", "png"), ("CMYK", "tiff"), ("1", "bmp")):
+        path = tmp_path / f"a.{ending}"
+        picture().convert(mode).save(path)
+        assert torch.equal(read_image(path, white=4095), read_image(path))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_larger_pictures_are_read_if_that_is_asked_for(tmp_path, monkeypatch, ending):
+    path, limit = tmp_path / f"a.{ending}", Image.MAX_IMAGE_PIXELS
+    picture(20, 20).save(path)
+    with pytest.raises(ImageError, match=rf"a\.{ending}: Image size \(400 pixels\) .*--data\.max_pixels"):
+        read_image(path, max_pixels=100)
+    assert Image.MAX_IMAGE_PIXELS == limit
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ImageError, match=r"limit of \d+ pixels.*--data\.max_pixels"):
+        read_image(path)
+    assert read_image(path, max_pixels=400).shape == (3, 20, 20)
+    assert Image.MAX_IMAGE_PIXELS == 100
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as many do
+    assert read_image(path).shape == (3, 20, 20)
+    assert Image.MAX_IMAGE_PIXELS is None
+
+
+def test_a_path_that_was_written_on_windows_is_told(tmp_path):
+    with pytest.raises(ImageError, match=r"no such image.*Windows.*use /"):
+        read_image(tmp_path / "images\\00.png")
+    with pytest.raises(ImageError, match=r"1 of 1 train images are missing.*Windows.*use /"):
+        check_files([tmp_path / "images\\00.png"], "train", 0)
+    with pytest.raises(ImageError) as error:
+        check_files([tmp_path / "images" / "00.png"], "train", 0)
+    assert "Windows" not in str(error.value)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp", "png"])
@@ -290,7 +440,7 @@ def test_postscript_is_not_handed_to_an_interpreter(tmp_path):
 
 def test_sixteen_bits_are_scaled_even_where_all_is_dark(tmp_path):
     Image.fromarray(np.full((4, 4), 255, dtype=np.uint16)).save(tmp_path / "dark.png")
-    assert read_image(tmp_path / "dark.png").max() == 0
+    assert read_image(tmp_path / "dark.png", white=65535).max() == 0
 
 
 # --- The frame header of a JPEG, which is looked up by hand
@@ -423,3 +573,74 @@ def test_a_disk_that_went_away_is_told_from_a_bad_picture(tmp_path):
     error = ImageError("a.jpg: no such image")
     assert "mlcl check" in str(error.with_remedy(tmp_path / "a.jpg"))
     assert "its folder is gone, too" in str(error.with_remedy(tmp_path / "gone" / "a.jpg"))
+
+
+# --- The same pixels wherever a dataset's pictures are read
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork", "ignore:.*DataLoader will create")
+def test_loader_processes_read_as_the_dataset_says(tmp_path):
+    """Forked ones; and spawned ones, which get the dataset as a pickle and nothing else of this process."""
+    (tmp_path / "labels.csv").write_text("image,a\na.png,1\nb.png,0\n")
+    for name in "ab":
+        Image.fromarray((RAMP * 4095).astype(np.uint16)).save(tmp_path / f"{name}.png")
+    settings = {"root": str(tmp_path), "image_size": 24, "augment": "none", "num_workers": 0}
+    data = CSVDataset(**settings, white=4095, max_pixels=600)
+    data.read_splits()
+    dataset = data.dataset("train")
+    expected = [dataset.augmentation(read_image(path, white=4095)) for path in dataset.samples.paths]
+    loader = DataLoader(dataset, 2, num_workers=1, multiprocessing_context="fork", collate_fn=collate)
+    for batch in (next(iter(loader)), collate(pickle.loads(pickle.dumps(dataset)).__getitems__([0, 1]))):
+        assert torch.equal(batch["image"], torch.stack(expected))
+    small = CSVDataset(**settings, white=4095, max_pixels=599)
+    small.read_splits()
+    loader = DataLoader(small.dataset("train"), 2, num_workers=1, multiprocessing_context="fork", collate_fn=collate)
+    for read_first in (lambda: next(iter(loader)), lambda: pickle.loads(pickle.dumps(loader.dataset))[0]):
+        with pytest.raises(ImageError, match=r"Image size \(600 pixels\)"):
+            read_first()
+
+
+def test_the_cache_knows_how_pictures_were_read(tmp_path):
+    Image.fromarray((RAMP * 4095).astype(np.uint16)).save(tmp_path / "a.png")
+    square, paths = Augmentation(20), [tmp_path / "a.png"]
+    for white in (4095, 65535):
+        cache = open_cache(paths, square, "disk", tmp_path / "cache", reading={"white": white})
+        assert torch.equal(cache(0)[0], square(read_image(paths[0], white=white)))
+    for reading in (None, {"white": 4095, "max_pixels": 599}):
+        with pytest.raises(ImageError, match=r"a\.png: "):
+            open_cache(paths, square, "disk", tmp_path / "cache", reading=reading)
+
+
+def test_what_is_white_goes_from_the_training_to_all_that_comes_after(mlcl, tmp_path):
+    """Test, prediction, calibration and report read what the network was trained on."""
+    rows = ["image,a,b,split", *(f"{i}.png,{i % 2},1,{'train' if i < 6 else 'test'}" for i in range(9))]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "labels.csv").write_text("\n".join(rows))
+    for i in range(9):
+        values = np.asarray(picture(30, 30, seed=i).convert("L")).astype(np.uint16) * 16
+        Image.fromarray(values).save(tmp_path / "data" / f"{i}.png")
+    network = ["--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"]
+    given = ["--data", "CSVDataset", "--data.root", "data", "--data.image_size", "32", "--data.num_workers", "0"]
+    given += ["--data.val_fraction", "0.3", "--trainer.max_epochs", "1", "--data.white", "4095"]
+    outcome = mlcl("fit", *given, *network, "--data.max_pixels", "900")
+    assert outcome.status == 0, outcome.err
+    run = tmp_path / "runs" / "run" / "version_0"
+    with np.load(run / "scores.npz") as stored:
+        expected = torch.sigmoid(torch.from_numpy(stored["logits"]))
+    paths = [tmp_path / "data" / f"{i}.png" for i in (6, 7, 8)]
+    model = load(run, "cpu")
+    assert model.reading == {"white": 4095, "max_pixels": 900}
+    for pictures in (paths, [Image.open(path) for path in paths]):
+        torch.testing.assert_close(model(pictures).scores, expected, atol=1e-5, rtol=0)
+    predict = ["predict", "--ckpt_path", run, "--images", *paths, "--output", "o.csv", "--num_workers", "0"]
+    assert mlcl(*predict).status == 0
+    rows = csv.DictReader((tmp_path / "o.csv").read_text().splitlines())
+    scores = [[float(row["a"]), float(row["b"])] for row in rows]
+    torch.testing.assert_close(torch.tensor(scores), expected, atol=1e-5, rtol=0)
+    outcome = mlcl("calibrate", "--ckpt_path", run)
+    assert outcome.status == 0, outcome.err
+    assert load(run / "checkpoints" / "calibrated.ckpt").reading == model.reading
+    evidence = gather(results.read(run), {}, None, 0, ())
+    assert all(torch.equal(evidence.picture(row), read_image(path, white=4095)) for row, path in enumerate(paths))
+    outcome = mlcl("test", "--ckpt_path", run, "--data.white", "2000")
+    assert outcome.status == 1 and "where 0 would be black and 2000 white; --data.white" in outcome.err.splitlines()[-1]

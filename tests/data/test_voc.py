@@ -107,13 +107,102 @@ def test_2012_has_its_own_folder_and_sets(tmp_path):
 
 
 def test_an_empty_set_is_told_when_it_is_used(root, lists):
-    for name in VOC_CLASSES:
-        (lists / f"{name}_trainval.txt").write_text("\n")
+    for file in lists.glob("*trainval.txt"):
+        file.write_text("\n")
     data = VOC2007(str(root))
     assert data.read_split("train").targets.shape == (0, 20)
     data.setup("fit")
     with pytest.raises(MlclError, match="has no train images"):
         data.train_dataloader()
+
+
+# --- Class files that leave images out
+
+
+def leave_out(lists, image, names=VOC_CLASSES, image_set="trainval"):
+    """Remove the image's line from the files of these classes."""
+    for name in names:
+        file = lists / f"{name}_{image_set}.txt"
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith(image)))
+
+
+@pytest.mark.parametrize(
+    ("image", "names"),
+    [("000007", VOC_CLASSES), ("000009", ("cat", "dog")), ("000005", VOC_CLASSES[1:]), ("000005", ("dog",))],
+)
+def test_an_image_that_class_files_leave_out_is_absent_there(root, lists, image, names):
+    before = VOC2007(str(root)).read_split("train")
+    leave_out(lists, image, names)
+    data = VOC2007(str(root))
+    after = data.read_split("train")
+    assert sorted(after.paths) == sorted(before.paths)
+    rows = {path.stem: row.copy() for path, row in zip(before.paths, before.targets, strict=True)}
+    rows[image][[VOC_CLASSES.index(name) for name in names]] = 0
+    assert {path.stem: row.tolist() for path, row in zip(after.paths, after.targets, strict=True)} == {
+        name: row.tolist() for name, row in rows.items()
+    }
+    assert data.notes["train"] == ", 1 not in every class's file (absent there)"
+
+
+def test_what_class_files_leave_out_is_said(root, lists, capsys):
+    leave_out(lists, "000007")
+    leave_out(lists, "000009", ("cow",))
+    VOC2007(str(root)).setup("fit")
+    train, val, test = capsys.readouterr().err.splitlines()
+    assert train.startswith("train 3 images") and ", 2 not in every class's file" in train
+    assert "not in every" not in val and "not in every" not in test
+
+
+def test_a_file_with_the_images_of_its_class_alone(root, lists):
+    """As some exporters write them: a line only where the flag is 1."""
+    for name in VOC_CLASSES:
+        file = lists / f"{name}_trainval.txt"
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if line.endswith(" 1\n")))
+    train = VOC2007(str(root)).read_split("train")
+    rows = dict(zip((path.stem for path in train.paths), train.targets.tolist(), strict=True))
+    assert rows == {"000005": row(cat=1, train=1), "000007": row(person=1), "000009": row()}
+
+
+def test_the_order_of_the_class_files_is_kept(root, lists):
+    """Where they list every image, as all did before: which images are held out depends on it."""
+    (lists / "trainval.txt").write_text("000009\n000005\n000007\n")
+    assert [path.stem for path in VOC2007(str(root)).read_split("train").paths] == ["000005", "000007", "000009"]
+    (lists / "trainval.txt").unlink()
+    assert [path.stem for path in VOC2007(str(root)).read_split("train").paths] == ["000005", "000007", "000009"]
+
+
+@pytest.mark.parametrize("text", ["000005\r\n\r\n000007\r\n000009", "\ufeff000005\n 000007 \n\n000009\n\n"])
+def test_the_list_of_a_set_may_have_blank_lines_and_any_line_ends(root, lists, text):
+    leave_out(lists, "000007")
+    (lists / "trainval.txt").write_bytes(text.encode())
+    assert len(VOC2007(str(root)).read_split("train").paths) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("000005\n000007\n000007\n000009\n", ("trainval.txt lists 000007 twice",)),
+        ("000005\n000007 1\n000009\n", ("trainval.txt, line 2: each line must be an image",)),
+        ("000005\n000007\n", ("aeroplane_trainval.txt lists other images than", "000009")),
+        ("", ("aeroplane_trainval.txt lists other images than", "000005")),
+        ("000005\n000007\n000009\n../../../x\n", ("leads out of the dataset's folder",)),
+        ("000005\n000007\n000009\n000010\n", ("1 of 4 train images are missing", "000010.jpg")),
+    ],
+)
+def test_a_list_of_a_set_that_cannot_be_is_told(root, lists, text, words):
+    (lists / "trainval.txt").write_text(text)
+    with pytest.raises(MlclError) as error:
+        VOC2007(str(root)).prepare_data()
+    one_line(error, *words)
+
+
+@pytest.mark.parametrize("text", ["000005 -1\n000007 -1\n", "000005 -1\n000007 -1\n000009 -1\n000010 -1\n", ""])
+def test_without_the_list_of_the_set_all_class_files_must_agree(root, lists, text):
+    (lists / "trainval.txt").unlink()
+    (lists / "cow_trainval.txt").write_text(text)
+    with pytest.raises(MlclError) as error:
+        VOC2007(str(root)).read_split("train")
+    one_line(error, lists / "cow_trainval.txt", lists / "aeroplane_trainval.txt", "lists other images")
 
 
 # --- What is wrong, in one line
@@ -152,14 +241,13 @@ def test_bytes_that_are_no_text_are_told_with_their_file(root, lists):
     one_line(error, lists / "cow_trainval.txt")
 
 
-@pytest.mark.parametrize(
-    "text", ["000005 -1\n000007 -1\n", "000005 -1\n000009 -1\n000007 -1\n", "000005 -1\n000007 -1\n000008 -1\n", ""]
-)
-def test_lists_that_do_not_agree_are_told_with_their_files(root, lists, text):
-    (lists / "cow_trainval.txt").write_text(text)
+def test_an_image_that_the_list_of_the_set_does_not_have_is_told(root, lists):
+    (lists / "cow_trainval.txt").write_text("000009 -1\n000005 -1\n000007 -1\n")  # in another order
+    VOC2007(str(root)).read_split("train")
+    (lists / "cow_trainval.txt").write_text("000005 -1\n000007 -1\n000008 -1\n")
     with pytest.raises(MlclError) as error:
         VOC2007(str(root)).read_split("train")
-    one_line(error, lists / "cow_trainval.txt", lists / "aeroplane_trainval.txt")
+    one_line(error, lists / "cow_trainval.txt", lists / "trainval.txt", "000008")
 
 
 def test_an_absent_image_is_named(root):

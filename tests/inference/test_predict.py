@@ -307,6 +307,22 @@ def test_voc2012_refusals(mlcl, trained, voc_model, tmp_path):
     assert not Path("out/results.tar.gz").exists()
 
 
+def test_pictures_that_are_not_as_in_the_training_are_named_with_the_option(mlcl, trained, tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30)).save("images/deep.png")
+    common = ["predict", "--ckpt_path", trained, "--images", "images", "--output", "o.csv", "--num_workers", "0"]
+    outcome = mlcl(*common)
+    assert outcome.status == 1 and "deep.png: whole numbers from 0 to 899" in outcome.err
+    assert "; --white says what is white" in outcome.err and "--data." not in outcome.err
+    assert mlcl(*common, "--white", "1023").status == 0
+    outcome = mlcl(*common, "--white", "1023", "--max_pixels", "899")
+    assert outcome.status == 1 and "Image size (900 pixels) exceeds limit of 899 pixels" in outcome.err
+    assert "--max_pixels N" in outcome.err and "--data." not in outcome.err
+    assert mlcl(*common, "--white", "1023", "--max_pixels", "900").status == 0
+    outcome = mlcl(*common, "--max_pixels", "0")
+    assert outcome.status == 2 and "--max_pixels: expected a whole number of at least 1" in outcome.err
+
+
 def test_memory_does_not_grow_with_the_folder(mlcl, trained, tmp_path, monkeypatch):
     """No more than a batch of images is read before their rows are written."""
     write_images(tmp_path / "images", 9)

@@ -42,6 +42,14 @@ def png(width: int, height: int, depth: int, colour: int, pixels: bytes) -> byte
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
+def tiff(width: int, height: int, depth: int, pixels: bytes, black_is_zero: bool = True, signed: bool = False) -> bytes:
+    """A grey TIFF file by hand, in little-endian order."""
+    tags = {256: width, 257: height, 258: depth, 259: 1, 262: int(black_is_zero), 273: 8, 277: 1, 278: height}
+    tags |= {279: len(pixels), 339: 1 + signed}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 def write_voc(root: Path, sets: Mapping[str, Mapping[str, Mapping[str, int]]], year: str = "2007") -> Path:
     """A devkit under ``root``.
 
