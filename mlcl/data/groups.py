@@ -17,7 +17,7 @@ _BEGINNING = 4096  # bytes, enough to tell most files of the same size apart
 def together(paths: Sequence[Path], groups: Sequence[str] | None = None) -> NDArray[np.int64]:
     """For each of N images the row of the first one that it belongs together with, itself if it is the first: (N,).
 
-    Files that do not exist are no copies of others.
+    Files that do not exist, or are empty, are no copies of others.
     """
     known: list[Sequence[Hashable]] = [[os.path.abspath(path) for path in paths], _contents(paths)]
     pairs = [pair for keys in (*known, *([groups] if groups is not None else [])) for pair in _same(keys)]
@@ -48,7 +48,7 @@ def _contents(paths: Sequence[Path]) -> list[Hashable]:
 
 def _size(path: Path) -> int | None:
     try:
-        return os.stat(path).st_size
+        return os.stat(path).st_size or None  # empty files are failures, not copies
     except OSError:  # reading the image reports it
         return None
 

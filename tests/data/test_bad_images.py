@@ -219,7 +219,7 @@ def fit_flags(root, csv):
 
 def test_a_run_goes_on_says_so_and_measures_what_can_be_read(mlcl, root, tmp_path):
     held_out = np.random.default_rng(0).permutation(TRAIN)[: TRAIN // 4]
-    (root / f"{held_out[0]}.jpg").write_bytes(b"no picture")
+    (root / f"{held_out[0]}.jpg").write_bytes(b"no picture, no copy")
     skip = ["--data.on_bad_image", "skip", "--data.cache", "ram", "--data.augment_on", "device"]
     skip += ["--data.val_fraction", "0.25"]
     outcome = mlcl("fit", *fit_flags(root, "labels.csv"), *skip, "--name", "with")

@@ -420,10 +420,9 @@ class Own(MultiLabelDataModule):
 
 
 @pytest.mark.parametrize("targets", [[[0, 0], [0, 0]], [[-1, -1], [-1, -1]], [[0, -1], [-1, 0]]])
-def test_a_training_split_without_a_label_is_refused_and_a_test_split_is_not(said, targets):
+def test_a_training_split_without_a_label_is_refused_and_a_test_split_is_not(targets):
     made = Own(targets)
     made.setup("fit")
-    assert any("no val image has a label" in line and "--data.val_fraction" in line for line in said())
     with pytest.raises(MlclError) as error:
         made.train_dataloader()
     one_line(error, "Own at data", "none of its 2 train images has a label", "nothing to learn")
