@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule
 from torch import Tensor
 from torch.optim import AdamW
 
-from mlcl.callbacks import EmbeddingRamp, EmbeddingSpread, FastStep, Reproducible, ScheduleCheck, SecondStage
+from mlcl.callbacks import EmbeddingRamp, EmbeddingSpread, FastStep, PosWeight, Reproducible, ScheduleCheck, SecondStage
 from mlcl.distributed import gather, global_batch
 from mlcl.losses import BinaryCrossEntropy, ClassificationLoss, EmbeddingLoss
 from mlcl.metrics import CF1Definition, Interpolation, MultiLabelMetrics
@@ -68,7 +68,7 @@ class MultiLabelModule(LightningModule):
         self.total_steps: int | None = None  # of the optimizer in this training
         self.evaluating, self.equal_batches, self.embedding_share = False, False, 1.0
         ramp = EmbeddingRamp(embedding_start, embedding_ramp)
-        self.callbacks = [Reproducible(), FastStep(compile), ramp, SecondStage(init_from), ScheduleCheck()]
+        self.callbacks = [Reproducible(), FastStep(compile), ramp, SecondStage(init_from), ScheduleCheck(), PosWeight()]
 
     def configure_callbacks(self) -> list[Callback]:
         """What a training needs around its steps; Lightning adds them to any Trainer, after the Trainer's own."""

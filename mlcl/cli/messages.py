@@ -14,6 +14,7 @@ import mlcl.data
 import mlcl.heads
 import mlcl.losses
 import mlcl.optim
+from mlcl.cli import help
 from mlcl.cli.command_line import CommandLine, meant, options
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
@@ -34,9 +35,9 @@ def translate(message: str, given: CommandLine) -> str:
     if re.search(r"arguments are required: save_dir\b", text):
         return "--trainer.logger.save_dir is missing: where this logger writes, such as runs/tensorboard"
     if match := re.search(r"Option '([^']+)' is not accepted", text):
-        return f"{_place(match[1], given)}: unknown option{_meant(match[1])}"
+        return f"{_place(match[1], given)}: unknown option{_meant(_place(match[1], given))}"
     if match := re.search(r"unrecognized arguments: (\S+)", text):
-        return f"{match[1]}: unknown option{_meant(match[1].split('=')[0].split('.')[-1])}"
+        return f"{match[1]}: unknown option{_meant(match[1].split('=')[0])}"
     if 'Parser key "' in message:
         return _about_a_value(message, given)
     return text[:300]
@@ -69,7 +70,8 @@ def _wrong_value(text: str, name: str) -> str:
         if "int" in kinds and "float" not in kinds and re.fullmatch(r"-?\d+\.0*", value):
             whole = value.partition(".")[0]
             return f"expected {wanted}, got {value!r}; write {whole} (in a sweep: int_uniform or values)"
-        return f"expected {wanted}, got {value!r}"
+        quotes = "; for YAML this is no text unless it stands in quotes" if wanted == "text" else ""
+        return f"expected {wanted}, got {value!r}{quotes}"
     problem = f"{value!r} is not possible here" if value else "this value is not possible here"
     return f"{problem[:200]}; mlcl <verb> --help_all shows what is"
 
@@ -124,10 +126,12 @@ def _find(content: Any, name: str) -> str | None:
     return None
 
 
-def _meant(name: str) -> str:
+def _meant(place: str) -> str:
+    name = place.split(".")[-1].lstrip("-")
     classes = [c for group in _CHOICES.values() for c in group.values()]
     if having := [c.__name__ for c in classes if name in inspect.signature(c).parameters]:
         return f", or one of another class ({', '.join(having[:3])}): a class goes before its arguments"
     bases = (MultiLabelModule, Network, mlcl.data.MultiLabelDataModule, Trainer, AdamW, SGD)
     known = {parameter for c in (*classes, *bases) for parameter in inspect.signature(c).parameters}
-    return meant(name, known - {"settings"})
+    elsewhere = help.meant(name, exactly=True)
+    return meant(name, known - {"settings"}) or (elsewhere if place not in elsewhere else "")

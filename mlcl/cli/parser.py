@@ -6,7 +6,7 @@ import traceback
 from argparse import ArgumentError
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_dumper
 from jsonargparse.typing import NonNegativeInt
 from lightning import Trainer
 
@@ -17,6 +17,7 @@ from mlcl.cli.command_line import CommandLine
 from mlcl.cli.messages import translate
 from mlcl.errors import line
 from mlcl.module import MultiLabelModule
+from mlcl.system import yaml_text
 from mlcl.system.console import is_first
 
 _DEFAULTS = {
@@ -29,6 +30,7 @@ _DEFAULTS = {
     "model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-4}},
     "trainer.max_epochs": 30,
 }
+set_dumper("yaml", yaml_text.dump)  # jsonargparse reads again what it writes, too
 
 
 class Parser(ArgumentParser):

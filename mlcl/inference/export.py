@@ -27,11 +27,12 @@ class Exported(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.network, self.probabilities = model.network, model.probabilities
+        self.network, self.temperature = model.network, model.temperature
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probabilities (B, K) float32."""
-        return self.probabilities(self.network(pixels).logits)
+        # Not sigmoid: onnxruntime computes one that ends at 18 below 0, where a calibrated threshold may lie.
+        return 1 / (1 + torch.exp(-self.network(pixels).logits / self.temperature))
 
 
 def export(
@@ -48,6 +49,7 @@ def export(
     The arguments are those of ``mlcl export``; the images are by default test images of the run's data at ``root``.
     """
     model = load(checkpoint, "cpu", imports)
+    _check_thresholds(model)
     network = Exported(model).eval()
     batches, real = _pixels(model, images, root, imports)
     differences = []
@@ -82,6 +84,17 @@ def metadata(model: Model) -> dict[str, Any]:
         f"aspect ratio ({model.interpolation}, antialiased)",
         "output": "probabilities: float32 (batch, classes); a label is predicted from its threshold on",
     }
+
+
+def _check_thresholds(model: Model) -> None:
+    """Refuse what float32 probabilities, which the file gives, do not tell from 0 or 1."""
+    limits = torch.finfo(torch.float32)
+    for name, value in zip(model.classes, model.thresholds.tolist(), strict=True):
+        if 0 < value < limits.tiny or value > 1 - limits.eps / 2:
+            raise MlclError(
+                f"{model.source}: the threshold of {name} is {value}, where float32 probabilities, as in the file, "
+                "would be 0 or 1; mlcl predict tells them apart"
+            )
 
 
 def _pixels(

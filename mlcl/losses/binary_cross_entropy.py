@@ -1,17 +1,45 @@
 """Binary cross-entropy, the plain baseline."""
 
+import torch
+from torch import Tensor
+
 from mlcl.losses._timm import PerEntryLoss, Reduction
 
 
 class BinaryCrossEntropy(PerEntryLoss):
-    """Binary cross-entropy, -[y log p + (1 - y) log(1 - p)], one decision per class.
+    """Binary cross-entropy, -[w y log p + (1 - y) log(1 - p)], one decision per class.
 
     Args:
         smoothing: moves each target this share of the way towards 0.5.
-        pos_weight: factor on the term of present labels.
+        pos_weight: w, factor on the term of present labels: a number, K numbers, or ``auto``, which takes for each
+            class the ratio of absent to present labels in the training split, without a limit.
         reduction: ``mean`` over known entries, or ``batchmean``: summed over classes, averaged over images.
+
+    Raises:
+        ValueError: for a weight that is not above 0; in a call, if the weights of ``auto`` were not set.
     """
 
-    def __init__(self, smoothing: float = 0.0, pos_weight: float | None = None, reduction: Reduction = "mean") -> None:
-        settings = {"smoothing": smoothing, "pos_weight": pos_weight, "smooth_dense": True}
-        super().__init__("BinaryCrossEntropy", reduction, **settings)
+    def __init__(
+        self, smoothing: float = 0.0, pos_weight: float | list[float] | str | None = None, reduction: Reduction = "mean"
+    ) -> None:
+        numbers = pos_weight if isinstance(pos_weight, list) else [1.0 if pos_weight in (None, "auto") else pos_weight]
+        if not all(isinstance(number, int | float) and 0 < number < float("inf") for number in numbers):
+            raise ValueError(f"pos_weight must be a number above 0, one for each class, or auto, got {pos_weight!r}")
+        given = None if pos_weight == "auto" else pos_weight
+        super().__init__("BinaryCrossEntropy", reduction, smoothing=smoothing, pos_weight=given, smooth_dense=True)
+        self.pos_weight = pos_weight
+        if pos_weight == "auto":
+            del self.entries.pos_weight  # a buffer, of which a moving average of the model would have a copy too early
+            self.entries.pos_weight = None
+
+    def set_weights(self, present: Tensor, absent: Tensor) -> Tensor:
+        """Set those of ``auto`` from numbers of labels (K,): absent / present, 1 where there is none of one kind."""
+        weights = torch.where((present > 0) & (absent > 0), absent / present.clamp(min=1), 1.0).float()
+        self.entries.pos_weight = weights
+        return weights
+
+    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss, from (B, K) logits and targets in {1, 0, -1}."""
+        if self.pos_weight == "auto" and self.entries.pos_weight is None:
+            raise ValueError("pos_weight auto: call set_weights with the numbers of present and absent labels first")
+        return super().compute(logits, targets)

@@ -1,5 +1,6 @@
 """mlcl calibrate: on held-out images only, stored where every verb finds it, the rest of the checkpoint untouched."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from support.checkpoints import altered
 from support.trees import write_table
 
 from mlcl.analysis import thresholds
-from mlcl.inference import forward, load
+from mlcl.inference import formats, forward, load
 from mlcl.inference.calibration import calibrate
 from mlcl.inference.forward import start
 from mlcl.inference.rebuild import Rebuilt
@@ -121,3 +122,41 @@ def test_it_does_not_overwrite_its_own_source(mlcl, best, tmp_path):
 def test_data_that_is_gone(mlcl, best, tmp_path):
     outcome = mlcl("calibrate", "--ckpt_path", best, "--data.root", tmp_path / "nowhere")
     assert outcome.status == 1 and "--data.root" in outcome.err
+
+
+def low(content, config):
+    """The first class's logits 3000 lower, 30 after the highest temperature there is."""
+    content["state_dict"]["network.head.classifier.bias"][0] -= 3000
+
+
+def test_a_class_of_tiny_probabilities_is_decided_alike_everywhere(mlcl, trained, demo_root, tmp_path):
+    altered(trained, tmp_path / "low.ckpt", low)
+    made = calibrate(tmp_path / "low.ckpt", tmp_path / "c.ckpt", accelerator="cpu", changes={"num_workers": 0})
+    model = load("c.ckpt", "cpu")
+    assert torch.equal(model.thresholds, made.thresholds) and model.temperature == made.temperature
+    assert 0 < model.thresholds[0] < 1e-6
+    assert mlcl("test", "--ckpt_path", "c.ckpt", "--trainer.accelerator", "cpu").status == 0
+    scores = np.load(next(Path("runs").rglob("scores.npz")))
+    assert np.array_equal(scores["thresholds"], made.thresholds)
+    predicted = made.predicted(torch.from_numpy(scores["logits"]))
+    assert 0 < predicted[:, 0].sum() < len(predicted)
+    labels = [[model.classes[k] for k in row.nonzero()[:, 0].tolist()] for row in predicted]
+    paths = [demo_root / name for name in scores["images"]]
+    assert model(paths).labels == labels
+    assert mlcl("predict", "--ckpt_path", "c.ckpt", "--images", *paths, "--output", "p.csv").status == 0
+    rows = list(csv.DictReader(Path("p.csv").open()))
+    assert [row["labels"].split(";") if row["labels"] else [] for row in rows] == labels
+    assert all(float(row[model.classes[0]]) > 0 for row in rows)
+    pixels = torch.stack([model.preprocess(path) for path in paths])
+    for kind, name in (("onnx", "m.onnx"), ("torch_export", "m.pt2")):
+        done = mlcl("export", "--ckpt_path", "c.ckpt", "--format", kind, "--output", name, "--images", *paths[:2])
+        assert done.status == 0, done.err
+        probabilities = formats.FORMATS[kind][1](Path(name))(pixels)
+        assert torch.equal(probabilities >= model.thresholds, predicted), kind
+
+
+def test_a_threshold_out_of_reach_of_a_file_is_not_exported(mlcl, trained):
+    for value in (1e-60, 1 - 1e-12):
+        altered(trained, Path("far.ckpt"), lambda _, config, value=value: config["model"].update(threshold=value))
+        outcome = mlcl("export", "--ckpt_path", "far.ckpt", "--format", "torch_export", "--output", "m.pt2")
+        assert outcome.status == 1 and "float32" in outcome.err and not Path("m.pt2").exists()
