@@ -21,6 +21,11 @@ KEYS = (
 _ELSEWHERE = {
     **{"learning_rate": "--model.optimizer.lr", "loss": "--model.classification_loss", "gpus": "--trainer.devices"},
     **{"seed": "--seed_everything", "resume": "--ckpt_path", "workers": "--data.num_workers"},
+    **{
+        "weight_decay": "--model.optimizer.weight_decay",
+        "epochs": "--trainer.max_epochs",
+        "steps": "--trainer.max_steps",
+    },
 }
 
 

@@ -51,7 +51,7 @@ class Parser(ArgumentParser):
 
 def make_parser(verb: str) -> Parser:
     """The parser, with the arguments of :class:`MultiLabelModule`, a dataset and Lightning's Trainer."""
-    parser = Parser(prog=f"mlcl {verb}", description=None)
+    parser = Parser(prog=f"mlcl {verb}", description=None, allow_abbrev=False)
     add = parser.add_argument
     add("-c", "--config", action="config", help="a YAML file; a second one is laid over the first")
     add("--seed_everything", type=bool | int, default=0, help="of weights, order and augmentation; true draws one")

@@ -1,5 +1,7 @@
 """Binary cross-entropy, the plain baseline."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,10 @@ class BinaryCrossEntropy(PerEntryLoss):
     """
 
     def __init__(
-        self, smoothing: float = 0.0, pos_weight: float | list[float] | str | None = None, reduction: Reduction = "mean"
+        self,
+        smoothing: float = 0.0,
+        pos_weight: float | list[float] | Literal["auto"] | None = None,
+        reduction: Reduction = "mean",
     ) -> None:
         numbers = pos_weight if isinstance(pos_weight, list) else [1.0 if pos_weight in (None, "auto") else pos_weight]
         if not all(isinstance(number, int | float) and 0 < number < float("inf") for number in numbers):

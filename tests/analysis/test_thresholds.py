@@ -185,6 +185,6 @@ def test_a_class_of_very_low_probabilities_is_decided_between_its_scores(shift, 
 
 def test_a_class_that_is_almost_certain_keeps_its_threshold_below_1():
     logits, targets = scored(8)
-    logits[:, 0] += 1000
+    logits[:, 0] += 100_000
     made = thresholds.fit(logits, targets)
     assert ((made.thresholds > 0) & (made.thresholds < 1)).all() and made.predicted(logits)[:, 0].all()

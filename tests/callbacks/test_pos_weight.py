@@ -60,7 +60,7 @@ def test_auto_without_a_datamodule_says_what_it_needs():
     [
         ("[1, 2]", 1, "model.classification_loss.pos_weight has 2 numbers, there are 12 classes"),
         ("0", 1, "BinaryCrossEntropy: pos_weight must be"),
-        ("many", 1, "pos_weight must be a number above 0, one for each class, or auto, got 'many'"),
+        ("many", 2, "pos_weight: expected a number or a list or 'auto', got 'many'"),
     ],
 )
 def test_wrong_weights_are_one_line(mlcl, demo, value, status, words):

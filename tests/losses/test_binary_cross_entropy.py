@@ -22,7 +22,9 @@ def by_loops(logits, targets, weights):
 def test_given_weights_equal_a_loop(given, weights):
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     targets = torch.tensor([[1, 0, -1], [1, 1, 0], [0, 0, 1], [-1, 1, 1], [0, -1, 0], [1, 1, 1]])
-    assert BinaryCrossEntropy(pos_weight=given)(logits, targets).item() == pytest.approx(by_loops(logits, targets, weights))
+    assert BinaryCrossEntropy(pos_weight=given)(logits, targets).item() == pytest.approx(
+        by_loops(logits, targets, weights)
+    )
 
 
 def test_the_weights_of_auto_are_ratios_and_1_without_one_kind():

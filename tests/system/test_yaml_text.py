@@ -80,11 +80,27 @@ def test_aliases_and_merges_that_people_write_are_read():
 
 
 ODD = [
-    *("1e-3", "12e4", "1E5", "+1e5", "-1e-5", "1.e3", "1_000", "1_0e3", "0x1F", "0o17", "017", "0b1", "1:30", "1:30.5", "._"),
-    *(".inf", "-.INF", ".nan", "nan", "inf", "yes", "no", "On", "off", "y", "true", "null", "~", "", " ", " a", "a ", "=", "<<"),
-    *("2026-11-29", "2026-11-29 12:30:00", "!x", "!!int", "&a", "*a", "%x", "@x", "`x", "- a", "a: b", "a #b", "#a", "?", "-"),
-    *("[a, b]", "{a: b}", "a\nb", "a\n", "\n a", "a\x85b", "a\u2028b", "\ufeff", "a\tb", "a\r\nb", "'", '"', "'a\"", "\\n", "…"),
-    *("---", "...", "word " * 200, "x" * 5000, "日本 語", "\U0001f600", "\x1b[2J", "\u00a0", "1\u00a0000", "١e٢", "file.Class"),
+    *("1e-3", "12e4", "1E5", "+1e5", "-1e-5", "1.e3", "1_000", "1_0e3", "0x1F", "0o17", "017", "0b1", "1:30", "1:30.5"),
+    *("._", ".inf", "-.INF", ".nan", "nan", "inf", "yes", "no", "On", "off", "y", "true", "null", "~", "", " ", " a"),
+    *("a ", "=", "<<", "2026-11-29", "2026-11-29 12:30:00", "!x", "!!int", "&a", "*a", "%x", "@x", "`x", "- a", "a: b"),
+    *(
+        "a #b",
+        "#a",
+        "?",
+        "-",
+        "[a, b]",
+        "{a: b}",
+        "a\nb",
+        "a\n",
+        "\n a",
+        "a\x85b",
+        "a\u2028b",
+        "\ufeff",
+        "a\tb",
+        "a\r\nb",
+    ),
+    *("'", '"', "'a\"", "\\n", "…", "---", "...", "word " * 200, "x" * 5000, "日本 語", "\U0001f600", "\x1b[2J"),
+    *("a\tb", "a\r\nb", "\u00a0", "1\u00a0000", "\u0661e\u0662", "file.Class"),
 ]
 TEXTS = st.sampled_from(ODD) | st.text(st.characters(exclude_characters="\0"), max_size=12) | st.from_regex(
     r"\A[-+.~!&*]?[0-9_.:]{0,4}([eE][-+]?[0-9]{0,3})?\Z"
@@ -104,14 +120,21 @@ def test_odd_texts_are_read_as_they_were_written():
         assert_read({"name": text, "init_args": {"tags": [text]}})
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(content=st.dictionaries(TEXTS, st.lists(PLAIN, max_size=3) | PLAIN, min_size=1, max_size=3))
 def test_what_is_written_is_read(content):
     assert_read(content)
 
 
 def test_numbers_and_plain_words_stay_readable():
-    content = {"lr": 1e-05, "low": 5e-324, "n": 5, "precision": "32-true", "backbone": "resnet101.tv_in1k", "name": "été"}
+    content = {
+        "lr": 1e-05,
+        "low": 5e-324,
+        "n": 5,
+        "precision": "32-true",
+        "backbone": "resnet101.tv_in1k",
+        "name": "été",
+    }
     assert yaml_text.dump(content).count("'") == yaml_text.dump(content).count('"') == 0
     assert_read(content)
 
