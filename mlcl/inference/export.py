@@ -31,7 +31,7 @@ class Exported(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probabilities (B, K) float32."""
-        # Not sigmoid: onnxruntime computes one that ends at 18 below 0, where a calibrated threshold may lie.
+        # Not sigmoid: onnxruntime's (1.32) is 0 from -18 on, and a calibrated threshold may lie below.
         return 1 / (1 + torch.exp(-self.network(pixels).logits / self.temperature))
 
 
@@ -90,7 +90,7 @@ def _check_thresholds(model: Model) -> None:
     """Refuse what float32 probabilities, which the file gives, do not tell from 0 or 1."""
     limits = torch.finfo(torch.float32)
     for name, value in zip(model.classes, model.thresholds.tolist(), strict=True):
-        if 0 < value < limits.tiny or value > 1 - limits.eps / 2:
+        if 0 < value < limits.tiny or value > 1 - limits.eps:
             raise MlclError(
                 f"{model.source}: the threshold of {name} is {value}, where float32 probabilities, as in the file, "
                 "would be 0 or 1; mlcl predict tells them apart"

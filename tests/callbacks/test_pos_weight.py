@@ -16,7 +16,7 @@ from mlcl.module import MultiLabelModule
 from mlcl.network import Network
 
 KEY = "--model.classification_loss.pos_weight"
-SHORT = ["--test_after_fit", "false", "--data.val_fraction", "0.25"]
+SHORT = ["--test_after_fit", "false", "--data.val_fraction", "0.25", "--trainer.limit_train_batches", "2"]
 QUIET = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
 QUIET |= {"enable_progress_bar": False, "enable_model_summary": False}
 
@@ -52,7 +52,7 @@ def test_auto_without_a_datamodule_says_what_it_needs():
     module = MultiLabelModule(Network("test_resnet", GlobalPool(), 12), BinaryCrossEntropy(pos_weight="auto"))
     batch = {"image": torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "target": torch.ones(2, 12, dtype=torch.int8)}
     with pytest.raises(MlclError, match="give numbers"):
-        Trainer(**QUIET).fit(module, train_dataloaders=[batch])
+        Trainer(**QUIET).fit(module, [batch], [batch])
 
 
 @pytest.mark.parametrize(
