@@ -18,6 +18,10 @@ from mlcl.system.files import from_home
 
 # Restored with the optimizer's state: another value on the command line would have no effect, or break it.
 _FIXED = ("model.optimizer", "model.schedule", "model.lr_mult", "ema_decay", "model.classification_loss.pos_weight")
+_NOT_ZERO = {
+    "fit": ("limit_train_batches", "max_epochs", "max_steps"),
+    **{"validate": ("limit_val_batches",), "test": ("limit_test_batches",)},
+}
 
 
 @dataclass
@@ -59,10 +63,10 @@ def parse(verb: str, arguments: list[str]) -> Settings:
     if mistake := misplaced_null(config, line.arguments):
         parser.error(mistake)
     _expand(config)
-    if verb == "fit":
-        for name in ("limit_train_batches", "max_epochs", "max_steps"):
-            if config.trainer[name] == 0:
-                raise MlclError(f"--trainer.{name} is {config.trainer[name]}: nothing would be trained")
+    for name in _NOT_ZERO.get(verb, ()):
+        if config.trainer[name] == 0:
+            done = "trained" if verb == "fit" else "evaluated"
+            raise MlclError(f"--trainer.{name} is {config.trainer[name]}: nothing would be {done}")
     known = stored.get(record.KEY, {})
     settings = Settings(
         verb=verb,

@@ -144,8 +144,17 @@ def test_a_training_of_nothing_is_refused(mlcl, demo, key):
 
 def test_a_share_of_no_batch_is_refused(mlcl, demo):
     outcome = mlcl("fit", *demo, "--trainer.limit_train_batches", "0.01")
-    assert outcome.status == 1 and "limit_train_batches" in outcome.err.splitlines()[-1], outcome.err
+    assert outcome.status == 1, outcome.err
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("mlcl: --trainer.limit_train_batches 0.01 of ") and "less than one" in last, last
     assert not list(Path().glob("runs/*/*"))
+
+
+@pytest.mark.parametrize(("verb", "key"), [("test", "limit_test_batches"), ("validate", "limit_val_batches")])
+def test_an_evaluation_of_nothing_is_refused(mlcl, trained, verb, key):
+    outcome = mlcl(verb, "--ckpt_path", trained, f"--trainer.{key}", "0.0")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1, outcome.err
+    assert f"--trainer.{key} is 0.0" in outcome.err and "nothing would be evaluated" in outcome.err
 
 
 @pytest.mark.parametrize("text", ["1e-3", "on", "!!x", "a: b", " 日本 "])
