@@ -89,9 +89,7 @@ def _one_line(error: BaseException) -> str:
     if "more than 1 value per channel" in text:
         text += f"; {_LONE_IMAGE}"
     if match := re.search(r"You requested to check (\S+) of the `(\w+)_dataloader` but \S+ \* (\d+) < 1", text):
-        return (
-            f"--trainer.limit_{match[2]}_batches {match[1]} of {match[3]} batches is less than one; give more of them"
-        )
+        return f"--trainer.limit_{match[2]}_batches {match[1]} of {match[3]} batches is less than one; give more"
     if match := re.search(r"Errors: - (.*?) - Expected .*?class_path='(?:[\w]+\.)*(\w+)'", text):
         return f"{match[2]}: {match[1]}"  # from a constructor, wrapped by jsonargparse
     where = "in a loader's process" if wrapped else type(error).__name__

@@ -24,13 +24,9 @@ class PosWeight(Callback):
             raise MlclError(f"{_NAME} has {len(given)} numbers, there are {classes} classes")
         if given != "auto":
             return
-        data = getattr(trainer, "datamodule", None)
-        train = getattr(data, "splits", {}).get("train")
+        train = getattr(getattr(trainer, "datamodule", None), "splits", {}).get("train")
         if train is None:
             raise MlclError(f"{_NAME} auto counts the labels of a MultiLabelDataModule's training split; give numbers")
         targets = torch.from_numpy(train.targets)
-        counts = (count(targets == code).to(pl_module.device) for code in (1, 0))
-        weights = loss.set_weights(*counts).tolist()
-        low, high = (weights.index(chosen(weights)) for chosen in (min, max))
-        names = data.classes
-        say(f"pos_weight: from {weights[low]:.3g} ({names[low]}) to {weights[high]:.3g} ({names[high]})")
+        weights = loss.set_weights(*(count(targets == code).to(pl_module.device) for code in (1, 0)))
+        say(f"pos_weight: from {weights.min():.3g} to {weights.max():.3g}")

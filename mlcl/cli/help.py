@@ -19,14 +19,10 @@ KEYS = (
 )
 # As other tools call them.
 _ELSEWHERE = {
-    **{"learning_rate": "--model.optimizer.lr", "loss": "--model.classification_loss", "gpus": "--trainer.devices"},
-    **{"seed": "--seed_everything", "resume": "--ckpt_path", "workers": "--data.num_workers"},
-    **{
-        "weight_decay": "--model.optimizer.weight_decay",
-        "epochs": "--trainer.max_epochs",
-        "steps": "--trainer.max_steps",
-    },
-}
+    "learning_rate": "--model.optimizer.lr", "weight_decay": "--model.optimizer.weight_decay",
+    "loss": "--model.classification_loss", "gpus": "--trainer.devices", "epochs": "--trainer.max_epochs",
+    "seed": "--seed_everything", "resume": "--ckpt_path", "workers": "--data.num_workers",
+}  # fmt: skip
 
 
 def of(verb: str) -> str:

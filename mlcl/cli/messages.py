@@ -27,6 +27,7 @@ _CHOICES = {
     "schedule": mlcl.optim.SCHEDULES,
 }
 _KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
+_IN_QUOTES = '; YAML takes numbers, and words like no, as text only in quotes: ["no", "12e4"]'
 
 
 def translate(message: str, given: CommandLine) -> str:
@@ -72,12 +73,7 @@ def _wrong_value(text: str, name: str) -> str:
         if "int" in kinds and "float" not in kinds and re.fullmatch(r"-?\d+\.0*", value):
             whole = value.partition(".")[0]
             return f"expected {wanted}, got {value!r}; write {whole} (in a sweep: int_uniform or values)"
-        quotes = (
-            '; YAML takes numbers, and words like no, as text only in quotes: ["no", "12e4"]'
-            if wanted == "text"
-            else ""
-        )
-        return f"expected {wanted}, got {value!r}{quotes}"
+        return f"expected {wanted}, got {value!r}{_IN_QUOTES if wanted == 'text' else ''}"
     problem = f"{value!r} is not possible here" if value else "this value is not possible here"
     return f"{problem[:200]}; mlcl <verb> --help_all shows what is"
 

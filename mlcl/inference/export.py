@@ -49,7 +49,12 @@ def export(
     The arguments are those of ``mlcl export``; the images are by default test images of the run's data at ``root``.
     """
     model = load(checkpoint, "cpu", imports)
-    _check_thresholds(model)
+    limits, thresholds = torch.finfo(torch.float32), zip(model.classes, model.thresholds.tolist(), strict=True)
+    if far := [name for name, value in thresholds if 0 < value < limits.tiny or value > 1 - limits.eps]:
+        raise MlclError(
+            f"{checkpoint}: the threshold of {far[0]} lies where the float32 probabilities in a file are 0 or 1; "
+            "mlcl predict tells them apart"
+        )
     network = Exported(model).eval()
     batches, real = _pixels(model, images, root, imports)
     differences = []
@@ -84,17 +89,6 @@ def metadata(model: Model) -> dict[str, Any]:
         f"aspect ratio ({model.interpolation}, antialiased)",
         "output": "probabilities: float32 (batch, classes); a label is predicted from its threshold on",
     }
-
-
-def _check_thresholds(model: Model) -> None:
-    """Refuse what float32 probabilities, which the file gives, do not tell from 0 or 1."""
-    limits = torch.finfo(torch.float32)
-    for name, value in zip(model.classes, model.thresholds.tolist(), strict=True):
-        if 0 < value < limits.tiny or value > 1 - limits.eps:
-            raise MlclError(
-                f"{model.source}: the threshold of {name} is {value}, where float32 probabilities, as in the file, "
-                "would be 0 or 1; mlcl predict tells them apart"
-            )
 
 
 def _pixels(

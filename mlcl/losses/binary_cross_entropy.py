@@ -18,7 +18,7 @@ class BinaryCrossEntropy(PerEntryLoss):
         reduction: ``mean`` over known entries, or ``batchmean``: summed over classes, averaged over images.
 
     Raises:
-        ValueError: for a weight that is not above 0; in a call, if the weights of ``auto`` were not set.
+        ValueError: for a weight that is not above 0. A call raises a TypeError if those of ``auto`` were not set.
     """
 
     def __init__(
@@ -34,17 +34,11 @@ class BinaryCrossEntropy(PerEntryLoss):
         super().__init__("BinaryCrossEntropy", reduction, smoothing=smoothing, pos_weight=given, smooth_dense=True)
         self.pos_weight = pos_weight
         if pos_weight == "auto":
-            del self.entries.pos_weight  # a buffer, of which a moving average of the model would have a copy too early
-            self.entries.pos_weight = None
+            del self.entries.pos_weight  # no buffer: a moving average of the model is a copy from before set_weights
+            vars(self.entries)["pos_weight"] = pos_weight  # an error in a call, until they are set
 
     def set_weights(self, present: Tensor, absent: Tensor) -> Tensor:
         """Set those of ``auto`` from numbers of labels (K,): absent / present, 1 where there is none of one kind."""
         weights = torch.where((present > 0) & (absent > 0), absent / present.clamp(min=1), 1.0).float()
-        self.entries.pos_weight = weights
+        vars(self.entries)["pos_weight"] = weights
         return weights
-
-    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss, from (B, K) logits and targets in {1, 0, -1}."""
-        if self.pos_weight == "auto" and self.entries.pos_weight is None:
-            raise ValueError("pos_weight auto: call set_weights with the numbers of present and absent labels first")
-        return super().compute(logits, targets)

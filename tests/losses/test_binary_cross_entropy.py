@@ -30,7 +30,7 @@ def test_given_weights_equal_a_loop(given, weights):
 def test_the_weights_of_auto_are_ratios_and_1_without_one_kind():
     loss = BinaryCrossEntropy(pos_weight="auto")
     logits, targets = torch.tensor([[0.5, -1.0, 2.0, 0.1]]).double(), torch.tensor([[1, 0, 1, 1]])
-    with pytest.raises(ValueError, match="set_weights"):
+    with pytest.raises(TypeError, match="pos_weight"):
         loss(logits, targets)
     loss.set_weights(torch.tensor([4, 30, 0, 5]), torch.tensor([12, 10, 9, 0]))
     assert loss(logits, targets).item() == pytest.approx(by_loops(logits, targets, [3, 1 / 3, 1, 1]))
