@@ -13,11 +13,8 @@ from mlcl.cli import help, verbs
 from mlcl.cli.command_line import meant, options
 from mlcl.errors import MlclError, find_cause, line
 from mlcl.system import signals
+from mlcl.system.files import from_home
 
-_KEYS = (
-    *("model", "data", "trainer", "config", "seed_everything", "ckpt_path", "name", "ema_decay", "test_after_fit"),
-    *("report", "log_images", "import", "print_config", "help", "help_all"),
-)
 _MAX_FILES = 65_536
 _LONE_IMAGE = (
     "a BatchNorm cannot train on a single image here; give a larger --data.batch_size or --data.image_size, or "
@@ -28,6 +25,7 @@ _LONE_IMAGE = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0, 1 for a failure, 2 for a wrong one, 128 + n for signal n."""
     verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    rest = [from_home(word) for word in rest]
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the process that started this one
             setattr(sys, name, open(os.devnull, "w"))
@@ -90,6 +88,8 @@ def _one_line(error: BaseException) -> str:
         text += "; shared memory is full: give /dev/shm more (docker run --shm-size), or --data.num_workers 0"
     if "more than 1 value per channel" in text:
         text += f"; {_LONE_IMAGE}"
+    if match := re.search(r"You requested to check (\S+) of the `(\w+)_dataloader` but \S+ \* (\d+) < 1", text):
+        return f"--trainer.limit_{match[2]}_batches {match[1]} of {match[3]} batches is less than one; give more"
     if match := re.search(r"Errors: - (.*?) - Expected .*?class_path='(?:[\w]+\.)*(\w+)'", text):
         return f"{match[2]}: {match[1]}"  # from a constructor, wrapped by jsonargparse
     where = "in a loader's process" if wrapped else type(error).__name__
@@ -119,8 +119,8 @@ def _mistake(verb: str, arguments: list[str]) -> str | None:
 
 def _wrong_option(verb: str, flag: str, value: str) -> str | None:
     key = "config" if flag == "-c" else flag.removeprefix("--").split(".")[0].rstrip("+")
-    if flag.startswith("--") and key not in _KEYS:
-        return f"unknown option {flag}{meant('--' + key, tuple('--' + known for known in _KEYS))}"
+    if flag.startswith("--") and key not in help.KEYS:
+        return f"unknown option {flag}{help.meant(flag)}"
     if key in ("config", "ckpt_path", "import") and not value:
         return f"{flag} needs a value"
     if key == "config" and not value.lstrip().startswith("{") and not os.path.isfile(value):

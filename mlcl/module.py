@@ -7,8 +7,7 @@ from lightning import Callback, LightningModule
 from torch import Tensor
 from torch.optim import AdamW
 
-from mlcl.callbacks import EmbeddingRamp, FastStep, FreezeFirst, Monitors, Reproducible, ScheduleCheck, SecondStage
-from mlcl.callbacks.spread import EmbeddingSpread
+from mlcl import callbacks
 from mlcl.distributed import gather, global_batch
 from mlcl.losses import BinaryCrossEntropy, ClassificationLoss, EmbeddingLoss
 from mlcl.metrics import CF1Definition, Interpolation, MultiLabelMetrics
@@ -63,13 +62,14 @@ class MultiLabelModule(LightningModule):
         self.optimizer_factory, self.schedule, self.lr_mult = optimizer, schedule or Constant(), lr_mult or {}
         metrics = MultiLabelMetrics(network.num_classes, threshold, interpolation, cf1, temperature)
         self.val_metrics = self.test_metrics = metrics  # one object: it is reset before each use
-        self.spread = EmbeddingSpread(network.num_classes, network.embedding_dim)
+        self.spread = callbacks.EmbeddingSpread(network.num_classes, network.embedding_dim)
         self.config: dict[str, Any] | None = None  # the parsed command line, set by mlcl.cli
         self.stored: dict[str, Any] | None = None  # record of the checkpoint that this training continues
         self.total_steps: int | None = None  # of the optimizer in this training
         self.evaluating, self.equal_batches, self.embedding_share = False, False, 1.0
-        ramp, start = EmbeddingRamp(embedding_start, embedding_ramp), SecondStage(init_from)
-        self.callbacks = [Reproducible(), FastStep(compile), ramp, start, ScheduleCheck(), FreezeFirst(), Monitors()]
+        ramp, start = callbacks.EmbeddingRamp(embedding_start, embedding_ramp), callbacks.SecondStage(init_from)
+        others = callbacks.ScheduleCheck(), callbacks.FreezeFirst(), callbacks.PosWeight(), callbacks.Monitors()
+        self.callbacks = [callbacks.Reproducible(), callbacks.FastStep(compile), ramp, start, *others]
 
     def configure_callbacks(self) -> list[Callback]:
         """What a training needs around its steps; Lightning adds them to any Trainer, after the Trainer's own."""

@@ -15,6 +15,8 @@ from mlcl.analysis.evaluation import Floats, pr_curve, reliability
 from mlcl.analysis.measures import f1_family
 
 _SHARPEST = 100.0  # 1 / temperature is sought between this and its inverse
+# A probability of exactly 0 is never predicted, one of exactly 1 always.
+_LEAST, _MOST = float(np.finfo(np.float64).tiny), 1 - float(np.finfo(np.float64).epsneg)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Calibration:
     """The fitted values: a class is predicted where sigmoid(logit / temperature) >= its threshold."""
 
     temperature: float
-    thresholds: Tensor  # (K,) float64
+    thresholds: Tensor  # (K,) float64, between 0 and 1
 
     def predicted(self, logits: Tensor) -> Tensor:
         """(N, K) bool decisions on logits (N, K)."""
@@ -39,8 +41,9 @@ def fit(
     """Fit the temperature, then the thresholds on the probabilities that it gives.
 
     The log-odds of a class's own threshold, of weight n / (n + ``shrink``) for n positives, and of the global one, from
-    all entries pooled, are averaged: with few positives the best threshold is mostly chance. A precision target only
-    raises a threshold by this and a recall target only lowers it, so that the target is still reached.
+    all entries pooled, are averaged: with few positives the best threshold is mostly chance. A class whose scores all
+    lie on one side of the global threshold takes its own alone. A precision target only raises a threshold by this and
+    a recall target only lowers it, so that the target is still reached.
 
     Args:
         logits: (N, K).
@@ -60,19 +63,21 @@ def fit(
     pooled = _best(scores.ravel(), truth.ravel(), target, level or 0.0)
     thresholds = []
     for score, label in zip(scores.T, truth.T, strict=True):
-        positives = int((label == 1).sum())
+        positives = int((label == 1).sum()) if (label == 0).any() else 0  # else the best is to predict it always
         own = _best(score, label, target, level or 0.0) if positives else pooled
-        weight = positives / (positives + shrink) if positives else 0.0
-        odds = logit(np.clip([own, pooled], 1e-9, 1 - 1e-9))
-        mixed = float(expit(weight * odds[0] + (1 - weight) * odds[1]))
-        thresholds.append({"f1": mixed, "precision": max(own, mixed), "recall": min(own, mixed)}[target])
-    return Calibration(temperature, torch.tensor(thresholds, dtype=torch.float64))
+        seen = score[label >= 0]
+        if positives and seen.min() < pooled <= seen.max():
+            weight, odds = positives / (positives + shrink), logit([own, pooled])
+            mixed = float(expit(weight * odds[0] + (1 - weight) * odds[1]))
+            own = {"f1": mixed, "precision": max(own, mixed), "recall": min(own, mixed)}[target]
+        thresholds.append(own)
+    return Calibration(temperature, torch.tensor(thresholds, dtype=torch.float64).clamp(_LEAST, _MOST))
 
 
 def _best(scores: Floats, targets: NDArray[Any], target: str, level: float) -> float:
     """The threshold, midway between two neighbouring scores, that fits the target best."""
     curve = pr_curve(scores, targets)
-    thresholds = (curve.scores + np.append(curve.scores[1:], 0.0)) / 2
+    thresholds = np.clip((curve.scores + np.append(curve.scores[1:], 0.0)) / 2, _LEAST, _MOST)
     if target == "f1":
         sums = np.maximum(curve.precision + curve.recall, 1e-12)
         return float(thresholds[(2 * curve.precision * curve.recall / sums).argmax()])

@@ -11,6 +11,7 @@ from mlcl.callbacks.gradients import GradientNorms as GradientNorms
 from mlcl.callbacks.logged_results import LoggedResults as LoggedResults
 from mlcl.callbacks.monitors import Monitors as Monitors
 from mlcl.callbacks.one_run import OneRun as OneRun
+from mlcl.callbacks.pos_weight import PosWeight as PosWeight
 from mlcl.callbacks.progress import EpochLines as EpochLines
 from mlcl.callbacks.progress import ImageProgressBar as ImageProgressBar
 from mlcl.callbacks.reproducible import Reproducible as Reproducible

@@ -52,7 +52,7 @@ class CommandLine:
         """The folder of all runs."""
         trainer = self._merged().get("trainer") or {}
         root = self._last("--trainer.default_root_dir") or trainer.get("default_root_dir") or "."
-        return Path(root).absolute() / "runs"
+        return Path(os.path.expanduser(str(root))).absolute() / "runs"
 
     @property
     def checkpoint(self) -> Path | None:

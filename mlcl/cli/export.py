@@ -5,7 +5,6 @@ from pathlib import Path
 
 from mlcl.cli import options as shared
 from mlcl.cli.verbs import importing
-from mlcl.errors import MlclError
 
 SUMMARY = "ONNX or torch.export file: pixels in, probabilities out"
 _ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2"}
@@ -18,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="model.onnx or model.pt2")
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="PATH",
-        help="folders or files to check the file with (default: test images of the run's data)",
+        help="folders, files or a list (@FILE) to check the file with (default: test images of the run's data)",
     )  # fmt: skip
     shared.add_root(parser)
 
@@ -27,8 +26,7 @@ def check(options: argparse.Namespace) -> None:
     """Raise MlclError for what can be told at once."""
     shared.checkpoint(options)
     shared.check_output(Path(options.output), _ENDINGS[options.format])
-    if missing := [path for path in options.images if not Path(path).exists() and not any(c in path for c in "*?[")]:
-        raise MlclError(f"--images {missing[0]}: no such file or folder")
+    options.images = shared.images(options.images)
 
 
 def run(options: argparse.Namespace) -> int:

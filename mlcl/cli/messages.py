@@ -14,6 +14,7 @@ import mlcl.data
 import mlcl.heads
 import mlcl.losses
 import mlcl.optim
+from mlcl.cli import help
 from mlcl.cli.command_line import CommandLine, meant, options
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
@@ -25,7 +26,8 @@ _CHOICES = {
     "embedding_loss": mlcl.losses.EMBEDDING_LOSSES,
     "schedule": mlcl.optim.SCHEDULES,
 }
-_KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}
+_KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
+_IN_QUOTES = '; YAML takes numbers, and words like no, as text only in quotes: ["no", "12e4"]'
 
 
 def translate(message: str, given: CommandLine) -> str:
@@ -33,10 +35,10 @@ def translate(message: str, given: CommandLine) -> str:
     text = " ".join(message.split())
     if re.search(r"arguments are required: save_dir\b", text):
         return "--trainer.logger.save_dir is missing: where this logger writes, such as runs/tensorboard"
-    if match := re.search(r"Option '([^']+)' is not accepted", text):
-        return f"{_place(match[1], given)}: unknown option{_meant(match[1])}"
+    if match := re.search(r"(?:Option|accept option) '([^']+)'", text):
+        return f"{_place(match[1], given)}: unknown option{_meant(_place(match[1], given))}"
     if match := re.search(r"unrecognized arguments: (\S+)", text):
-        return f"{match[1]}: unknown option{_meant(match[1].split('=')[0].split('.')[-1])}"
+        return f"{match[1]}: unknown option{_meant(match[1].split('=')[0])}"
     if 'Parser key "' in message:
         return _about_a_value(message, given)
     return text[:300]
@@ -61,15 +63,17 @@ def _wrong_value(text: str, name: str) -> str:
         reason = re.search(r"(Unable to import[^:]*|[Nn]o module named \S+|Import path \S+ does not[^.]*)", text)
         detail = f" ({reason[1]})" if reason else ""
         return f"unknown class {value!r}{detail}; known: {known}; or yours, as file.Class"
-    if literal := re.search(r"Literal\[([^\]]*)\]", text):
-        return f"expected one of {literal[1]}, got {value or 'something else'!r}"
+    literal = re.search(r"Literal\[([^\]]*)\]", text)
     kinds = re.findall(r"<class '(?!NoneType)([\w.]+)'>", text.split("Given value type")[0])
+    if literal and "float" not in kinds:
+        return f"expected one of {literal[1]}, got {value or 'something else'!r}"
     if value and kinds and all(kind in _KINDS for kind in kinds):
-        wanted = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
+        words = [*(_KINDS[kind] for kind in kinds), *([literal[1]] if literal else [])]
+        wanted = " or ".join(dict.fromkeys(words))
         if "int" in kinds and "float" not in kinds and re.fullmatch(r"-?\d+\.0*", value):
             whole = value.partition(".")[0]
             return f"expected {wanted}, got {value!r}; write {whole} (in a sweep: int_uniform or values)"
-        return f"expected {wanted}, got {value!r}"
+        return f"expected {wanted}, got {value!r}{_IN_QUOTES if wanted == 'text' else ''}"
     problem = f"{value!r} is not possible here" if value else "this value is not possible here"
     return f"{problem[:200]}; mlcl <verb> --help_all shows what is"
 
@@ -124,10 +128,12 @@ def _find(content: Any, name: str) -> str | None:
     return None
 
 
-def _meant(name: str) -> str:
+def _meant(place: str) -> str:
+    name = re.split("[. ]", place)[-1].lstrip("-")
     classes = [c for group in _CHOICES.values() for c in group.values()]
     if having := [c.__name__ for c in classes if name in inspect.signature(c).parameters]:
         return f", or one of another class ({', '.join(having[:3])}): a class goes before its arguments"
     bases = (MultiLabelModule, Network, mlcl.data.MultiLabelDataModule, Trainer, AdamW, SGD)
     known = {parameter for c in (*classes, *bases) for parameter in inspect.signature(c).parameters}
-    return meant(name, known - {"settings"})
+    elsewhere = help.meant(name, exactly=True)
+    return elsewhere if elsewhere and place not in elsewhere else meant(name, known - {"settings"})

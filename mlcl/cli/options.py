@@ -1,14 +1,16 @@
 """Options that several verbs share."""
 
 import argparse
+import glob
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlcl.cli import command_line
 from mlcl.errors import MlclError
+from mlcl.system.files import from_home
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +38,29 @@ def checkpoint(options: argparse.Namespace) -> Path:
     found = command_line.checkpoint_of(value, Path("runs").absolute() / options.name)
     assert found is not None  # null, which means none, is no file
     return found
+
+
+def images(patterns: Sequence[str]) -> list[str]:
+    """What ``--images`` names, with the lines of a text file in place of ``@FILE``; MlclError for what is not there.
+
+    A path in a list is relative to the current folder, as it would be on the command line.
+    """
+    named: dict[str, str] = {}  # where each is named
+    for word in patterns:
+        lines = {word: f"--images {word}"}
+        if word.startswith("@") and not os.path.lexists(word):
+            try:
+                text = Path(word[1:]).read_text(encoding="utf-8-sig", errors="surrogateescape")
+            except OSError as error:
+                raise MlclError(f"--images {word}: the list cannot be read: {error.strerror}") from None
+            numbered = ((from_home(line.strip(" \t\r")), n) for n, line in enumerate(text.split("\n"), 1))
+            if not (lines := {path: f"{word[1:]}, line {n}: {path}" for path, n in numbered if path}):
+                raise MlclError(f"--images {word}: the list is empty")
+        named |= lines
+    for path, place in named.items():
+        if not os.path.exists(path) and not glob.has_magic(path):
+            raise MlclError(f"{place}: no such file or folder")
+    return list(named)
 
 
 def check_output(output: Path, *endings: str) -> None:

@@ -6,7 +6,7 @@ import traceback
 from argparse import ArgumentError
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_dumper
 from jsonargparse.typing import NonNegativeInt
 from lightning import Trainer
 
@@ -17,6 +17,7 @@ from mlcl.cli.command_line import CommandLine
 from mlcl.cli.messages import translate
 from mlcl.errors import line
 from mlcl.module import MultiLabelModule
+from mlcl.system import yaml_text
 from mlcl.system.console import is_first
 
 _DEFAULTS = {
@@ -29,6 +30,7 @@ _DEFAULTS = {
     "model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-4}},
     "trainer.max_epochs": 30,
 }
+set_dumper("yaml", yaml_text.dump)  # jsonargparse reads again what it writes, too
 
 
 class Parser(ArgumentParser):
@@ -49,7 +51,7 @@ class Parser(ArgumentParser):
 
 def make_parser(verb: str) -> Parser:
     """The parser, with the arguments of :class:`MultiLabelModule`, a dataset and Lightning's Trainer."""
-    parser = Parser(prog=f"mlcl {verb}", description=None)
+    parser = Parser(prog=f"mlcl {verb}", description=None, allow_abbrev=False)
     add = parser.add_argument
     add("-c", "--config", action="config", help="a YAML file; a second one is laid over the first")
     add("--seed_everything", type=bool | int, default=0, help="of weights, order and augmentation; true draws one")

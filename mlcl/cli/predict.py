@@ -1,7 +1,6 @@
 """The verb predict: a folder of images in, one file of scores out."""
 
 import argparse
-import glob
 from pathlib import Path
 
 from mlcl.cli import options as shared
@@ -15,8 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of predict."""
     shared.add_checkpoint(parser)
     parser.add_argument(
-        "--images", required=True, nargs="+", metavar="PATH", help="folders (with all below them), files, or globs"
-    )
+        "--images", required=True, nargs="+", metavar="PATH",
+        help="folders (with all below them), files, globs, or @FILE: a text file with one of these a line",
+    )  # fmt: skip
     parser.add_argument(
         "--output", required=True, metavar="FILE", help="FILE.csv or FILE.jsonl; for --writer voc2012 a folder"
     )
@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> None:
     """Raise MlclError for what can be told at once."""
     shared.checkpoint(options)
-    for pattern in options.images:
-        if not Path(pattern).exists() and not glob.has_magic(pattern):
-            raise MlclError(f"--images {pattern}: no such file or folder")
+    options.images = shared.images(options.images)
     if options.writer:
         if options.top:
             raise MlclError(f"--top: the files of --writer {options.writer} hold every score")

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
 from mlcl.callbacks import fast_step
@@ -13,10 +12,16 @@ from mlcl.cli.messages import misplaced_null
 from mlcl.cli.parser import Parser, make_parser
 from mlcl.errors import MlclError
 from mlcl.runs import record, trust
+from mlcl.system import yaml_text
 from mlcl.system.console import say
+from mlcl.system.files import from_home
 
 # Restored with the optimizer's state: another value on the command line would have no effect, or break it.
-_FIXED = ("model.optimizer", "model.schedule", "model.lr_mult", "ema_decay")
+_FIXED = ("model.optimizer", "model.schedule", "model.lr_mult", "ema_decay", "model.classification_loss.pos_weight")
+_NOT_ZERO = {
+    "fit": ("limit_train_batches", "max_epochs", "max_steps"),
+    **{"validate": ("limit_val_batches",), "test": ("limit_test_batches",)},
+}
 
 
 @dataclass
@@ -36,7 +41,7 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """The whole configuration as plain values, class paths and arguments."""
-        plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        plain: dict[str, Any] = yaml_text.read(self.parser.dump(self.config, skip_none=False), "the settings")
         return plain
 
 
@@ -53,10 +58,15 @@ def parse(verb: str, arguments: list[str]) -> Settings:
             trust.check_classes(layer, checkpoint, line.imports)
     parser = make_parser(verb)
     parser.command_line = line
-    stored_words = [f"--config={yaml.safe_dump(layer, sort_keys=False)}"] if layer else []
+    stored_words = [f"--config={yaml_text.dump(layer)}"] if layer else []
     config = parser.parse_args([*stored_words, *line.parsed])
     if mistake := misplaced_null(config, line.arguments):
         parser.error(mistake)
+    _expand(config)
+    for name in _NOT_ZERO.get(verb, ()):
+        if config.trainer[name] == 0:
+            done = "trained" if verb == "fit" else "evaluated"
+            raise MlclError(f"--trainer.{name} is {config.trainer[name]}: nothing would be {done}")
     known = stored.get(record.KEY, {})
     settings = Settings(
         verb=verb,
@@ -79,6 +89,16 @@ def parse(verb: str, arguments: list[str]) -> Settings:
     if checkpoint is not None and "config" in known:
         _report_overridden(settings, layer or record.config_of(stored, checkpoint))
     return settings
+
+
+def _expand(settings: Namespace | dict[str, Any]) -> None:
+    """Put the home folder in place of each ``~/`` that begins a text, but not in a list of names."""
+    for key, value in list(settings.items()):
+        if isinstance(value, str):
+            settings[key] = from_home(value)
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Namespace | dict):
+                _expand(part)
 
 
 def _report_overridden(settings: Settings, stored: dict[str, Any]) -> None:

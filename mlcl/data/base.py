@@ -92,11 +92,12 @@ class MultiLabelDataModule(LightningDataModule):
         one_of("augment_on", augment_on, "cpu", "device")
         one_of("on_bad_image", on_bad_image, "raise", "skip")
         one_of("augment", augment, *AUGMENTATIONS)
-        self.root = Path(root)
+        self.root = Path(os.path.expanduser(root))
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.views, self.augment, self.empty_images = views, augment, empty_images
         self.val_fraction, self.split_seed, self.interpolation = val_fraction, split_seed, interpolation
-        self.cache, self.cache_dir, self.augment_on = cache, cache_dir, augment_on
+        self.cache, self.augment_on = cache, augment_on
+        self.cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
         self.on_bad_image = on_bad_image
         self.reading = reading_of({"white": white, "max_pixels": max_pixels})
         self.notes: dict[str, str] = {}  # what the reading of the labels noticed, by split or file

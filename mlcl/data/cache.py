@@ -184,7 +184,7 @@ def _key(paths: Sequence[Path], augmentation: Augmentation, skip: bool, reading:
 
 def cache_folder() -> Path:
     """Where mlcl keeps what it can compute again, for all runs of this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlcl"
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "mlcl"
 
 
 def _shared_memory() -> Path:

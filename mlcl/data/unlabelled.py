@@ -30,7 +30,7 @@ def find_images(patterns: Sequence[str]) -> list[str]:
         MlclError: if one of them names no image, or a folder cannot be read.
     """
     found: dict[str, str] = {}  # by absolute path: "a" and "./a" are the same
-    for pattern in patterns:
+    for pattern in map(os.path.expanduser, patterns):
         given = os.path.lexists(pattern)
         images: list[str] = []
         for place in [pattern] if given else sorted(glob.glob(pattern, recursive=True)):

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -20,6 +19,7 @@ from mlcl.errors import MlclError
 from mlcl.inference import forward
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.runs import record
+from mlcl.system import yaml_text
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
 
@@ -91,9 +91,8 @@ def _evaluate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, fo
 def _write(rebuilt: Rebuilt, made: Calibration, output: Path, how: dict[str, Any]) -> None:
     """The old checkpoint with thresholds and temperature in its configuration, where every verb reads them."""
     config = record.config_of(rebuilt.content, rebuilt.path)
-    rounded = [round(value, 6) for value in made.thresholds.tolist()]
-    config["model"] |= {"threshold": rounded, "temperature": round(made.temperature, 6)}
-    stored = {**rebuilt.content[record.KEY], "config": yaml.safe_dump(config, sort_keys=False), "calibration": how}
+    config["model"] |= {"threshold": made.thresholds.tolist(), "temperature": made.temperature}
+    stored = {**rebuilt.content[record.KEY], "config": yaml_text.dump(config), "calibration": how}
     write_whole(output, lambda path: torch.save({**rebuilt.content, record.KEY: stored}, path))
 
 
@@ -122,6 +121,6 @@ def _print(
     console.print(f"  temperature {made.temperature:.3f}", highlight=False)
     positives = (targets == 1).sum(0).tolist()
     rows = zip(classes, made.thresholds.tolist(), positives, strict=True)
-    console.print("  thresholds " + ", ".join(f"{name} {value:.2f}" for name, value, _ in rows), highlight=False)
+    console.print("  thresholds " + ", ".join(f"{name} {value:.2g}" for name, value, _ in rows), highlight=False)
     if few := [name for name, count in zip(classes, positives, strict=True) if count < 5]:
         console.print(f"  fewer than 5 positives, so close to the global one: {', '.join(few)}", style="yellow")

@@ -27,11 +27,12 @@ class Exported(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.network, self.probabilities = model.network, model.probabilities
+        self.network, self.temperature = model.network, model.temperature
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probabilities (B, K) float32."""
-        return self.probabilities(self.network(pixels).logits)
+        # Not sigmoid: onnxruntime's (1.32) is 0 from -18 on, and a calibrated threshold may lie below.
+        return 1 / (1 + torch.exp(-self.network(pixels).logits / self.temperature))
 
 
 def export(
@@ -48,6 +49,12 @@ def export(
     The arguments are those of ``mlcl export``; the images are by default test images of the run's data at ``root``.
     """
     model = load(checkpoint, "cpu", imports)
+    limits, thresholds = torch.finfo(torch.float32), zip(model.classes, model.thresholds.tolist(), strict=True)
+    if far := [name for name, value in thresholds if 0 < value < limits.tiny or value > 1 - limits.eps]:
+        raise MlclError(
+            f"{checkpoint}: the threshold of {far[0]} lies where the float32 probabilities in a file are 0 or 1; "
+            "mlcl predict tells them apart"
+        )
     network = Exported(model).eval()
     batches, real = _pixels(model, images, root, imports)
     differences = []

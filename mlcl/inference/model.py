@@ -127,12 +127,13 @@ class Model:
         while batch := list(islice(rest, batch_size)):
             image = torch.stack([self.preprocess(picture) for picture in batch]).to(self.device)
             out = self.network(image)
-            tensors = (self.probabilities(out.logits), out.embeddings, out.attention)
+            tensors = (out.logits, out.embeddings, out.attention)
             parts.append([tensor.float().cpu() for tensor in tensors if tensor is not None])
         if not parts:
             raise MlclError("no picture was given")
-        scores, embeddings, *attention = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Prediction(self.labels(scores), scores, embeddings, attention[0] if attention else None)
+        logits, embeddings, *attention = (torch.cat(part) for part in zip(*parts, strict=True))
+        scores = self.probabilities(logits.double())  # as test and predict decide
+        return Prediction(self.labels(scores), scores.float(), embeddings, attention[0] if attention else None)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Calibrated probabilities of logits (..., K), in at least float32."""

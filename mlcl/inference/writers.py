@@ -21,6 +21,11 @@ class Row(NamedTuple):
     scores: list[float]  # K probabilities, in the order of the classes
 
 
+def _digits(score: float) -> str:
+    """Six decimals, since another batch size may change more; of a small score three digits, not 0."""
+    return f"{score:.6f}" if score >= 1e-4 else f"{score:.3g}"
+
+
 class _Table:
     """A text file written row by row, so that memory does not grow with it; it gets its name when it is complete."""
 
@@ -65,7 +70,7 @@ class CSVWriter(_Table):
 
     def write(self, row: Row) -> None:
         """Add an image."""
-        cells = [(cell(name), f"{score:.6f}") for name, score in self.best(row)]
+        cells = [(cell(name), _digits(score)) for name, score in self.best(row)]
         flat = [text for pair in cells for text in pair] if self.top else [score for _, score in cells]
         self.rows.writerow([cell(row.path), cell(";".join(row.labels)), *flat])
 
@@ -75,7 +80,7 @@ class JSONLinesWriter(_Table):
 
     def write(self, row: Row) -> None:
         """Add an image."""
-        scores = {name: round(score, 6) for name, score in self.best(row)}
+        scores = {name: float(_digits(score)) for name, score in self.best(row)}
         self.file.write(json.dumps({"path": row.path, "labels": row.labels, "scores": scores}) + "\n")
 
 

@@ -67,7 +67,7 @@ def how_to_continue(folder: Path, config: dict[str, Any], imports: Sequence[str]
 
 def best_checkpoint(path: str | Path) -> Path:
     """The file itself; for a run's folder its ``best.ckpt``, for the folder of several runs the newest one's."""
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if not path.is_dir():
         return path
     found = [*path.glob(f"{CHECKPOINTS}/best.ckpt"), *path.glob(f"*/{CHECKPOINTS}/best.ckpt")]

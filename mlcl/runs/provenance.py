@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 
 from mlcl import __version__
 from mlcl.runs.folders import CONFIG, ENVIRONMENT
+from mlcl.system import yaml_text
 from mlcl.system.files import write_whole
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy", "pillow")
@@ -28,7 +28,7 @@ _DESCRIBE = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  #
 
 def describe(folder: Path, config: dict[str, Any]) -> None:
     """Write ``config.yaml``, and an entry for this start in ``environment.json``: command, versions, machine."""
-    write_whole(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    write_whole(folder / CONFIG, yaml_text.dump(config))
     write_whole(folder / ENVIRONMENT, json.dumps([*starts(folder), _environment()], indent=2))
 
 

@@ -4,6 +4,7 @@ It is stored under the key ``mlcl`` as text, numbers and lists only, so that ``w
 """
 
 import inspect
+import os
 import pickle
 import re
 import zipfile
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from mlcl.errors import MlclError
@@ -36,13 +36,13 @@ def make(config: dict[str, Any] | None, datamodule: Any) -> dict[str, Any]:
     record: dict[str, Any] = {"format": FORMAT, "classes": list(getattr(datamodule, "classes", ()))}
     if config is not None:
         config = {**config, "data": _portable(config["data"], datamodule)}
-        record["config"] = yaml.safe_dump(config, sort_keys=False)
+        record["config"] = yaml_text.dump(config)
     return record
 
 
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint; no code in it is run."""
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise MlclError(f"{path} is a folder, no checkpoint" if path.is_dir() else f"{path}: no such checkpoint")
     try:

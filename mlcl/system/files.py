@@ -1,11 +1,18 @@
-"""Writing files that are either whole or not there."""
+"""Writing files that are either whole or not there, and the home folder in their names."""
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from mlcl.errors import MlclError, find_cause
+
+
+def from_home(word: str) -> str:
+    """``~/x``, ``@~/x`` or ``--option=~/x`` with the home folder in place of ``~``, where a shell has left it."""
+    match = re.fullmatch(r"((?:--[\w.]+=)?@?)(~[^/]*/.*)", word, re.DOTALL)
+    return f"{match[1]}{os.path.expanduser(match[2])}" if match else word
 
 
 def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> None:

@@ -1,5 +1,9 @@
-"""Reading YAML from people and from other machines: every fault becomes one line, and no input takes for ever."""
+"""Reading YAML from people and from other machines: every fault becomes one line, and no input takes for ever.
 
+And writing it, so that every reader gets what was written.
+"""
+
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,26 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts each text in quotes that a reader would take for something else: PyYAML's, ours or jsonargparse's."""
+
+    def _text(self, text: str) -> yaml.ScalarNode:
+        """In double quotes where there are line breaks, which readers of other quotes may change."""
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper._text)
+# jsonargparse has other patterns for numbers: 1e-3 is one there, and text for PyYAML, which wants a point in it.
+_LIKE_A_NUMBER = re.compile(r"[-+.]?[\d_.:]+([eE][-+]?\d+)?$")
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _LIKE_A_NUMBER, list("-+.0123456789"))
+
+
+def dump(content: Any) -> str:
+    """Plain values as YAML, with the keys in their order."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read(text: str | bytes, place: str) -> Any:

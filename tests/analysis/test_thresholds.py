@@ -165,3 +165,26 @@ def test_it_helps_where_probabilities_are_low():
 def test_wrong_targets(target, level):
     with pytest.raises(ValueError, match="target must be"):
         thresholds.fit(torch.zeros(2, 1), torch.zeros(2, 1), target, level)
+
+
+@pytest.mark.parametrize("shift", [-15.0, -30.0, -300.0, -5000.0])
+@pytest.mark.parametrize(("target", "level"), [("f1", None), ("precision", 0.5), ("recall", 0.8)])
+def test_a_class_of_very_low_probabilities_is_decided_between_its_scores(shift, target, level):
+    """Its order is that of the class before, so its decisions are those of the class alone; never all, never none."""
+    logits, targets = scored(7, images=400)
+    logits[:, 1] = 2 * logits[:, 1] + shift
+    made = thresholds.fit(logits, targets, target, level)
+    alone = thresholds.fit(logits[:, 1:2] - shift, targets[:, 1:2], target, level)
+    assert ((made.thresholds > 0) & (made.thresholds < 1)).all()
+    chosen = made.predicted(logits)[:, 1]
+    if shift > -700 * made.temperature:  # below, a probability is 0
+        assert torch.equal(chosen, alone.predicted(logits[:, 1:2] - shift)[:, 0])
+    else:
+        assert not chosen.any()
+
+
+def test_a_class_that_is_almost_certain_keeps_its_threshold_below_1():
+    logits, targets = scored(8)
+    logits[:, 0] += 100_000
+    made = thresholds.fit(logits, targets)
+    assert ((made.thresholds > 0) & (made.thresholds < 1)).all() and made.predicted(logits)[:, 0].all()

@@ -27,6 +27,10 @@ MISTAKES = [
     (["predict", "--ckpt_path", ".", "--images", ".", "--output", "o.csv"], "no run with a checkpoints/best.ckpt in"),
     (["predict", "--ckpt_path", "last", "--images", ".", "--output", "o.csv"], "--ckpt_path last: no run under"),
     (["predict", "--ckpt_path", "x.ckpt", "--images", "nowhere", "--output", "o.csv"], "--images nowhere: no"),
+    (["predict", "--ckpt_path", "x.ckpt", "--images", "@nowhere", "--output", "o.csv"], "@nowhere: the list cannot be"),
+    (["predict", "--ckpt_path", "x.ckpt", "--images", "@empty.txt", "--output", "o.csv"], "@empty.txt: the list is e"),
+    (["predict", "--ckpt_path", "x.ckpt", "--images", "@list.txt", "--output", "o.csv"], "list.txt, line 3: gone.jpg"),
+    (["export", "--ckpt_path", "x.ckpt", "--format", "onnx", "--output", "o.onnx", "--images", "@list.txt"], "line 3"),
     (["calibrate", "--ckpt_path", "x.ckpt", "--target", "precision"], "expected f1, precision=0.9 or recall=0.9, got"),
     (["calibrate", "--ckpt_path", "x.ckpt", "--target", "recall=7"], "expected a number between 0 and 1, got '7'"),
     (["calibrate", "--ckpt_path", "x.ckpt", "--shrink", "-1"], "argument --shrink: expected"),
@@ -42,6 +46,8 @@ MISTAKES = [
 def test_mistakes_that_need_no_class_are_one_line(tmp_path):
     (tmp_path / "x.ckpt").write_bytes(b"")
     (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "empty.txt").write_text(" \n\n")
+    (tmp_path / "list.txt").write_text("x.ckpt\n\ngone.jpg\nx.ckpt\n")
     answers = at_once([arguments for arguments, _ in MISTAKES], tmp_path)
     for (arguments, words), answer in zip(MISTAKES, answers, strict=True):
         assert (answer.status, answer.out, answer.err.count("\n")) == (2, "", 1), (arguments, answer)

@@ -1,8 +1,9 @@
-"""A calibrated checkpoint for all tests of this folder."""
+"""Calibrated checkpoints for all tests of this folder."""
 
 from pathlib import Path
 
 import pytest
+from support.checkpoints import altered
 
 from mlcl.inference.calibration import calibrate
 from mlcl.runs import folders
@@ -13,3 +14,16 @@ def calibrated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("calibrated") / "c.ckpt"
     calibrate(folders.best_checkpoint(trained), path, accelerator="cpu", changes={"num_workers": 0})
     return path
+
+
+@pytest.fixture(scope="session")
+def calibrated_low(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, of a network whose first class has logits 3000 lower: 30 after the highest temperature there is."""
+    folder = tmp_path_factory.mktemp("calibrated_low")
+
+    def lower(content, config):
+        content["state_dict"]["network.head.classifier.bias"][0] -= 3000
+
+    altered(trained, folder / "low.ckpt", lower)
+    calibrate(folder / "low.ckpt", folder / "c.ckpt", accelerator="cpu", changes={"num_workers": 0})
+    return folder / "c.ckpt"

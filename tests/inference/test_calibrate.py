@@ -1,5 +1,6 @@
 """mlcl calibrate: on held-out images only, stored where every verb finds it, the rest of the checkpoint untouched."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -121,3 +122,31 @@ def test_it_does_not_overwrite_its_own_source(mlcl, best, tmp_path):
 def test_data_that_is_gone(mlcl, best, tmp_path):
     outcome = mlcl("calibrate", "--ckpt_path", best, "--data.root", tmp_path / "nowhere")
     assert outcome.status == 1 and "--data.root" in outcome.err
+
+
+def test_a_class_of_tiny_probabilities_is_decided_alike_everywhere(mlcl, calibrated_low, demo_root, tmp_path):
+    """Exported files: in test_export.py."""
+    source = calibrated_low.with_name("low.ckpt")
+    made = calibrate(source, tmp_path / "again.ckpt", accelerator="cpu", changes={"num_workers": 0})
+    model = load(calibrated_low, "cpu")
+    assert torch.equal(model.thresholds, made.thresholds) and model.temperature == made.temperature
+    assert 0 < model.thresholds[0] < 1e-6
+    assert mlcl("test", "--ckpt_path", calibrated_low, "--trainer.accelerator", "cpu").status == 0
+    scores = np.load(next(Path("runs").rglob("scores.npz")))
+    assert np.array_equal(scores["thresholds"], made.thresholds)
+    predicted = made.predicted(torch.from_numpy(scores["logits"]))
+    assert 0 < predicted[:, 0].sum() < len(predicted)
+    labels = [[model.classes[k] for k in row.nonzero()[:, 0].tolist()] for row in predicted]
+    paths = [demo_root / name for name in scores["images"]]
+    assert model(paths).labels == labels
+    assert mlcl("predict", "--ckpt_path", calibrated_low, "--images", *paths, "--output", "p.csv").status == 0
+    rows = list(csv.DictReader(Path("p.csv").read_text().splitlines()))
+    assert [row["labels"].split(";") if row["labels"] else [] for row in rows] == labels
+    assert all(float(row[model.classes[0]]) > 0 for row in rows)
+
+
+def test_a_threshold_out_of_reach_of_a_file_is_not_exported(mlcl, trained):
+    for value in (1e-60, 1 - 1e-12):
+        altered(trained, Path("far.ckpt"), lambda _, config, value=value: config["model"].update(threshold=value))
+        outcome = mlcl("export", "--ckpt_path", "far.ckpt", "--format", "torch_export", "--output", "m.pt2")
+        assert outcome.status == 1 and "float32" in outcome.err and not Path("m.pt2").exists()

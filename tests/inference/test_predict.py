@@ -343,3 +343,31 @@ def test_what_lightning_refuses(mlcl, trained, tmp_path, arguments):
     outcome = mlcl("predict", "--ckpt_path", trained, "--images", "images", "--output", "o.csv", *arguments)
     assert outcome.status == 1 and len(outcome.err.strip().splitlines()) == 1
     assert "--accelerator, --devices or --precision" in outcome.err
+
+
+def test_a_list_of_files(mlcl, trained, tmp_path, monkeypatch):
+    """One path a line, relative to the current folder wherever the list lies, beside other arguments; each once."""
+    paths = write_images(tmp_path / "images", 4)
+    write_images(tmp_path / "other" / "more", 2)
+    (tmp_path / "images" / "a b.jpg").write_bytes(paths[0].read_bytes())
+    (tmp_path / "@odd.jpg").write_bytes(paths[0].read_bytes())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lines = ["", "images/00002.jpg\r", f"  {paths[0]}  ", "images/a b.jpg", " \t", "~/other/more", "images/*1.jpg"]
+    (tmp_path / "other" / "list.txt").write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
+    arguments = ["--images", "@other/list.txt", "images/00002.jpg", "@odd.jpg", "--num_workers", "0"]
+    outcome = mlcl("predict", "--ckpt_path", trained, *arguments, "--output", "o.csv")
+    assert outcome.status == 0, outcome.err
+    more = [str(tmp_path / "other" / "more" / f"0000{n}.jpg") for n in range(2)]
+    expected = ["images/00002.jpg", str(paths[0]), "images/a b.jpg", *more, "images/00001.jpg", "'@odd.jpg"]
+    assert [row["path"] for row in rows_of(Path("o.csv"))] == expected
+
+
+def test_scores_that_six_decimals_cannot_show(tmp_path):
+    row = writers.Row("a.jpg", ["cat"], [1.234e-9, 0.9999999, 0.0])
+    for name in ("o.csv", "o.jsonl"):
+        writer = writers.make(tmp_path / name, ["cat", "dog", "cow"], None, None)
+        writer.write(row)
+        writer.finish(0)
+    (line,) = rows_of(tmp_path / "o.csv")
+    assert [line[name] for name in ("cat", "dog", "cow")] == ["1.23e-09", "1.000000", "0"]
+    assert json.loads((tmp_path / "o.jsonl").read_text())["scores"] == {"cat": 1.23e-9, "dog": 1.0, "cow": 0.0}

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonargparse import get_loader
 from stress import fuzz_configs
 from stress.fuzz_inputs import changes_of, reader_of, seeds
 from support.running import REPOSITORY
@@ -76,6 +77,66 @@ def test_aliases_and_merges_that_people_write_are_read():
     assert yaml_text.read(text, "f") == yaml.safe_load(text)
     names = yaml.safe_dump({"classes": [f"class {i}" for i in range(10_000)]})
     assert len(yaml_text.read(names, "f")["classes"]) == 10_000
+
+
+ODD = [
+    *("1e-3", "12e4", "1E5", "+1e5", "-1e-5", "1.e3", "1_000", "1_0e3", "0x1F", "0o17", "017", "0b1", "1:30", "1:30.5"),
+    *("._", ".inf", "-.INF", ".nan", "nan", "inf", "yes", "no", "On", "off", "y", "true", "null", "~", "", " ", " a"),
+    *("a ", "=", "<<", "2026-11-29", "2026-11-29 12:30:00", "!x", "!!int", "&a", "*a", "%x", "@x", "`x", "- a", "a: b"),
+    *(
+        "a #b",
+        "#a",
+        "?",
+        "-",
+        "[a, b]",
+        "{a: b}",
+        "a\nb",
+        "a\n",
+        "\n a",
+        "a\x85b",
+        "a\u2028b",
+        "\ufeff",
+        "a\tb",
+        "a\r\nb",
+    ),
+    *("'", '"', "'a\"", "\\n", "…", "---", "...", "word " * 200, "x" * 5000, "日本 語", "\U0001f600", "\x1b[2J"),
+    *("a\tb", "a\r\nb", "\u00a0", "1\u00a0000", "\u0661e\u0662", "file.Class"),
+]
+TEXTS = st.sampled_from(ODD) | st.text(st.characters(exclude_characters="\0"), max_size=12) | st.from_regex(
+    r"\A[-+.~!&*]?[0-9_.:]{0,4}([eE][-+]?[0-9]{0,3})?\Z"
+)  # fmt: skip
+PLAIN = TEXTS | st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
+
+
+def assert_read(content):
+    text = yaml_text.dump(content)
+    for read in (yaml.safe_load, lambda text: yaml_text.read(text, "f"), get_loader("yaml")):
+        assert read(text) == content, text
+
+
+def test_odd_texts_are_read_as_they_were_written():
+    assert_read({"classes": ODD, "by name": dict(zip(ODD, reversed(ODD), strict=True))})
+    for text in ODD:
+        assert_read({"name": text, "init_args": {"tags": [text]}})
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(content=st.dictionaries(TEXTS, st.lists(PLAIN, max_size=3) | PLAIN, min_size=1, max_size=3))
+def test_what_is_written_is_read(content):
+    assert_read(content)
+
+
+def test_numbers_and_plain_words_stay_readable():
+    content = {
+        "lr": 1e-05,
+        "low": 5e-324,
+        "n": 5,
+        "precision": "32-true",
+        "backbone": "resnet101.tv_in1k",
+        "name": "été",
+    }
+    assert yaml_text.dump(content).count("'") == yaml_text.dump(content).count('"') == 0
+    assert_read(content)
 
 
 def test_every_config_of_ours_is_read():
