@@ -14,15 +14,13 @@ from mlcl.system.console import say
 class FreezeFirst(Callback):
     """Holds the backbone in the first ``freeze_epochs`` epochs, by their number alone: a resume needs no state.
 
-    The optimizer has its parameters from the start, so that schedule and resume know them. It passes over a parameter
-    without a gradient, weight decay included.
+    The optimizer has its parameters from the start, for the schedule's sake; without a gradient it leaves them alone.
     """
 
-    def __init__(self) -> None:
-        self._held: list[Parameter] = []
+    _held: tuple[Parameter, ...] = ()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Let go, should a training have failed before: the optimizer takes what requires a gradient."""
+        """Let go, should an earlier training have ended before: the optimizer takes what requires a gradient."""
         self.hold(pl_module.network, False)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -36,26 +34,17 @@ class FreezeFirst(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Here and not when the epoch starts, since a training may go on in the middle of one."""
         held = trainer.current_epoch < pl_module.network.freeze_epochs
-        if held == pl_module.network.held:
-            return
-        self.hold(pl_module.network, held)
-        if isinstance(trainer.strategy, DDPStrategy):  # it waits for a gradient of all that it was made with
-            trainer.strategy.model = pl_module
-            trainer.strategy.configure_ddp()
-        if not held:
-            say("the backbone is trained from here on (model.network.freeze_epochs)")
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """As the network was made."""
-        self.hold(pl_module.network, False)
+        if held != pl_module.network.held:
+            self.hold(pl_module.network, held)
+            if isinstance(trainer.strategy, DDPStrategy):  # it waits for a gradient of all that it was made with
+                trainer.strategy.model = pl_module
+                trainer.strategy.configure_ddp()
 
     def hold(self, network: Network, held: bool) -> None:
         """Stop training the backbone, or go on with all of it but what is frozen for good."""
-        if held == network.held:
-            return
-        if held:
-            self._held = [parameter for parameter in network.backbone.parameters() if parameter.requires_grad]
-        for parameter in self._held:
-            parameter.requires_grad_(not held)
-        network.held = held
-        network.train(network.training)
+        if held != network.held:
+            self._held = tuple(p for p in network.backbone.parameters() if p.requires_grad) if held else self._held
+            for parameter in self._held:
+                parameter.requires_grad_(not held)
+            network.held = held
+            network.train(network.training)

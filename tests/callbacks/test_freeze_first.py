@@ -55,7 +55,7 @@ def test_a_resume_within_and_right_after_equals_a_run_never_stopped(mlcl, demo):
     flags = [*demo, *QUICK, "--model.network.freeze_epochs", "2", "--trainer.max_epochs", "3", "--ema_decay", "0.9"]
     flags += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
     whole = mlcl("fit", *flags, "--name", "whole")
-    assert whole.status == 0 and whole.err.count("the backbone is trained from here on") == 1, whole.err
+    assert whole.status == 0, whole.err
     again: list[str] = []
     for epochs in (1, 2, 3):
         stop = ["--trainer.callbacks+", "own_stop.StopAfter", "--trainer.callbacks.epochs", str(epochs)]
