@@ -182,9 +182,11 @@ class MultiLabelDataModule(LightningDataModule):
         self.splits = {split: samples for split, samples in named.items() if samples is not None}
         return val_source
 
-    def without_positives(self) -> list[Split]:
-        """The splits in whose images no class is known to be present; not those without images."""
-        return [name for name, own in self.splits.items() if len(own.paths) and not (own.targets == PRESENT).any()]
+    @property
+    def nothing_to_learn(self) -> bool:
+        """Whether there are training images, but no class is known to be present in any."""
+        train = self.splits.get("train")
+        return train is not None and len(train.paths) > 0 and not (train.targets == PRESENT).any()
 
     def dataset(self, split: Split, augmented: bool = True) -> ImageDataset:
         """The images of a split; those of train are augmented, unless ``augmented`` is off, all others only resized.
@@ -199,7 +201,7 @@ class MultiLabelDataModule(LightningDataModule):
             raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images: {hint}")
         mode = InterpolationMode(self.interpolation or "bilinear")
         training = split == "train" and augmented
-        if training and "train" in self.without_positives():
+        if training and self.nothing_to_learn:
             raise MlclError(
                 f"{type(self).__name__} at {self.root}: none of its {len(self.splits[split].paths):,} train images has "
                 "a label, so there is nothing to learn; check the labels, and data.val_fraction"

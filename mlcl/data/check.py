@@ -17,7 +17,7 @@ from mlcl.data.dataset import Samples
 from mlcl.data.doubts import doubts
 from mlcl.data.file_names import short
 from mlcl.data.images import ImageError, read_image
-from mlcl.data.labels import PRESENT, describe, never_absent
+from mlcl.data.labels import PRESENT, describe, measurable, never_absent
 from mlcl.errors import cell, visible
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
@@ -61,9 +61,10 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
     lines += [*data.notes.values(), *doubts(data.splits, data.classes)]
     empty = [split for split in get_args(Split) if split not in data.splits or not data.splits[split].paths]
     lines += [f"no {', no '.join(empty)} images: mlcl fit would stop"] if empty else []
-    for split in data.without_positives():
-        so = "mlcl fit would stop" if split == "train" else "its mAP is not a number"
-        lines.append(f"no {split} image has a label: {so}")
+    lines += ["no train image has a label: mlcl fit would stop"] if data.nothing_to_learn else []
+    for split, samples in data.splits.items():
+        if split != "train" and len(samples.paths) and not measurable(samples.targets).any():
+            lines.append(f"{split}: no class is both present and known to be absent, so its mAP is not a number")
     for kind, title in _TITLES.items():
         rows = problems[kind]
         lines += [f"{len(rows):,} {title}"] if rows else []
@@ -81,7 +82,7 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
         say(f"{output}: {len(table):,} problems")
     bad = sum(bool(one.reason) for one in found.values())
     print(f"{bad:,} of {len(found):,} images cannot be read" if bad else f"all {len(found):,} images can be read")
-    return 1 if bad or empty or "train" in data.without_positives() else 0
+    return 1 if bad or empty or data.nothing_to_learn else 0
 
 
 def _problems(
