@@ -4,8 +4,10 @@ import os
 import sys
 import traceback
 from argparse import ArgumentError
+from enum import Enum
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt
 from lightning import Trainer
@@ -29,6 +31,8 @@ _DEFAULTS = {
     "model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-4}},
     "trainer.max_epochs": 30,
 }
+# Some defaults of Lightning's are enumerations (Timer.interval), which YAML does not know.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_str(str(member.value)))
 
 
 class Parser(ArgumentParser):

@@ -1,0 +1,165 @@
+"""The callbacks that a user gives beside ours: which a training takes, what they may write, and how they ended it."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch import callbacks as lightnings
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, WeightAveraging
+
+from mlcl.callbacks.ema import EMA
+from mlcl.errors import MlclError
+from mlcl.metrics import NAMES
+from mlcl.runs.folders import CHECKPOINTS
+from mlcl.system.console import say
+
+_SCORES = tuple(f"val/{name}" for name in NAMES)
+_LOGGED = (*_SCORES, "val/classification", "val/spread", "val/spread_present")
+_OTHERS = ("train/", "gradient/", "lr-", "epoch", "step")  # known once the training runs
+_REFUSED: dict[type[Callback], str] = {
+    lightnings.BatchSizeFinder: "the schedule is laid out for one batch size; give --data.batch_size",
+    lightnings.LearningRateFinder: "it cannot set the rates of the schedule; give --model.optimizer.lr",
+    lightnings.GradientAccumulationScheduler: (
+        "the schedule counts on steps of equal size; give --trainer.accumulate_grad_batches"
+    ),
+    lightnings.BaseFinetuning: (
+        "the schedule has no rates for parameters that come later; give --model.network.freeze_epochs"
+    ),
+    lightnings.StochasticWeightAveraging: (
+        "it replaces the schedule, and best.ckpt would not hold its average; give --ema_decay, or WeightAveraging"
+    ),
+    lightnings.ModelPruning: (
+        "it changes the weights between validation and checkpoint; prune the trained network (torch.nn.utils.prune)"
+    ),
+    lightnings.OnExceptionCheckpoint: (
+        "the next run would start from its file unasked; give ModelCheckpoint with save_on_exception true"
+    ),
+}
+
+
+def refuse(given: list[Callback]) -> None:
+    """Raise an MlclError for a callback with which the schedule, or what is saved, would silently be wrong."""
+    for callback in given:
+        for kind, reason in _REFUSED.items():
+            if isinstance(callback, kind):
+                raise MlclError(f"{type(callback).__name__} is refused: {reason}")
+
+
+def admit(given: list[Callback], folder: Path, bar: bool, averaged: bool) -> list[Callback]:
+    """The user's callbacks for a training in this folder, or an MlclError.
+
+    Args:
+        given: as they were made from the command line or a config file.
+        folder: the run's.
+        bar: whether there is a terminal for a progress bar; without one, theirs is left out, too.
+        averaged: whether there is a moving average already.
+    """
+    refuse(given)
+    for callback in given:
+        name = type(callback).__name__
+        if type(callback) in (Callback, lightnings.Checkpoint, ProgressBar):
+            raise MlclError(f"{name} is refused: it is a base class and does nothing; give a class derived from it")
+        if isinstance(callback, lightnings.BasePredictionWriter):
+            raise MlclError(f"{name} is refused: a training predicts nothing; use mlcl predict --output FILE")
+        if isinstance(callback, WeightAveraging) and averaged:
+            raise MlclError(f"{name} is refused: there is a moving average already; give one only, or --ema_decay null")
+        averaged = averaged or isinstance(callback, WeightAveraging)
+        if isinstance(callback, ModelCheckpoint):
+            _check_files(callback, folder / CHECKPOINTS)
+            setattr(callback, "on_exception", partial(_save_quietly, callback.on_exception))  # noqa: B010
+        if isinstance(callback, ModelCheckpoint | EarlyStopping) and callback.monitor is not None:
+            _check_monitor(callback, all(type(c).__module__.startswith("lightning.") for c in given))
+    return [callback for callback in given if bar or not isinstance(callback, ProgressBar)]
+
+
+def _save_quietly(save: Callable[..., None], *arguments: Any) -> None:
+    """Save after an error, if that is possible: the line at the end is about the first error."""
+    try:
+        save(*arguments)
+    except Exception as error:
+        say(f"warning: no checkpoint is saved after the error: {error}")
+
+
+def _check_files(callback: ModelCheckpoint, ours: Path) -> None:
+    """Leave the run's own two checkpoints alone; without a ``dirpath``, Lightning writes beside them."""
+    name = "last" if callback.save_last else callback.filename
+    beside = callback.dirpath is None or Path(callback.dirpath).resolve() == ours.resolve()
+    if beside and name in ("best", "last"):
+        raise MlclError(
+            f"ModelCheckpoint: checkpoints/{name}.ckpt is the run's own, which is written anyway; leave "
+            "save_last out and give another filename, or give a dirpath"
+        )
+
+
+def _check_monitor(callback: ModelCheckpoint | EarlyStopping, complete: bool) -> None:
+    """``complete``: nobody logs anything else, so that a metric with another name never comes."""
+    name, monitor = type(callback).__name__, str(callback.monitor)
+    if complete and monitor not in _LOGGED and not monitor.startswith(_OTHERS):
+        raise MlclError(f"{name}: nothing is logged as {monitor}; a validation gives {', '.join(_LOGGED)}")
+    lowest = callback.mode == "min"
+    if monitor in _SCORES if lowest else monitor.startswith("train/") or monitor == "val/classification":
+        given, right, kind = ("lowest", "max", "score") if lowest else ("highest", "min", "loss")
+        say(f"warning: {name} takes the {given} {monitor} for the best, but it is a {kind}: give mode {right}")
+
+
+class UsersCallbacks(Callback):
+    """Looks after the user's callbacks during a training; it comes after them."""
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """What of their stored state counts: not a patience that has changed, nor files of others."""
+        states = checkpoint["callbacks"]
+        if "averaging_state" in checkpoint and not any(isinstance(c, WeightAveraging) for c in trainer.callbacks):
+            raise MlclError("the checkpoint holds a moving average: continue with the callback that made it")
+        progress = checkpoint["loops"]["fit_loop"]
+        epoch, batches = progress["epoch_progress"]["current"], progress["epoch_loop.batch_progress"]
+        if epoch["started"] > epoch["processed"] and not batches["is_last_batch"]:
+            say(
+                "warning: this checkpoint is from within an epoch: its first images are seen again, instead of its last "
+                "ones; last.ckpt continues exactly"
+            )
+        for callback in trainer.callbacks:
+            state = states.get(callback.state_key, {})
+            if isinstance(callback, lightnings.SpikeDetection):  # Lightning 2.6.6 cannot restore it
+                states.pop(callback.state_key, None)
+            elif isinstance(callback, EarlyStopping) and state:
+                state["patience"] = callback.patience
+                trainer.should_stop |= state["wait_count"] >= callback.patience
+            elif isinstance(callback, ModelCheckpoint):
+                _check_paths(callback, state)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Lightning's averages validate and save the untrained weights until they begin (2.6.6); ours does not."""
+        begun = checkpoint.get("averaging_state", {}).get("n_averaged", 1) > 0
+        if not begun and not any(isinstance(c, EMA) for c in trainer.callbacks):
+            raise MlclError(
+                f"after {trainer.global_step} steps the moving average has not begun, and untrained weights would be "
+                "saved; let it begin in the first epoch, or give --ema_decay"
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say why a training ended before its last epoch."""
+        if trainer.should_stop:
+            say(f"training ended after epoch {trainer.current_epoch} of {trainer.max_epochs}: {_reason(trainer)}")
+
+
+def _reason(trainer: Trainer) -> str:
+    for callback in trainer.callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            return f"{name}: {callback.stopping_reason_message.removesuffix(' Signaling Trainer to stop.')}"
+        if isinstance(callback, lightnings.Timer) and (left := callback.time_remaining()) is not None and left <= 0:
+            return f"{name}: its time is over, after {timedelta(seconds=round(callback.time_elapsed()))}"
+    return "a callback asked for it"
+
+
+def _check_paths(callback: ModelCheckpoint, state: dict[str, Any]) -> None:
+    """Refuse a stored path that leads elsewhere: Lightning removes such files when better ones come."""
+    paths = [state.get(f"{name}_model_path", "") for name in ("best", "last", "kth_best")]
+    for path in map(str, [*paths, *state.get("best_k_models", {})]):
+        remote = re.search("::|://", path) and not path.startswith(f"{callback.dirpath}/")
+        if remote or ".." in Path(path).parts:
+            raise MlclError(f"the checkpoint's {type(callback).__name__} names {path}, which is no file of this run")
