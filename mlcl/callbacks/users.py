@@ -114,13 +114,6 @@ class UsersCallbacks(Callback):
         states = checkpoint["callbacks"]
         if "averaging_state" in checkpoint and not any(isinstance(c, WeightAveraging) for c in trainer.callbacks):
             raise MlclError("the checkpoint holds a moving average: continue with the callback that made it")
-        progress = checkpoint["loops"]["fit_loop"]
-        epoch, batches = progress["epoch_progress"]["current"], progress["epoch_loop.batch_progress"]
-        if epoch["started"] > epoch["processed"] and not batches["is_last_batch"]:
-            say(
-                "warning: this checkpoint is from within an epoch: its first images are seen again, instead of its last "
-                "ones; last.ckpt continues exactly"
-            )
         for callback in trainer.callbacks:
             state = states.get(callback.state_key, {})
             if isinstance(callback, lightnings.SpikeDetection):  # Lightning 2.6.6 cannot restore it
@@ -141,9 +134,10 @@ class UsersCallbacks(Callback):
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say why a training ended before its last epoch."""
+        """Say why a training ended before its last epoch, or did not begin."""
         if trainer.should_stop:
-            say(f"training ended after epoch {trainer.current_epoch} of {trainer.max_epochs}: {_reason(trainer)}")
+            epochs = trainer.fit_loop.epoch_progress.current.processed
+            say(f"training ended after epoch {epochs} of {trainer.max_epochs}: {_reason(trainer)}")
 
 
 def _reason(trainer: Trainer) -> str:

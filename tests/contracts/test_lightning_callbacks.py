@@ -29,6 +29,7 @@ NEEDED = {  # arguments without a default
 SHORT = [
     *("--data.image_size", "32", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"),
     *("--trainer.max_epochs", "1", "--test_after_fit", "false", "--ema_decay", "null"),
+    *("--trainer.num_sanity_val_steps", "0"),
 ]
 
 

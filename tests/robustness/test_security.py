@@ -86,47 +86,49 @@ def test_a_config_runs_no_command(mlcl, attack, demo):
     assert not Path("pwned").exists()
 
 
-HOSTILE = {  # a callback in the record of a checkpoint: name, settings, what the refusal names
-    "a process": ("subprocess.Popen", {"args": "touch pwned"}, "subprocess.Popen"),
-    "checkpoints elsewhere": ("ModelCheckpoint", {"dirpath": "victim", "filename": "x"}, "dirpath 'victim'"),
-    "a name that climbs": ("OnExceptionCheckpoint", {"dirpath": ".", "filename": "../x"}, "dirpath '.'"),
-    "a function": ("LambdaCallback", {"on_train_start": "os.abort"}, "on_train_start 'os.abort'"),
-    "a logger elsewhere": ("lightning.pytorch.loggers.MLFlowLogger", {"tracking_uri": "http://evil"}, "MLFlowLogger"),
+HOSTILE = {  # a callback of Lightning's in the record of a checkpoint: its settings, and what the refusal names
+    "ModelCheckpoint": ({"dirpath": "victim", "filename": "x"}, "with dirpath 'victim'"),
+    "LambdaCallback": ({"on_train_start": "os.abort"}, "with on_train_start 'os.abort'"),
 }
 
 
-@pytest.mark.parametrize("attack", HOSTILE)
-def test_a_continued_run_reaches_nothing_beyond_its_folder(mlcl, trained, attack):
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_continued_run_reaches_nothing_beyond_its_folder(mlcl, trained, name):
     shutil.copytree(trained, "runs/demo/version_0")
-    name, settings, said = HOSTILE[attack]
-    given = {"class_path": name if "." in name else f"lightning.pytorch.callbacks.{name}", "init_args": settings}
-    key = "logger" if "logger" in attack else "callbacks"
+    settings, said = HOSTILE[name]
+    given = [{"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": settings}]
+    run = Path("runs/demo/version_0")
     last = altered(
-        Path("runs/demo/version_0"), Path("runs/demo/version_0/checkpoints/last.ckpt"),
-        lambda content, config: config["trainer"].update({key: [given]}),
-    )  # fmt: skip
-    outcome = mlcl("fit", "--ckpt_path", last, "--trainer.max_epochs", "3")
+        run, run / "checkpoints" / "last.ckpt", lambda content, config: config["trainer"].update(callbacks=given)
+    )
+    outcome = mlcl("fit", "--ckpt_path", last)
     assert outcome.status == 1 and said in outcome.err and outcome.err.count("\n") == 1, outcome.err
-    assert not Path("pwned").exists() and not Path("victim").exists()
+    assert outcome.err.strip().endswith("if you trust it, add --import lightning.pytorch.callbacks")
+    assert not Path("victim").exists()
 
 
-@pytest.mark.parametrize("path", ["local://{}", "local::{}", "{}/runs/demo/version_0/checkpoints/../../../../victim"])
-@pytest.mark.parametrize("key", ["kth_best_model_path", "best_model_path", "best_k_models"])
-def test_a_continued_run_removes_no_file_of_others(mlcl, trained, tmp_path, path, key):
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("best_model_path", "local://{}/victim"),
+        ("kth_best_model_path", "local::{}/victim"),
+        ("best_k_models", "{}/runs/demo/version_0/checkpoints/../../../../victim"),
+    ],
+)
+def test_a_continued_run_removes_no_file_of_others(mlcl, trained, tmp_path, key, path):
     """Lightning removes what a checkpoint's state calls its former best."""
     shutil.copytree(trained, "runs/demo/version_0")
     Path("victim").touch()
-    victim = path.format(tmp_path if ".." in path else tmp_path / "victim")
+    victim, run = path.format(tmp_path), Path("runs/demo/version_0")
 
     def change(content, config):
         for name, state in content["callbacks"].items():
             if "Checkpoint" in name:
                 state[key] = {victim: torch.tensor(-1.0)} if key == "best_k_models" else victim
 
-    last = altered(Path("runs/demo/version_0"), Path("runs/demo/version_0/checkpoints/last.ckpt"), change)
-    outcome = mlcl("fit", "--ckpt_path", last)
+    outcome = mlcl("fit", "--ckpt_path", altered(run, run / "checkpoints" / "last.ckpt", change))
     assert outcome.status == 1 and f"names {victim}, which is no file of this run" in outcome.err
-    assert Path("victim").is_file() and Path("runs/demo/version_0/checkpoints/best.ckpt").is_file()
+    assert Path("victim").is_file() and (run / "checkpoints" / "best.ckpt").is_file()
 
 
 class _Runs:
