@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch import callbacks as lightnings
+from lightning.pytorch import callbacks as theirs
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, WeightAveraging
 
 from mlcl.callbacks.ema import EMA
@@ -21,23 +21,13 @@ _SCORES = tuple(f"val/{name}" for name in NAMES)
 _LOGGED = (*_SCORES, "val/classification", "val/spread", "val/spread_present")
 _OTHERS = ("train/", "gradient/", "lr-", "epoch", "step")  # known once the training runs
 _REFUSED: dict[type[Callback], str] = {
-    lightnings.BatchSizeFinder: "the schedule is laid out for one batch size; give --data.batch_size",
-    lightnings.LearningRateFinder: "it cannot set the rates of the schedule; give --model.optimizer.lr",
-    lightnings.GradientAccumulationScheduler: (
-        "the schedule counts on steps of equal size; give --trainer.accumulate_grad_batches"
-    ),
-    lightnings.BaseFinetuning: (
-        "the schedule has no rates for parameters that come later; give --model.network.freeze_epochs"
-    ),
-    lightnings.StochasticWeightAveraging: (
-        "it replaces the schedule, and best.ckpt would not hold its average; give --ema_decay, or WeightAveraging"
-    ),
-    lightnings.ModelPruning: (
-        "it changes the weights between validation and checkpoint; prune the trained network (torch.nn.utils.prune)"
-    ),
-    lightnings.OnExceptionCheckpoint: (
-        "the next run would start from its file unasked; give ModelCheckpoint with save_on_exception true"
-    ),
+    theirs.BatchSizeFinder: "the schedule is laid out for one batch size; give --data.batch_size",
+    theirs.LearningRateFinder: "it cannot set the rates of the schedule; give --model.optimizer.lr",
+    theirs.GradientAccumulationScheduler: "the schedule is for equal steps; give --trainer.accumulate_grad_batches",
+    theirs.BaseFinetuning: "the schedule has no rates for later parameters; give --model.network.freeze_epochs",
+    theirs.StochasticWeightAveraging: "it replaces the schedule, and best.ckpt is not its average; give --ema_decay",
+    theirs.ModelPruning: "validated weights would change before they are saved; prune later, by torch.nn.utils.prune",
+    theirs.OnExceptionCheckpoint: "the next run starts from its file unasked; give ModelCheckpoint.save_on_exception",
 }
 
 
@@ -50,20 +40,16 @@ def refuse(given: list[Callback]) -> None:
 
 
 def admit(given: list[Callback], folder: Path, bar: bool, averaged: bool) -> list[Callback]:
-    """The user's callbacks for a training in this folder, or an MlclError.
+    """The user's callbacks for a training in this folder, or an MlclError; a progress bar only if there is a ``bar``.
 
-    Args:
-        given: as they were made from the command line or a config file.
-        folder: the run's.
-        bar: whether there is a terminal for a progress bar; without one, theirs is left out, too.
-        averaged: whether there is a moving average already.
+    ``averaged``: there is a moving average already.
     """
     refuse(given)
     for callback in given:
         name = type(callback).__name__
-        if type(callback) in (Callback, lightnings.Checkpoint, ProgressBar):
+        if type(callback) in (Callback, theirs.Checkpoint, ProgressBar):
             raise MlclError(f"{name} is refused: it is a base class and does nothing; give a class derived from it")
-        if isinstance(callback, lightnings.BasePredictionWriter):
+        if isinstance(callback, theirs.BasePredictionWriter):
             raise MlclError(f"{name} is refused: a training predicts nothing; use mlcl predict --output FILE")
         if isinstance(callback, WeightAveraging) and averaged:
             raise MlclError(f"{name} is refused: there is a moving average already; give one only, or --ema_decay null")
@@ -116,7 +102,7 @@ class UsersCallbacks(Callback):
             raise MlclError("the checkpoint holds a moving average: continue with the callback that made it")
         for callback in trainer.callbacks:
             state = states.get(callback.state_key, {})
-            if isinstance(callback, lightnings.SpikeDetection):  # Lightning 2.6.6 cannot restore it
+            if isinstance(callback, theirs.SpikeDetection):  # Lightning 2.6.6 cannot restore it
                 states.pop(callback.state_key, None)
             elif isinstance(callback, EarlyStopping) and state:
                 state["patience"] = callback.patience
@@ -145,15 +131,19 @@ def _reason(trainer: Trainer) -> str:
         name = type(callback).__name__
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return f"{name}: {callback.stopping_reason_message.removesuffix(' Signaling Trainer to stop.')}"
-        if isinstance(callback, lightnings.Timer) and (left := callback.time_remaining()) is not None and left <= 0:
+        if isinstance(callback, theirs.Timer) and (left := callback.time_remaining()) is not None and left <= 0:
             return f"{name}: its time is over, after {timedelta(seconds=round(callback.time_elapsed()))}"
     return "a callback asked for it"
 
 
 def _check_paths(callback: ModelCheckpoint, state: dict[str, Any]) -> None:
-    """Refuse a stored path that leads elsewhere: Lightning removes such files when better ones come."""
-    paths = [state.get(f"{name}_model_path", "") for name in ("best", "last", "kth_best")]
+    """Refuse a stored path that leads elsewhere: Lightning removes such files when better ones come (2.6.6)."""
+    ours, paths = (
+        Path(str(callback.dirpath)),
+        [state.get(f"{name}_model_path") for name in ("best", "last", "kth_best")],
+    )
     for path in map(str, [*paths, *state.get("best_k_models", {})]):
-        remote = re.search("::|://", path) and not path.startswith(f"{callback.dirpath}/")
-        if remote or ".." in Path(path).parts:
+        remote, local = re.search("::|://", path), Path(path).absolute()
+        outside = ours in local.parents and not local.resolve().is_relative_to(ours.resolve())  # by .. or a link
+        if outside or (remote and not path.startswith(f"{callback.dirpath}/")):
             raise MlclError(f"the checkpoint's {type(callback).__name__} names {path}, which is no file of this run")

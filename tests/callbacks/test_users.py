@@ -162,12 +162,13 @@ def test_the_first_error_is_the_one_that_is_shown(train):
     assert "warning: no checkpoint is saved after the error: the second error" in outcome.err
 
 
-def test_a_mean_of_the_weights_is_saved_and_continued(train):
+def test_a_mean_of_the_weights_is_saved_and_continued(train, mlcl):
     outcome = train({"WeightAveraging": {}})
     assert outcome.status == 0, outcome.err
     stored = torch.load(FOLDER / "checkpoints" / "last.ckpt", weights_only=True)
     name = "network.head.value.weight"
     assert not torch.equal(stored["state_dict"][name], stored["current_model_state"][name])
+    assert mlcl("fit", "--name", "demo", "--ckpt_path", "last").status == 0
     outcome = train({}, "--ckpt_path", "last")
     assert outcome.status == 1 and "holds a moving average" in last_line(outcome)
 
@@ -186,6 +187,20 @@ def test_a_test_says_that_it_goes_without_them(mlcl, trained):
     shutil.copytree(trained, FOLDER)
     outcome = mlcl("test", "--ckpt_path", FOLDER, "--trainer.callbacks+=ModelSummary")
     assert outcome.status == 0 and "mlcl test goes without them" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--trainer.callbacks+=EarlyStopping"], "--trainer.callbacks: EarlyStopping needs monitor"),
+        (["--trainer.callbacks+=EarlyStoping"], "unknown class 'EarlyStoping'; known: "),
+        (["--trainer.callbacks+=Timer", "--trainer.callbacks.hours", "3"], "--trainer.callbacks.hours: unknown option"),
+        (["--trainer.callbacks+=Timer", "--trainer.callbacks.duration", "3h"], "Timer: `Timer(duration='3h')`"),
+    ],
+)
+def test_mistakes_are_one_line(mlcl, demo, flags, said):
+    outcome = mlcl("fit", *demo, *flags)
+    assert outcome.status in (1, 2) and said in outcome.err and outcome.err.count("\n") == 1, outcome.err
 
 
 @pytest.mark.parametrize("callback", [lightnings.BatchSizeFinder(), lightnings.GradientAccumulationScheduler({0: 2})])

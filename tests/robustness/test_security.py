@@ -113,12 +113,14 @@ def test_a_continued_run_reaches_nothing_beyond_its_folder(mlcl, trained, name):
         ("best_model_path", "local://{}/victim"),
         ("kth_best_model_path", "local::{}/victim"),
         ("best_k_models", "{}/runs/demo/version_0/checkpoints/../../../../victim"),
+        ("last_model_path", "{}/runs/demo/version_0/checkpoints/link/victim"),
     ],
 )
 def test_a_continued_run_removes_no_file_of_others(mlcl, trained, tmp_path, key, path):
     """Lightning removes what a checkpoint's state calls its former best."""
     shutil.copytree(trained, "runs/demo/version_0")
     Path("victim").touch()
+    Path("runs/demo/version_0/checkpoints/link").symlink_to(tmp_path)
     victim, run = path.format(tmp_path), Path("runs/demo/version_0")
 
     def change(content, config):
