@@ -107,8 +107,10 @@ class UsersCallbacks(Callback):
             elif isinstance(callback, EarlyStopping) and state:
                 state["patience"] = callback.patience
                 trainer.should_stop |= state["wait_count"] >= callback.patience
-            elif isinstance(callback, ModelCheckpoint):
-                _check_paths(callback, state)
+        folders = [str(c.dirpath) for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]
+        for state in states.values():
+            if isinstance(state, dict) and "best_model_path" in state:
+                _check_paths(folders, state)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Lightning's averages validate and save the untrained weights until they begin (2.6.6); ours does not."""
@@ -136,14 +138,12 @@ def _reason(trainer: Trainer) -> str:
     return "a callback asked for it"
 
 
-def _check_paths(callback: ModelCheckpoint, state: dict[str, Any]) -> None:
+def _check_paths(folders: list[str], state: dict[str, Any]) -> None:
     """Refuse a stored path that leads elsewhere: Lightning removes such files when better ones come (2.6.6)."""
-    ours, paths = (
-        Path(str(callback.dirpath)),
-        [state.get(f"{name}_model_path") for name in ("best", "last", "kth_best")],
-    )
-    for path in map(str, [*paths, *state.get("best_k_models", {})]):
+    single = [state.get(f"{key}_model_path") for key in ("best", "last", "kth_best")]
+    for path in map(str, [*single, *state.get("best_k_models", {})]):
         remote, local = re.search("::|://", path), Path(path).absolute()
-        outside = ours in local.parents and not local.resolve().is_relative_to(ours.resolve())  # by .. or a link
-        if outside or (remote and not path.startswith(f"{callback.dirpath}/")):
-            raise MlclError(f"the checkpoint's {type(callback).__name__} names {path}, which is no file of this run")
+        above = [Path(folder) for folder in folders if Path(folder) in local.parents]
+        outside = any(not local.resolve().is_relative_to(folder.resolve()) for folder in above)  # by .. or a link
+        if outside or (remote and not path.startswith(tuple(f"{folder}/" for folder in folders))):
+            raise MlclError(f"the checkpoint names {path}, which is no checkpoint of this run")

@@ -65,6 +65,7 @@ def test_a_run_with_lightnings_callbacks_goes_on(train, mlcl):
     stop = {"monitor": "val/mAP", "mode": "max", "min_delta": 1.0, "patience": 2}
     best = {"monitor": "val/mAP", "mode": "max", "save_top_k": 3, "filename": "{epoch}"}
     callbacks = {"ModelCheckpoint": best, "RichProgressBar": {}, "Timer": {"duration": "01:00:00:00"}}
+    callbacks["SpikeDetection"] = {"rtol": 1e6}
     flags = ["--trainer.max_epochs", "9", "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"]
     first = train({"EarlyStopping": stop, **callbacks}, *flags)
     ended = "training ended after epoch 3 of 9: EarlyStopping: Monitored metric val/mAP did not improve"

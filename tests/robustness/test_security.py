@@ -107,6 +107,12 @@ def test_a_continued_run_reaches_nothing_beyond_its_folder(mlcl, trained, name):
     assert not Path("victim").exists()
 
 
+BEFORE = (
+    "ModelCheckpoint{'monitor': None, 'mode': 'min', 'every_n_train_steps': 0, 'every_n_epochs': 1, "
+    "'train_time_interval': None}"
+)
+
+
 @pytest.mark.parametrize(
     ("key", "path"),
     [
@@ -127,9 +133,11 @@ def test_a_continued_run_removes_no_file_of_others(mlcl, trained, tmp_path, key,
         for name, state in content["callbacks"].items():
             if "Checkpoint" in name:
                 state[key] = {victim: torch.tensor(-1.0)} if key == "best_k_models" else victim
+        if key == "best_model_path":  # as runs of before named it
+            content["callbacks"][BEFORE] = content["callbacks"].pop("RunCheckpoint:last")
 
     outcome = mlcl("fit", "--ckpt_path", altered(run, run / "checkpoints" / "last.ckpt", change))
-    assert outcome.status == 1 and f"names {victim}, which is no file of this run" in outcome.err
+    assert outcome.status == 1 and f"names {victim}, which is no checkpoint of this run" in outcome.err
     assert Path("victim").is_file() and (run / "checkpoints" / "best.ckpt").is_file()
 
 
