@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from mlcl.callbacks.csv_log import CSVLog
 from mlcl.errors import MlclError
@@ -25,8 +25,7 @@ def make(chosen: Any, settings: Any, folder: Path, training: bool) -> list[Logge
     given = [] if chosen in (None, True) else chosen if isinstance(chosen, list) else [chosen]
     texts = settings if isinstance(settings, list) else [settings] * len(given)
     placed = [_placed(logger, text, folder) for logger, text in zip(given, texts, strict=True)]
-    csv = [CSVLog(str(folder))] if training and not any(isinstance(logger, CSVLogger) for logger in placed) else []
-    return [*csv, *placed]
+    return [*([CSVLog(str(folder))] if training else []), *placed]
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""What is said where a metric that should choose an epoch is not a number, and where early stopping ends a training."""
+"""What is said where a metric that should choose an epoch is not a number, and why a training ended early."""
 
+from datetime import timedelta
 from typing import Any
 
 from lightning import Callback
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from mlcl.data.labels import measurable
 from mlcl.system.console import say
@@ -15,7 +17,7 @@ class Monitors(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Say what is known before the first step."""
-        self._first, self._said = trainer.current_epoch, set[str]()
+        self._said = set[str]()
         if "val/mAP" in _monitored(trainer) and (reason := _why_unmeasurable(trainer)):
             self._said.add("val/mAP")
             say(f"warning: val/mAP will choose no epoch: {reason}; {_KEPT}")
@@ -28,12 +30,24 @@ class Monitors(Callback):
                 say(f"warning: {name} is NaN and chooses no epoch; {_KEPT}")
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """The last epoch, and why it is the last."""
+        """The last epoch."""
         self.on_train_epoch_start(trainer, pl_module)
-        for stopper in trainer.early_stopping_callbacks if trainer.should_stop else []:
-            if (reason := stopper.stopping_reason_message) and stopper.stopped_epoch >= self._first:  # since a resume
-                reason = reason.removesuffix(" Signaling Trainer to stop.")
-                say(f"early stopping after epoch {stopper.stopped_epoch + 1}: {reason}")
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say why a training ended before its last epoch, or did not begin."""
+        if trainer.should_stop:
+            epochs = trainer.fit_loop.epoch_progress.current.processed
+            say(f"training ended after epoch {epochs} of {trainer.max_epochs}: {_reason(trainer)}")
+
+
+def _reason(trainer: Any) -> str:
+    for callback in trainer.callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            return f"{name}: {callback.stopping_reason_message.removesuffix(' Signaling Trainer to stop.')}"
+        if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None and left <= 0:
+            return f"{name}: its time is over, after {timedelta(seconds=round(callback.time_elapsed()))}"
+    return "a callback asked for it"
 
 
 def _monitored(trainer: Any) -> set[str]:

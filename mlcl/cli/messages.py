@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
 from lightning import Trainer
+from lightning.pytorch import callbacks as lightnings
 from torch.optim import SGD, AdamW
 
 import mlcl.data
@@ -25,6 +26,7 @@ _CHOICES = {
     "classification_loss": mlcl.losses.CLASSIFICATION_LOSSES,
     "embedding_loss": mlcl.losses.EMBEDDING_LOSSES,
     "schedule": mlcl.optim.SCHEDULES,
+    "callbacks": {name: getattr(lightnings, name) for name in lightnings.__all__},
 }
 _KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
 _IN_QUOTES = '; YAML takes numbers, and words like no, as text only in quotes: ["no", "12e4"]'
@@ -35,6 +37,8 @@ def translate(message: str, given: CommandLine) -> str:
     text = " ".join(message.split())
     if re.search(r"arguments are required: save_dir\b", text):
         return "--trainer.logger.save_dir is missing: where this logger writes, such as runs/tensorboard"
+    if match := re.search(r"lightning\.pytorch\.callbacks\.(\w+)': the following arguments are required: (\w+)", text):
+        return f"--trainer.callbacks: {match[1]} needs {match[2]}"
     if match := re.search(r"(?:Option|accept option) '([^']+)'", text):
         return f"{_place(match[1], given)}: unknown option{_meant(_place(match[1], given))}"
     if match := re.search(r"unrecognized arguments: (\S+)", text):

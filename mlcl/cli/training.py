@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 
 from mlcl import callbacks
 from mlcl.callbacks import loggers
@@ -39,6 +39,9 @@ class Run:
             settings.config["seed_everything"] = seed_everything(None if seed is True else seed, workers=True)
         made = settings.parser.instantiate_classes(settings.config)
         self.model, self.datamodule, self.trainer_arguments = made.model, made.data, dict(made.trainer)
+        given = made.trainer.callbacks or []
+        self.users = given if isinstance(given, list) else [given]
+        callbacks.refuse(self.users)  # before their settings are stored, which jsonargparse cannot for each of them
         stored, classes = settings.stored_classes, list(self.datamodule.classes)
         if stored and classes != stored:
             raise MlclError(
@@ -121,17 +124,20 @@ class Run:
         arguments["default_root_dir"], arguments["logger"] = str(self.folder), self.loggers
         if not training and not isinstance(arguments["strategy"], str):  # an object serves one trainer only
             arguments["strategy"] = "ddp" if self.trainer.world_size > 1 else "auto"
-        own = arguments["callbacks"] or []
-        arguments["callbacks"] = self._callbacks(arguments, checkpoint)
+        bar, averaged = arguments["enable_progress_bar"], self.settings.config.ema_decay is not None
+        users = callbacks.admit(self.users, self.folder, bar, averaged) if training else []
+        if self.users and not self.training:
+            say(f"trainer.callbacks are for a training: mlcl {self.verb} goes without them")
+        # The bar before the results, so that it ends above their table.
+        bars = [callbacks.ImageProgressBar()] if bar and not any(isinstance(c, ProgressBar) for c in users) else []
+        arguments["callbacks"] = [*bars, *self._callbacks(checkpoint), *users]
         if training:
-            arguments["callbacks"] += [*(own if isinstance(own, list) else [own]), *self._of_a_training(arguments)]
+            arguments["callbacks"] += self._of_a_training(arguments)
         return callbacks.prepared(Trainer(**arguments))
 
-    def _callbacks(self, arguments: dict[str, Any], checkpoint: Path | None) -> list[Any]:
+    def _callbacks(self, checkpoint: Path | None) -> list[Any]:
         config, imports = self.settings.config, self.settings.command_line.imports
         return [
-            # Before the results, so that the bar ends above their table.
-            *([callbacks.ImageProgressBar()] if arguments["enable_progress_bar"] else []),
             callbacks.Results(self.folder, str(checkpoint) if checkpoint else None),
             callbacks.LoggedResults(self.folder, config.log_images, imports),
             callbacks.Interruptible(),
@@ -150,8 +156,9 @@ class Run:
             found.append(callbacks.EMA(decay))
         found.append(callbacks.Finite(self.folder))  # after EMA, whose average is saved too
         if self.loggers:
-            found += [LearningRateMonitor("step"), callbacks.GradientNorms()]
-        return found
+            theirs = any(isinstance(callback, LearningRateMonitor) for callback in arguments["callbacks"])
+            found += [*([] if theirs else [LearningRateMonitor("step")]), callbacks.GradientNorms()]
+        return [*found, callbacks.UsersCallbacks()]
 
     def _run_folder(self) -> Path:
         if _RUN_FOLDER in os.environ:

@@ -5,6 +5,7 @@ And writing it, so that every reader gets what was written.
 
 import re
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, _Dumper._text)
+# Some defaults of Lightning's are enumerations (Timer.interval), which YAML does not know.
+_Dumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(str(member.value)))
 # jsonargparse has other patterns for numbers: 1e-3 is one there, and text for PyYAML, which wants a point in it.
 _LIKE_A_NUMBER = re.compile(r"[-+.]?[\d_.:]+([eE][-+]?\d+)?$")
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _LIKE_A_NUMBER, list("-+.0123456789"))

@@ -27,6 +27,7 @@ def test_a_continued_run_may_log_as_it_did():
     tensorboard = {**TB, "init_args": {"save_dir": "runs/tensorboard", "name": "lightning_logs", "comment": ""}}
     checked({**W, "init_args": PLAIN})
     checked({**W, "init_args": PLAIN}, tensorboard)
+    checked({"class_path": f"{LOGGERS}.CSVLogger", "init_args": {"save_dir": "runs", "version": None}})
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_a_continued_run_may_log_as_it_did():
         {**TB, "init_args": {"save_dir": "runs/../../evil"}},
         {**TB, "init_args": {"save_dir": "runs", "name": "/evil"}},
         {**TB, "init_args": {"save_dir": "runs", "sub_dir": "../.."}},
-        {"class_path": f"{LOGGERS}.CSVLogger", "init_args": {"save_dir": "runs"}},
+        {"class_path": f"{LOGGERS}.CSVLogger", "init_args": {"save_dir": "runs", "version": 0}},
         {"class_path": f"{LOGGERS}.MLFlowLogger"},
     ],
 )
@@ -76,8 +77,8 @@ def test_what_the_user_says_of_a_logger_holds(tmp_path):
     (_, tensorboard) = loggers.make(TensorBoardLogger("tb", version=0), text, tmp_path / "runs/a/version_1", True)
     assert Path(tensorboard.log_dir) == Path("tb/lightning_logs/version_0")
     assert loggers.make(False, False, tmp_path, training=True) == []
-    (own,) = loggers.make(CSVLogger(tmp_path), {"class_path": f"{LOGGERS}.CSVLogger"}, tmp_path, training=True)
-    assert type(own) is CSVLogger
+    ours, own = loggers.make(CSVLogger(tmp_path), {"class_path": f"{LOGGERS}.CSVLogger"}, tmp_path, training=True)
+    assert (type(ours), type(own)) == (CSVLog, CSVLogger)
 
 
 @pytest.mark.parametrize(

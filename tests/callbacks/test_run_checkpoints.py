@@ -117,17 +117,17 @@ def test_a_metric_of_the_users_that_is_nan_is_said_once_and_why_the_training_end
     assert err.count("val/mine is NaN") == 1 and "ModelCheckpoint of your own" in err
     fit(tmp_path / "stopped", [0.1, NAN, 0.2], "val/mine", [EarlyStopping("val/mine", mode="max")])
     err = capsys.readouterr().err
-    assert err.count("val/mine is NaN") == 1 and "early stopping after epoch 2" in err and "not finite" in err
+    assert err.count("val/mine is NaN") == 1 and "training ended after epoch 2" in err and "not finite" in err
 
 
 def test_early_stopping_says_why_and_not_again_after_a_resume(tmp_path, capsys):
     stop = [EarlyStopping("val/mAP", mode="max", patience=1), *best_and_last(tmp_path)]
     assert fit(tmp_path, [0.3, 0.2, 0.1, 0.1], callbacks=stop)["last"] == 1
     err = capsys.readouterr().err
-    assert "early stopping after epoch 2" in err and "did not improve" in err and "warning" not in err
+    assert "training ended after epoch 2" in err and "did not improve" in err and "warning" not in err
     stop = [EarlyStopping("val/mAP", mode="max", patience=9), *best_and_last(tmp_path)]
     fit(tmp_path, [0.3, 0.2, 0.4], callbacks=stop, resume=tmp_path / "last.ckpt")
-    assert "early stopping" not in capsys.readouterr().err
+    assert "training ended" not in capsys.readouterr().err
 
 
 @pytest.fixture

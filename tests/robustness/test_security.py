@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import resource
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from support.checkpoints import altered
 from support.running import REPOSITORY
 from support.trees import write_voc
 from torchvision.datasets.voc import DATASET_YEAR_DICT
@@ -82,6 +84,61 @@ def test_a_config_runs_no_command(mlcl, attack, demo):
     assert len(result.err.strip().splitlines()) == 1, result.err
     assert result.err.startswith("mlcl: ")
     assert not Path("pwned").exists()
+
+
+HOSTILE = {  # a callback of Lightning's in the record of a checkpoint: its settings, and what the refusal names
+    "ModelCheckpoint": ({"dirpath": "victim", "filename": "x"}, "with dirpath 'victim'"),
+    "LambdaCallback": ({"on_train_start": "os.abort"}, "with on_train_start 'os.abort'"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_continued_run_reaches_nothing_beyond_its_folder(mlcl, trained, name):
+    shutil.copytree(trained, "runs/demo/version_0")
+    settings, said = HOSTILE[name]
+    given = [{"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": settings}]
+    run = Path("runs/demo/version_0")
+    last = altered(
+        run, run / "checkpoints" / "last.ckpt", lambda content, config: config["trainer"].update(callbacks=given)
+    )
+    outcome = mlcl("fit", "--ckpt_path", last)
+    assert outcome.status == 1 and said in outcome.err and outcome.err.count("\n") == 1, outcome.err
+    assert outcome.err.strip().endswith("if you trust it, add --import lightning.pytorch.callbacks")
+    assert not Path("victim").exists()
+
+
+BEFORE = (
+    "ModelCheckpoint{'monitor': None, 'mode': 'min', 'every_n_train_steps': 0, 'every_n_epochs': 1, "
+    "'train_time_interval': None}"
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("best_model_path", "local://{}/victim"),
+        ("kth_best_model_path", "local::{}/victim"),
+        ("best_k_models", "{}/runs/demo/version_0/checkpoints/../../../../victim"),
+        ("last_model_path", "{}/runs/demo/version_0/checkpoints/link/victim"),
+    ],
+)
+def test_a_continued_run_removes_no_file_of_others(mlcl, trained, tmp_path, key, path):
+    """Lightning removes what a checkpoint's state calls its former best."""
+    shutil.copytree(trained, "runs/demo/version_0")
+    Path("victim").touch()
+    Path("runs/demo/version_0/checkpoints/link").symlink_to(tmp_path)
+    victim, run = path.format(tmp_path), Path("runs/demo/version_0")
+
+    def change(content, config):
+        for name, state in content["callbacks"].items():
+            if "Checkpoint" in name:
+                state[key] = {victim: torch.tensor(-1.0)} if key == "best_k_models" else victim
+        if key == "best_model_path":  # as runs of before named it
+            content["callbacks"][BEFORE] = content["callbacks"].pop("RunCheckpoint:last")
+
+    outcome = mlcl("fit", "--ckpt_path", altered(run, run / "checkpoints" / "last.ckpt", change))
+    assert outcome.status == 1 and f"names {victim}, which is no checkpoint of this run" in outcome.err
+    assert Path("victim").is_file() and (run / "checkpoints" / "best.ckpt").is_file()
 
 
 class _Runs:
