@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 from lightning.pytorch import callbacks as theirs
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, WeightAveraging
 
@@ -94,7 +94,7 @@ def _check_monitor(callback: ModelCheckpoint | EarlyStopping, complete: bool) ->
 class UsersCallbacks(Callback):
     """Looks after the user's callbacks during a training; it comes after them."""
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """What of their stored state counts: not a patience that has changed, nor files of others."""
         states = checkpoint["callbacks"]
         if "averaging_state" in checkpoint and not any(isinstance(c, WeightAveraging) for c in trainer.callbacks):
@@ -111,7 +111,7 @@ class UsersCallbacks(Callback):
             if isinstance(state, dict) and "best_model_path" in state:
                 _check_paths(folders, state)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Lightning's averages validate and save the untrained weights until they begin (2.6.6); ours does not."""
         begun = checkpoint.get("averaging_state", {}).get("n_averaged", 1) > 0
         if not begun and not any(isinstance(c, EMA) for c in trainer.callbacks):

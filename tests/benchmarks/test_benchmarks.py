@@ -40,6 +40,7 @@ def test_they_are_all_here_and_make_runs_them():
     assert all(name in makefile for name in BENCHMARKS)
 
 
+@pytest.mark.slow
 def test_gpu_benchmark_on_a_cpu(tmp_path):
     """In a process of its own, which forks the two of its DDP part."""
     done = subprocess.run(

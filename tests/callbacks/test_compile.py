@@ -70,6 +70,7 @@ COMPILE = ["--model.embedding_loss", "DualContrastiveLoss", "--model.embedding_l
            "--trainer.log_every_n_steps", "1", "--name"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_compiling_changes_no_name_and_is_training_only(mlcl, demo, monkeypatch):
     """With the compiler told to leave everything as it is: that it is called, and what is written."""
     compiled: list[object] = []

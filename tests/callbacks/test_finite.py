@@ -136,7 +136,7 @@ def data(demo_root):
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.parametrize("every", [5, 50])
+@pytest.mark.parametrize("every", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_values_are_read_every_so_many_steps_and_at_no_other_time(data, tmp_path, every):
     made, seen = demo_module("label, all"), Watch()
     fit(made, data, [EMA(0.9), Finite(tmp_path), seen], default_root_dir=tmp_path, log_every_n_steps=every)

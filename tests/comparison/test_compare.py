@@ -41,6 +41,7 @@ def simulate(root, case, runs, resamples, gain=0.0):
     return outcome.compare(folders.find([root / "one", root / "two"])[0], resamples)
 
 
+@pytest.mark.slow
 def test_equal_methods_are_no_different_in_9_of_10_pairs(tmp_path):
     found = [simulate(tmp_path / str(case), case, runs=5, resamples=200) for case in range(10)]
     spreads = [float(result.values["mAP"].std()) for comparison in found for result in comparison.results]
@@ -49,6 +50,7 @@ def test_equal_methods_are_no_different_in_9_of_10_pairs(tmp_path):
     assert verdicts.count("no difference at the 95 % level") >= 9  # measured on 100 pairs: 98 %
 
 
+@pytest.mark.slow
 def test_a_planted_gain_of_two_points_is_found(tmp_path):
     found = [simulate(tmp_path / str(case), case, runs=10, gain=0.04, resamples=200) for case in range(5)]
     gains = [comparison.results[1].gain for comparison in found]

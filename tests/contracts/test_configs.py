@@ -102,13 +102,14 @@ def method_flags(mlcl, demo: list[str], method: Path) -> list[str]:
     return flags
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m.stem not in CONTINUED], ids=lambda path: path.stem)
+@pytest.mark.parametrize("method", [m for m in METHODS if m.stem != "sadcl"], ids=lambda path: path.stem)
 def test_every_method_trains(mlcl, demo, method):
     outcome = mlcl("fit", *method_flags(mlcl, demo, method), "--trainer.max_epochs", "1")
     assert outcome.status == 0, outcome.err
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m.stem in CONTINUED], ids=lambda path: path.stem)
+@pytest.mark.parametrize("method", [pytest.param(m, id=m.stem, marks=[pytest.mark.slow] * (m.stem != "sadcl"))
+                                    for m in METHODS if m.stem in CONTINUED])  # fmt: skip
 def test_a_method_with_a_state_goes_on_where_it_stopped(mlcl, demo, method, tmp_path: Path):
     """One epoch and one more equal two, bit for bit, bank and prototypes too; both stages where there are two."""
     (tmp_path / "stop.py").write_text(STOPPER)
@@ -147,7 +148,8 @@ def test_the_control_differs_in_the_contrastive_loss_only(mlcl, method):
         assert a == b
 
 
-@every_recipe
+@pytest.mark.parametrize("recipe", [pytest.param(r, id=r.stem, marks=[pytest.mark.slow] * (r.stem != "sadcl"))
+                                    for r in RECIPES])  # fmt: skip
 def test_every_recipe_runs_over_its_method(mlcl, recipe, tmp_path: Path):
     data = tiny_data("COCO2014", tmp_path / "tiny")
     method, config = REPOSITORY / "configs" / "methods" / recipe.name, REPOSITORY / "configs" / "coco.yaml"

@@ -20,7 +20,7 @@ LAUGHS = "\n".join(fuzz_configs.laughs())
 FILES = {
     "laughs": (f"{LAUGHS}\nmodel: *l7\n", "--config mine.yaml: more than 1,000,000 values, with its aliases"),
     "itself": ("model: &a [*a]\n", "nested more than 100 levels deep"),
-    "brackets": (f"model: {'[' * 3000}\n", "--config mine.yaml is not YAML: nested too deeply"),
+    "brackets": (f"model: {'[' * 1000}\n", "--config mine.yaml is not YAML: nested too deeply"),
     "deep": (f"model: {'[' * 120}{']' * 120}\n", "nested more than 100 levels deep"),
     "twice": ("data: Demo\nmodel: {}\ndata: CSVDataset\n", "mine.yaml: the key 'data' twice, line 3"),
     "a byte of 0": ('model: "\\0"\n', "--config mine.yaml: null character"),
@@ -34,7 +34,7 @@ FILES = {
 }
 WORDS = {
     "no time": (["--model.network.head", "!!timestamp "], "--model.network.head '!!timestamp ' is not YAML"),
-    "brackets": (["--name=" + "[" * 3000], "--name '[[["),
+    "brackets": (["--name=" + "[" * 1000], "--name '[[["),
     "digits": (["--data.views", "9" * 5000], "--data.views '999"),
     "a long name": (["-c", "x" * 5000], "--config xxx"),
     "a long place": (["--ckpt_path", "x" * 5000], "no such file"),
