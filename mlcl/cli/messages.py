@@ -83,17 +83,23 @@ def _wrong_value(text: str, name: str) -> str:
 
 
 def misplaced_null(config: Namespace, arguments: list[str]) -> str | None:
-    """A message about a null on the command line for an argument of a class that does not take None, if there is one.
+    """A message about a null on the command line that is not meant, or not possible, if there is one.
 
-    jsonargparse (4.53) does not check for None inside a class, so that the run would fail later and less clearly.
+    jsonargparse (4.53) does not check for None inside a class, so that the run would fail later and less clearly; and
+    what YAML takes for nothing it drops in silence where there may be nothing.
     """
-    for flag, value, _ in options(arguments):
+    for flag, value in {flag: value for flag, value, _ in options(arguments)}.items():
         *above, name = flag.removeprefix("--").split(".")
-        place: Any = config if value == "null" and above else None
+        place: Any = config
         for part in above:
             place = place.get("init_args", place).get(part) if isinstance(place, Namespace) else None
-        if isinstance(place, Namespace) and not _takes_none(str(place.get("class_path")), name):
+        if not isinstance(place, Namespace):
+            continue
+        if value == "null" and above and not _takes_none(str(place.get("class_path")), name):
             return f"{flag}: null is not possible here"
+        inside = place.get("init_args", place)
+        if value and value.lower() != "null" and name in inside and inside[name] is None:
+            return f"{flag}: {value!r} is nothing in YAML, where # begins a comment and ~ is null; choose another text"
     return None
 
 

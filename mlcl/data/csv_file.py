@@ -62,24 +62,22 @@ class CSVDataset(MultiLabelDataModule):
         test_csv: str | None = None,
         test_fraction: float = 0.0,
         classes: list[str] | None = None,
-        label_separator: str | None = None,
+        label_separator: str = "",
         empty_cells: Literal["unknown", "absent"] | None = None,
         group_column: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(root=str(Path(csv).parent) if root is None else root, **settings)
-        csv = Path(csv).name if root is None else csv
+        csv = Path(csv).name if root is None else os.path.expanduser(csv)
         if not 0 <= test_fraction < 1:
             raise MlclError(f"data.test_fraction is {test_fraction}, it must lie in [0, 1)")
         one_of("empty_cells", empty_cells or "unknown", "unknown", "absent")
-        if label_separator is not None and not label_separator:
-            raise MlclError("data.label_separator is empty; give what stands between two names, such as ','")
         self.image_column, self.labels_column, self.split_column = image_column, labels_column or None, split_column
         self.group_column, self.test_fraction, self.empty_cells = group_column or None, test_fraction, empty_cells
-        self.label_separator = label_separator and label_separator.replace("\\t", "\t")
+        self.label_separator = label_separator.replace("\\t", "\t")
         self.files: dict[Split, str] = {"train": csv}
-        self.files |= {"val": val_csv} if val_csv else {}
-        self.files |= {"test": test_csv} if test_csv else {}
+        self.files |= {"val": os.path.expanduser(val_csv)} if val_csv else {}
+        self.files |= {"test": os.path.expanduser(test_csv)} if test_csv else {}
         if twice := [name for name, times in Counter(classes or ()).items() if times > 1]:
             raise MlclError(f"data.classes names {short(twice[0])!r} more than once")
         self.test_only = bool(classes) and len(self.files) > 1 and not (self.root / csv).exists()
@@ -153,7 +151,7 @@ class CSVDataset(MultiLabelDataModule):
             return tuple(name for name in header if name not in others)
         names = {name for rows in self._names.values() for row in rows for name in row} - {"-1"}
         try:
-            cells.check_names(names, self.label_separator is not None)
+            cells.check_names(names, bool(self.label_separator))
         except MlclError as error:
             raise MlclError(f"{self.root / self.files['train']}, column {self.labels_column}: {error}") from None
         return tuple(sorted(names))

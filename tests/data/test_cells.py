@@ -67,10 +67,6 @@ def test_any_separator(labels, separator, cell):
     assert labels(cell, label_separator=separator).classes == ("a", "b")
 
 
-def test_no_separator_is_refused(labels):
-    assert "label_separator" in refused(labels, "a", label_separator="")
-
-
 LISTS = {
     '["a", "b"]': {"a", "b"},
     "['a', 'b']": {"a", "b"},
@@ -148,3 +144,10 @@ def test_what_is_written_as_json_is_read(labels):
     names = ["a;b", "c|d", "", " e ", "f'g", 'h"i']
     data = labels(json.dumps(names), classes=["a;b", "c|d", "e", "f'g", 'h"i'])
     assert data.read_split("train").targets.tolist() == [[1] * 5]
+
+
+@pytest.mark.parametrize("option", [["--data.label_separator", "#"], ["--data.group_column=~"]])
+def test_a_text_that_yaml_takes_for_nothing_is_refused(mlcl, option):
+    outcome = mlcl("check", "--data", "CSVDataset", *option)
+    assert outcome.status == 2 and outcome.err.count("\n") == 1
+    assert option[0].partition("=")[0] in outcome.err and "nothing in YAML" in outcome.err

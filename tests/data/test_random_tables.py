@@ -67,7 +67,7 @@ def tables(draw):
     quoting = draw(st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)))
     csv.writer(text, delimiter=draw(st.sampled_from(",,;\t")), quoting=quoting).writerows([header, *rows])
     chosen = {"labels_column": None if columns else "labels", "group_column": "who" if grouped else None}
-    chosen["label_separator"] = separator if draw(st.booleans()) else None
+    chosen["label_separator"] = separator if draw(st.booleans()) else ""
     chosen["empty_cells"] = draw(st.sampled_from((None, None, "unknown", "absent")))
     chosen["val_fraction"] = 0.0 if parted else draw(st.sampled_from((0.0, 0.2, 0.5)))
     chosen["test_fraction"] = 0.0 if parted else draw(st.sampled_from((0.0, 0.3)))
@@ -124,7 +124,7 @@ def labels_of(header, rows, chosen):
     found = [parsed(cell, chosen["label_separator"] or ";") for cell in cells]
     found = [{"-1"} if unknown and not cell.strip() else names for cell, names in zip(cells, found, strict=True)]
     classes = sorted({name for names in found for name in names} - {"-1"})
-    check_names(classes, chosen["label_separator"] is not None)
+    check_names(classes, chosen["label_separator"])
     if not classes:
         raise Refused("no class")
     if any("-1" in names and len(names) > 1 for names in found):
