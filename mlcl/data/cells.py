@@ -17,7 +17,7 @@ SEPARATOR = ";"
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 _BETWEEN_NAMES = ("|", ",", ";", "\t", "\n")
 _ALSO_IN_NAMES = ("/", " ", "&", "+")  # more often part of a name, such as hot dog
-_NOTHING = {"nan", "NaN", "None", "null", "NULL", "<NA>"}  # as programs write a missing value
+_NOTHING = {"nan", "NaN", "<NA>"}  # as programs write a missing value
 
 
 def is_choices(cell: str) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ _SEEN = {
 }
 
 
-def doubts(splits: Mapping[str, Samples], classes: Sequence[str]) -> list[str]:
+def doubts(splits: Mapping[Any, Samples], classes: Sequence[str]) -> list[str]:
     """One line each: images or groups of train in val or test, classes without a known absence."""
     train, lines = splits.get("train"), []
     if train is None:

@@ -112,7 +112,7 @@ def test_the_table_of_label_studio(labels):
     assert labels("cat", "", "dog", empty_cells="unknown").read_split("train").targets[1].tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize("nothing", ["nan", "None", "null", "<NA>"])
+@pytest.mark.parametrize("nothing", ["nan", "NaN", "<NA>"])
 def test_a_missing_value_is_no_class(labels, nothing):
     assert "missing value" in refused(labels, "a", nothing)
     assert labels("a", nothing, classes=["a", nothing]).num_classes == 2
