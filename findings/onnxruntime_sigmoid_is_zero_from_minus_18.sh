@@ -4,8 +4,8 @@
 #
 # Guess before: it rounds as torch.sigmoid and numpy do, to within a few units in the last place.
 # Seen (onnxruntime 1.32.0): Sigmoid(-10) is right, Sigmoid(-17) is 8.94e-08, twice the exact 4.14e-08, and Sigmoid(-18) and all
-# below are 0.0, while 1 / (1 + exp(18)) in the same graph is 1.52e-08. With a calibrated threshold of a rare class, often below 1e-8, an exported classifier decides
-# otherwise than the trained one: no score reaches the threshold, or, for a threshold of 0, all do.
+# below are 0.0, while 1 / (1 + exp(18)) in the same graph is 1.52e-08. With a calibrated threshold of a rare class, which may
+# lie below 1e-8, an exported classifier decides otherwise than the trained one: no score reaches the threshold.
 # Way out: export 1 / (1 + exp(-z)) instead of sigmoid(z), or the logits.
 set -euo pipefail
 folder=$(mktemp -d)
