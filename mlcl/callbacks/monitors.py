@@ -35,8 +35,8 @@ class Monitors(Callback):
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Say why a training ended before its last epoch, or did not begin."""
-        if trainer.should_stop:
-            epochs = trainer.fit_loop.epoch_progress.current.processed
+        epochs = trainer.fit_loop.epoch_progress.current.processed
+        if trainer.should_stop and not 0 < (trainer.max_epochs or 0) <= epochs:
             say(f"training ended after epoch {epochs} of {trainer.max_epochs}: {_reason(trainer)}")
 
 

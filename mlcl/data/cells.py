@@ -3,7 +3,9 @@
 import ast
 import io
 import json
+import re
 import tokenize
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Collection
@@ -11,13 +13,17 @@ from contextlib import suppress
 from typing import Any
 
 from mlcl.data.file_names import short
+from mlcl.data.labels import some
 from mlcl.errors import MlclError
 
 SEPARATOR = ";"
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 _BETWEEN_NAMES = ("|", ",", ";", "\t", "\n")
 _ALSO_IN_NAMES = ("/", " ", "&", "+")  # more often part of a name, such as hot dog
-_NOTHING = {"nan", "NaN", "<NA>"}  # as programs write a missing value
+_NOTHING = {"nan", "NaN", "<NA>", "#N/A"}  # as programs write a missing value
+_PERHAPS_NOTHING = ("na", "n/a", "none", "null", "nil")
+# What Python prints of other collections, and a list whose end is missing.
+_NO_NAME = re.compile(r"(frozen)?set\(.*\)|array\(.*\)|[\[{][\"'].*[^\]}]", re.DOTALL)
 
 
 def is_choices(cell: str) -> bool:
@@ -36,7 +42,11 @@ def names_in(cell: str, separator: str = SEPARATOR) -> set[str]:
         content = _content(text)
         if content is not None:
             return {name for name in (str(value).strip() for value in content) if name}
+    if _NO_NAME.fullmatch(text):
+        raise MlclError(f'{short(text)} is no list of names; write ["a", "b"]')
     found = {name.strip() for name in text.split(separator)} - {""}
+    if found == {"-1.0"}:  # pandas makes floats of whole numbers beside missing values
+        return {"-1"}
     if quoted := [name for name in found if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'"]:
         raise MlclError(f'{short(quoted[0])} is in quotes: leave them out, or write a list, ["a", "b"]')
     return found
@@ -54,7 +64,7 @@ def _content(text: str) -> Collection[Any] | None:
         content = [content] if isinstance(content, str) else content
     if isinstance(content, list | tuple | set) and all(type(value) in (str, int, float) for value in content):
         return content
-    if content is None and (text[0] == "(" or not any(mark in text for mark in (*_BETWEEN_NAMES, '"', "'"))):
+    if content is None and (text[0] == "(" or not re.search(r"[|,;\s\"']", text)):
         return None
     raise MlclError(f'{short(text)} is no list of names; write ["a", "b"]')
 
@@ -74,22 +84,47 @@ def _python_list(text: str) -> Any:
 def check_names(names: Collection[str], chosen: bool) -> None:
     """Raise MlclError for a name that seems to be several, with another separator, or none.
 
-    That is a name whose parts are all names themselves, or parts of other names. A separator that is also common in
-    names counts only if all parts are names, and the user has not ``chosen`` one.
+    That is a name with ``|``, or one whose parts are all names themselves; or parts of other names, where the user has
+    not ``chosen`` a separator and this one is rare in names.
     """
     if nothing := sorted(_NOTHING & set(names)):
         raise MlclError(f"{nothing[0]!r} is how programs write a missing value; leave such cells empty")
-    if names and set(names) <= {"0", "1"}:
+    if names and all(set(re.split(r"[\s,]+", name)) <= {"0", "1"} for name in names):
         raise MlclError("0 and 1 are no names; leave data.labels_column out if each class has a column of its own")
     for mark in (*_BETWEEN_NAMES, *([] if chosen else _ALSO_IN_NAMES)):
-        parts = {name: {part.strip() for part in name.split(mark)} - {""} for name in names if mark in name}
-        shared = Counter(part for own in parts.values() for part in own) if mark in _BETWEEN_NAMES else Counter()
-        for name, own in sorted(parts.items()):
-            if mark == "|" or all(part in names or shared[part] > 1 for part in own):
-                raise MlclError(
-                    f"{short(name)!r} looks like several names; give --data.label_separator {mark!r} to divide it, or "
-                    "data.classes if it is one"
-                )
+        found = [name for name in names if mark in name] if mark == "|" else []
+        if found := found or _divisible(names, mark, shared=not chosen and mark in _BETWEEN_NAMES):
+            raise MlclError(
+                f"{short(min(found))!r} looks like several names: give --data.label_separator {mark!r} to divide it, "
+                "or data.classes if it is one"
+            )
+
+
+def doubts(names: Collection[str], chosen: bool) -> dict[str, str]:
+    """What is odd about the names of classes, but possible."""
+    notes, spellings = {}, Counter(map(_folded, names))
+    if alike := [name for name in names if spellings[_folded(name)] > 1]:
+        notes["spellings"] = f"classes whose names differ in little more than upper and lower case: {some(alike)}"
+    if nothing := [name for name in names if name.casefold() in _PERHAPS_NOTHING]:
+        notes["nothing"] = f"the class {some(nothing)}: if this means that nothing is known, leave such cells empty"
+    for mark in [] if chosen else _ALSO_IN_NAMES:
+        if found := _divisible(names, mark, shared=True):
+            option = f"--data.label_separator {mark!r} divides them"
+            notes["several"] = f"the class {min(found)!r} and others like it may be several names; {option}"
+    return notes
+
+
+def _divisible(names: Collection[str], mark: str, shared: bool) -> list[str]:
+    """The names whose parts are all names themselves or, if ``shared``, parts of other names."""
+    parts = {name: {part.strip() for part in name.split(mark)} - {""} for name in names if mark in name}
+    count = Counter(part for own in parts.values() for part in own) if shared else Counter[str]()
+    return [name for name, own in parts.items() if all(part in names or count[part] > 1 for part in own)]
+
+
+def _folded(name: str) -> str:
+    """As a person reads it: without case, odd spaces and the .0 of a whole number."""
+    plain = "".join(c for c in unicodedata.normalize("NFKC", name) if c.isprintable())
+    return re.sub(r"\.0$", "", " ".join(plain.casefold().split()))
 
 
 def hint(name: str, known: Collection[str]) -> str:

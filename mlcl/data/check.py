@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from mlcl.data.base import MultiLabelDataModule, Split
@@ -17,7 +18,7 @@ from mlcl.data.dataset import Samples
 from mlcl.data.doubts import doubts
 from mlcl.data.file_names import short
 from mlcl.data.images import ImageError, read_image
-from mlcl.data.labels import PRESENT, describe, measurable, never_absent
+from mlcl.data.labels import PRESENT, Targets, describe, measurable, never_absent
 from mlcl.errors import cell, visible
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
@@ -91,7 +92,9 @@ def _problems(
     """For each kind of problem: split, file (or class) and detail of each."""
     problems: dict[str, set[tuple[str, str, str]]] = {kind: set() for kind in (*_TITLES, *_CLASSES)}
     groups: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)  # by content
+    labels: dict[tuple[str, Path], Targets] = {}
     for split, samples in splits.items():
+        labels |= {(split, path): target for path, target in zip(samples.paths, samples.targets, strict=True)}
         for path in sorted(samples.paths):
             if found[path].reason:
                 problems["bad image"].add((split, str(path), found[path].reason))
@@ -105,6 +108,8 @@ def _problems(
     for (origin, first), *others in groups.values():
         for split_of_copy, path in others:
             detail = "listed twice" if path == first else f"same content as {first}"
+            if not np.array_equal(labels[origin, first], labels[split_of_copy, path]):
+                detail += ", but other labels"
             if split_of_copy == origin:
                 problems["duplicate"].add((origin, str(path), detail))
             else:

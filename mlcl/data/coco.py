@@ -79,7 +79,10 @@ class COCO2014(MultiLabelDataModule):
                 f"{annotations} is missing: give --data.root a folder in the COCO layout (annotations/, train2014/, "
                 "val2014/), or download it with --data.download true"
             )
-        return read_coco(annotations, self.root / folder, self.classes)
+        samples = read_coco(annotations, self.root / folder, self.classes)
+        if unused := int(_cached(annotations)["unused"]):
+            self.notes[split] = f"{split}: {unused:,} annotations are of images that {annotations.name} does not list"
+        return samples
 
 
 def read_coco(annotations: Path, images: Path, classes: tuple[str, ...]) -> Samples:
@@ -112,7 +115,7 @@ def _cached(annotations: Path) -> dict[str, Any]:
     cache = cache_folder() / "labels" / name
     with suppress(Exception):  # missing or damaged
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {key: stored[key] for key in ("classes", "file_names", "targets")}
+            return {key: stored[key] for key in ("classes", "file_names", "targets", "unused")}
     table = _parse(annotations)
     with suppress(MlclError):  # without a cache it is only slower
         write_whole(cache, lambda partial: np.savez_compressed(partial, **table))
@@ -134,12 +137,15 @@ def _parse(annotations: Path) -> dict[str, Any]:
     images = sorted(images, key=lambda entry: _order(entry["id"]))
     column, row = _places(categories, "categories", annotations), _places(images, "images", annotations)
     present: list[set[int]] = [set() for _ in images]
+    unused = 0
     for number, entry in enumerate(objects):
         if (category := _number(entry["category_id"])) not in column:
             unknown = short(repr(entry["category_id"]))
             raise _NotCOCO(annotations, f"annotations[{number}]: category {unknown} is unknown")
         if (image := _number(entry["image_id"])) in row:  # many use a part of the images with all of the annotations
             present[row[image]].add(column[category])
+        else:
+            unused += 1
     if objects and not any(present):
         raise MlclError(
             f"{annotations}: none of its {len(objects):,} annotations belongs to one of its {len(images):,} images: "
@@ -150,6 +156,7 @@ def _parse(annotations: Path) -> dict[str, Any]:
         "classes": np.array([entry["name"] for entry in categories], dtype=str),
         "file_names": np.array(names, dtype=str),
         "targets": encode(present, len(column)),
+        "unused": np.array(unused),
     }
 
 

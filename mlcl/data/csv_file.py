@@ -12,7 +12,7 @@ from mlcl.data import cells
 from mlcl.data.base import MultiLabelDataModule, Split, one_of
 from mlcl.data.dataset import ImageDataset, Samples
 from mlcl.data.file_names import checked, short
-from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets, some
+from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets
 from mlcl.data.table import Rows, read_rows
 from mlcl.errors import MlclError
 
@@ -74,7 +74,9 @@ class CSVDataset(MultiLabelDataModule):
         one_of("empty_cells", empty_cells or "unknown", "unknown", "absent")
         self.image_column, self.labels_column, self.split_column = image_column, labels_column or None, split_column
         self.group_column, self.test_fraction, self.empty_cells = group_column or None, test_fraction, empty_cells
-        self.label_separator = label_separator.replace("\\t", "\t")
+        if label_separator is None:  # as jsonargparse reads it; Python needs no quotes
+            raise MlclError("data.label_separator: # and ~ are nothing in YAML; give them in Python")
+        self.label_separator = label_separator.replace("\\t", "\t").replace("\\n", "\n")
         self.files: dict[Split, str] = {"train": csv}
         self.files |= {"val": os.path.expanduser(val_csv)} if val_csv else {}
         self.files |= {"test": os.path.expanduser(test_csv)} if test_csv else {}
@@ -83,30 +85,32 @@ class CSVDataset(MultiLabelDataModule):
         self.test_only = bool(classes) and len(self.files) > 1 and not (self.root / csv).exists()
         needed: list[Split] = [split for split in self.files if split != "train" or not self.test_only]
         tables = {split: self._read_table(split) for split in needed}
+        self._unlabelled_is_unknown = self.empty_cells == "unknown" or self._are_choices(tables)
         self._names = {split: self._read_names(split, *table) for split, table in tables.items()}
         self.classes = tuple(classes) if classes else self._find_classes(tables)
         if not self.classes:
             raise MlclError(f"{self.root / csv} names no class; give data.classes, or a column per class")
         self._split_of_row: NDArray[np.str_] | None = None
         self._samples = {split: self._labelled(split, *table) for split, table in tables.items()}
-        spellings = Counter(name.casefold() for name in self.classes)
-        if alike := [name for name in self.classes if spellings[name.casefold()] > 1]:
-            self.notes["classes"] = f"classes that differ in upper and lower case only: {some(alike)}"
+        self.notes |= cells.doubts(self.classes, bool(self.label_separator or classes))
         self._fractions: dict[Split, Samples] = {}
 
     def portable_arguments(self) -> dict[str, Any]:
         """As in the base, with the table relative to that root, and the classes: another table might lack some."""
-        return {**super().portable_arguments(), "csv": self.files["train"], "classes": list(self.classes)}
+        empty = {"empty_cells": "unknown"} if self.labels_column and self._unlabelled_is_unknown else {}
+        return {**super().portable_arguments(), "csv": self.files["train"], "classes": list(self.classes), **empty}
 
     def read_split(self, split: Split) -> Samples | None:
-        """The rows of a split, by file, by column, or by fraction."""
-        if len(self.files) > 1:
+        """The rows of a split, by file, by column, or by fraction; a file counts in place of the column's rows."""
+        if (split in self.files and split != "train") or self.test_only:
             return self._samples.get(split)
         samples = self._samples["train"]
+        if self.test_fraction and (self._split_of_row is not None or len(self.files) > 1):
+            raise MlclError("data.test_fraction is set, but the splits are given by a column or by files")
         if self._split_of_row is not None:
-            if self.test_fraction:
-                raise MlclError(f"data.test_fraction is set, but the table has the column {self.split_column}")
             return samples.take(self._split_of_row == split) if split in self._split_of_row else None
+        if len(self.files) > 1:
+            return samples if split == "train" else None
         if not self._fractions:
             self._fractions["train"], self._fractions["test"] = samples.hold_out(self.test_fraction, self.split_seed)
         return self._fractions.get(split) if split == "train" or self.test_fraction else None
@@ -120,7 +124,7 @@ class CSVDataset(MultiLabelDataModule):
     def _read_table(self, split: Split) -> tuple[list[str], Rows]:
         """Header, and rows of the same length by their number in the file."""
         file = self.root / self.files[split]
-        rows = read_rows(file, self.image_column)
+        rows = read_rows(file, self.image_column, "data.csv" if split == "train" else f"data.{split}_csv")
         if len(rows) < 2:
             raise MlclError(f"{file} is empty: it needs a header line and a row per image")
         header = [name.strip() for name in rows.pop(min(rows))]
@@ -161,11 +165,7 @@ class CSVDataset(MultiLabelDataModule):
         if self.labels_column is None:
             return []
         column, found = header.index(self.labels_column), []
-        nothing: set[str] = set()
-        if self.empty_cells == "unknown" or (
-            self.empty_cells is None and any(cells.is_choices(row[column]) for row in rows.values())
-        ):
-            nothing = {"-1"}
+        nothing = {"-1"} if self._unlabelled_is_unknown else set[str]()
         for number, row in rows.items():
             try:
                 names = cells.names_in(row[column], self.label_separator or cells.SEPARATOR)
@@ -175,12 +175,23 @@ class CSVDataset(MultiLabelDataModule):
             found.append(names if row[column].strip() else nothing)
         return found
 
+    def _are_choices(self, tables: dict[Split, tuple[list[str], Rows]]) -> bool:
+        """Whether one of the tables is Label Studio's, where an empty cell is not annotated."""
+        if self.labels_column is None or self.empty_cells is not None:
+            return False
+        pairs = ((header.index(self.labels_column), rows) for header, rows in tables.values())
+        return any(cells.is_choices(row[column]) for column, rows in pairs for row in rows.values())
+
     def _labelled(self, split: Split, header: list[str], rows: Rows) -> Samples:
         """The pictures of a table, each once."""
         file, numbers = self.root / self.files[split], list(rows)
         paths = [self.root / row[header.index(self.image_column)].strip() for row in rows.values()]
         targets = self._named(split, rows, file) if self.labels_column else self._coded(header, rows, file)
-        parts = self._split_names(header, rows) if split == "train" else None
+        parts = self._split_names(header, rows, file)
+        if parts is not None and split != "train":
+            if other := set(parts) - {split}:
+                raise MlclError(f"{file}: column {self.split_column} names {min(other)}, but this is the {split} table")
+            parts = None
         groups = self._groups(header, rows, file)
         same: dict[tuple[str, str], list[int]] = {}  # a picture in two splits is warned of later
         for place, path in enumerate(paths):
@@ -217,16 +228,14 @@ class CSVDataset(MultiLabelDataModule):
             raise MlclError(f"{file}, row {empty[0]}: no group in column {self.group_column}")
         return [row[column].strip() for row in rows.values()]
 
-    def _split_names(self, header: list[str], rows: Rows) -> list[str] | None:
-        """train, val or test of each row; None if there is no such column, or each split has its own file."""
-        if self.split_column not in header or len(self.files) > 1:
+    def _split_names(self, header: list[str], rows: Rows, file: Path) -> list[str] | None:
+        """train, val or test of each row; None if there is no such column."""
+        if self.split_column not in header:
             return None
         named = [row[header.index(self.split_column)].strip().lower() for row in rows.values()]
         if unknown := set(named) - {"train", "val", "test"}:
-            raise MlclError(
-                f"{self.root / self.files['train']}: column {self.split_column} holds "
-                f"{short(min(unknown))!r}; use train, val or test"
-            )
+            held = short(min(unknown))
+            raise MlclError(f"{file}: column {self.split_column} holds {held!r}; use train, val or test")
         return named
 
     def _named(self, split: Split, rows: Rows, file: Path) -> Targets:

@@ -52,8 +52,8 @@ class Samples(NamedTuple):
                 chosen[row], room = True, room - size[row]
         if wanted and not chosen.any():
             raise MlclError(
-                f"a share of {fraction:g} of {count:,} images is {wanted:,}, but those that belong together (copies, "
-                f"data.group_column) are at least {size[size > 0].min():,}: raise the share"
+                f"a share of {fraction:g} of {count:,} images (data.val_fraction, data.test_fraction) is {wanted:,}, "
+                f"but those that belong together (copies, data.group_column) are at least {size[size > 0].min():,}"
             )
         return self.take(~chosen[first]), self.take(chosen[first])
 

@@ -155,9 +155,10 @@ def _scaled(grey: Image.Image, tags: Any, white: float | None) -> NDArray[np.uin
     low, high = values.min(), values.max()
     dark = high < top / 4 if white is None else not whole and 0 < high <= 1 < top  # floats beside whole numbers
     if dark or not (low >= 0 and high <= top):  # nan, too
+        remedy = "--data.white says what is white (255, 4095 for 12 bits, 65535 for 16, 1 for floats)"
         raise MlclError(
             f"{'whole numbers' if whole else 'floats'} from {low:.7g} to {high:.7g}, where 0 would be black and "
-            f"{top:.10g} white; --data.white says what is white (255, 4095 for 12 bits, 65535 for 16, 1 for floats)"
+            f"{top:.10g} white; {remedy if low >= 0 else 'save it without nan and values below 0'}"
         )
     if tags.get(_PHOTOMETRIC) == 0:  # 0 is white, which Pillow minds with 8 bits only
         values = top - values

@@ -10,7 +10,7 @@ from mlcl.errors import MlclError
 Rows = dict[int, list[str]]  # by their number in the file, from 1
 
 
-def read_rows(file: Path, column: str) -> Rows:
+def read_rows(file: Path, column: str, option: str) -> Rows:
     """The rows that are not blank, with the delimiter with which the header has this column."""
     try:
         data = file.read_bytes()
@@ -20,7 +20,7 @@ def read_rows(file: Path, column: str) -> Rows:
         line = data.count(b"\n", 0, error.start) + 1
         raise MlclError(f"{file}, line {line}: {error}; save the table as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise MlclError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error} (data.csv)") from None
+        raise MlclError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error} ({option})") from None
     for delimiter in ",;\t,":  # commas again, if none fits: for the message
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         try:

@@ -50,7 +50,9 @@ def test_names_that_occur_only_together(labels):
 
 def test_names_that_only_look_like_lists(labels):
     assert labels("hot dog", "dog", "fire, large", "smoke").classes == ("dog", "fire, large", "hot dog", "smoke")
-    assert labels("red car", "red bus", "blue car", "blue bus").num_classes == 4
+    findings = "Cardiomegaly, mild", "Cardiomegaly, severe", "Edema, mild", "Edema, severe"
+    assert "label_separator" in refused(labels, *findings)
+    assert labels(*findings, label_separator=";").num_classes == 4
     # What the user says counts.
     assert labels("hot dog", "hot", "dog", label_separator=";").num_classes == 3
     assert labels("a|b", "a", "b", classes=["a", "b", "a|b"]).read_split("train").targets[0].tolist() == [0, 0, 1]
@@ -62,7 +64,7 @@ def test_an_unknown_name_of_known_parts_gets_the_option(labels):
     assert "label_separator" not in refused(labels, "a|z", classes=["a", "b"])
 
 
-@pytest.mark.parametrize("separator, cell", [("\\t", "a\tb"), ("||", "a||b"), ("; ", "a; b")])
+@pytest.mark.parametrize("separator, cell", [("\\t", "a\tb"), ("\\n", "a\nb"), ("||", "a||b"), ("#", "a#b")])
 def test_any_separator(labels, separator, cell):
     assert labels(cell, label_separator=separator).classes == ("a", "b")
 
@@ -93,7 +95,8 @@ def test_lists_read_as_what_they_mean(cell):
 
 
 NO_LISTS = """['a' 'b'] | [a, b] | {a,b} | [["a"], ["b"]] | ["a", null] | [{"label": "a"}] | {"labels": ["a"]} | [a; b]
-| 'a', 'b' | "a" | ['a', True] | ["a"; 'b']"""
+| 'a', 'b' | "a" | ['a', True] | ["a"; 'b'] | [0 2] | [cat dog] | set() | frozenset({'a'}) | ["a", "b"
+| array(['a'], dtype=object)"""
 
 
 @pytest.mark.parametrize("cell", [cell.strip() for cell in NO_LISTS.split("|")])
@@ -109,23 +112,31 @@ def test_the_table_of_label_studio(labels):
     assert data.read_split("train").targets.tolist() == [[1, 1], [1, 0], [0, 0], [-1, -1]]  # the last: not annotated
     assert labels(*choices, empty_cells="absent").read_split("train").targets[3].tolist() == [0, 0]
     assert labels("cat", "", "dog").read_split("train").targets[1].tolist() == [0, 0]
+    assert labels("a", "-1.0", "b").read_split("train").targets[1].tolist() == [-1, -1]
     assert labels("cat", "", "dog", empty_cells="unknown").read_split("train").targets[1].tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize("nothing", ["nan", "NaN", "<NA>"])
+@pytest.mark.parametrize("nothing", ["nan", "<NA>", "#N/A"])
 def test_a_missing_value_is_no_class(labels, nothing):
     assert "missing value" in refused(labels, "a", nothing)
     assert labels("a", nothing, classes=["a", nothing]).num_classes == 2
 
 
-@pytest.mark.parametrize("cells", [("0", "1", "1"), ("[0, 1, 0]", "[1, 0, 0]", "[0, 0, 0]")])
+@pytest.mark.parametrize("cells", [("0", "1", "1"), ("[0, 1, 0]", "[1, 0, 0]"), ("0 1 1", "1 0 0")])
 def test_flags_are_no_names(labels, cells):
     assert "0 and 1 are no names" in refused(labels, *cells)
-    assert labels(*cells, classes=["0", "1"]).num_classes == 2
 
 
-def test_two_spellings_of_a_name_are_said(labels):
-    assert "upper and lower case only: Cat, cat" in labels("Cat", "cat", "dog").notes["classes"]
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("1", "1.0"), ("hot dog", "hot\u00a0dog"), ("é", "e\u0301")])
+def test_two_spellings_of_a_name_are_said(labels, names):
+    assert "differ in little" in labels(*names, "emu").notes["spellings"]
+
+
+def test_what_may_be_several_names_or_none_is_said(labels):
+    tags = "haze primary", "agriculture clear primary water", "clear primary", "cloudy", "clear habitation primary"
+    assert "--data.label_separator ' '" in labels(*tags).notes["several"]
+    assert "N/A" in labels("cat", "N/A").notes["nothing"]
+    assert not labels("hot dog", "traffic light", "stop sign", "light").notes
 
 
 @pytest.mark.parametrize("verb", ["fit", "check"])
@@ -151,3 +162,10 @@ def test_a_text_that_yaml_takes_for_nothing_is_refused(mlcl, option):
     outcome = mlcl("check", "--data", "CSVDataset", *option)
     assert outcome.status == 2 and outcome.err.count("\n") == 1
     assert option[0].partition("=")[0] in outcome.err and "nothing in YAML" in outcome.err
+
+
+def test_label_studios_empty_cells_mean_the_same_in_every_table(labels, tmp_path):
+    write_table(tmp_path, ["image,labels", "x.png,dog", "y.png,"], "test.csv")
+    data = labels('{"choices":["cat","dog"]}', "cat", "", test_csv="test.csv")
+    assert data.read_split("test").targets.tolist() == [[0, 1], [-1, -1]]
+    assert data.portable_arguments()["empty_cells"] == "unknown"  # a later test of another table, too

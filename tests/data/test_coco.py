@@ -217,6 +217,7 @@ def test_the_cache_holds_no_pickle(annotations, cache):
             "classes": "U",
             "file_names": "U",
             "targets": "i",
+            "unused": "i",
         }
 
 

@@ -136,6 +136,14 @@ def test_files_of_one_size_are_told_apart(tmp_path):
 # --- Splits that are given
 
 
+def test_a_file_takes_the_place_of_the_columns_rows(table, tmp_path):
+    write_table(tmp_path, ["image,cat", "x.png,1", "y.png,0"], "new.csv")
+    rows = ["image,cat,split", "a.png,1,train", "b.png,0,train", "c.png,1,val", "d.png,0,test"]
+    data = table(rows, test_csv="new.csv")
+    assert sides(data) == {"train": {"a.png", "b.png"}, "val": {"c.png"}, "test": {"x.png", "y.png"}}
+    assert "names train" in refused(table, rows, test_csv="labels.csv")
+
+
 def test_a_share_beside_a_split_column_is_refused(table):
     assert "data.test_fraction" in refused(table(many(4, ",split", lambda n: ",train"), test_fraction=0.5).read_splits)
 
