@@ -140,7 +140,7 @@ def _find(content: Any, name: str) -> str | None:
 
 def _meant(place: str) -> str:
     name = re.split("[. ]", place)[-1].lstrip("-")
-    classes = [c for group in _CHOICES.values() for c in group.values()]
+    classes = [c for kind, group in _CHOICES.items() if kind != "callbacks" for c in group.values()]
     if having := [c.__name__ for c in classes if name in inspect.signature(c).parameters]:
         return f", or one of another class ({', '.join(having[:3])}): a class goes before its arguments"
     bases = (MultiLabelModule, Network, mlcl.data.MultiLabelDataModule, Trainer, AdamW, SGD)

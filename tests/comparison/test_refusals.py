@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_said():
     assert "its metric definitions are another version's" in refusal("runs/e", "runs/f")
     for name in ("g", "h"):
         small_run(f"{name}/version_0", lambda s, t: (s, t * 0))
-    assert "no image has any label" in refusal("runs/g", "runs/h")
+    assert "so there is no AP to compare" in refusal("runs/g", "runs/h")
 
 
 # What is noted.
