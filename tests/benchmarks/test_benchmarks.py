@@ -24,6 +24,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "gpu"])
 def test_smoke(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

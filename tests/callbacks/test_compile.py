@@ -34,6 +34,7 @@ def test_a_network_compiles_in_one_piece():
         torch.testing.assert_close(compiled(image).logits, expected.logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(HEADS.keys() - {"SemanticAttention"}))
 def test_a_head_compiles_in_one_piece(name):
     torch.manual_seed(0)

@@ -163,6 +163,7 @@ def test_the_first_error_is_the_one_that_is_shown(train):
     assert "warning: no checkpoint is saved after the error: the second error" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_mean_of_the_weights_is_saved_and_continued(train, mlcl):
     outcome = train({"WeightAveraging": {}})
     assert outcome.status == 0, outcome.err

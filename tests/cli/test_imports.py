@@ -25,6 +25,7 @@ def in_a_new_process(script: str, *arguments: str, cwd=None) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_fit_imports_neither_wandb_nor_matplotlib_nor_sklearn(demo, tmp_path):
     """With the CSV logger, and the test of the best checkpoint; afterwards the watch sees what it should."""
     script = WATCH + (

@@ -149,7 +149,7 @@ def test_every_sampled_command_is_understood(file, repository):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # wandb 0.31 leaves a file open
-@pytest.mark.parametrize("name", ["seeds_by_method", "temperature"])
+@pytest.mark.parametrize("name", [pytest.param("seeds_by_method", marks=pytest.mark.slow), "temperature"])
 def test_a_sampled_run_trains_and_records_its_values(name, repository, agent_environment, mlcl, monkeypatch):
     """With the agent's environment, in this process: W&B gets the values as the sweep calls them, and in our config."""
     file = REPOSITORY / "configs" / "sweeps" / f"{name}.yaml"
@@ -237,6 +237,7 @@ def test_a_wrong_value_is_one_line(mlcl, key, value, words):
     assert not list(Path().glob("runs/*/*"))
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_docs(repository, mlcl, demo_root):
     """The commands that the shell makes of it are understood; one seed of each method is trained, then compared."""
     (loop,) = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "docs" / "tracking.md").read_text(), re.DOTALL)

@@ -204,7 +204,7 @@ def agree(table):
         assert {id(s) for s in data.splits.values() if s.paths} == {id(data.splits[split]) for split in splits}
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(tables())
 def test_random_tables(table):
     agree(table)

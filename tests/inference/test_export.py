@@ -36,7 +36,9 @@ print(json.dumps({key: meta[key] for key in ("classes", "thresholds", "image_siz
 """
 
 
-@pytest.mark.parametrize(("kind", "name"), [("onnx", "m.onnx"), ("torch_export", "m.pt2")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("onnx", "m.onnx"), pytest.param("torch_export", "m.pt2", marks=pytest.mark.slow)]
+)
 def test_it_is_read_without_mlcl_and_decides_alike(mlcl, calibrated_low, demo_root, kind, name, tmp_path):
     """One class has probabilities of 1e-14, at which onnxruntime's own sigmoid is 0."""
     outcome = mlcl("export", "--ckpt_path", calibrated_low, "--format", kind, "--output", name)
@@ -71,7 +73,8 @@ class EveryHead(torch.nn.Module):
         return torch.cat([head(features).logits.sigmoid() for head in self.heads], 1)
 
 
-@pytest.mark.parametrize("kind", ["onnx", pytest.param("torch_export", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "torch_export"])
 def test_every_head(tmp_path, kind):
     network = EveryHead().eval()
     pixels = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8)

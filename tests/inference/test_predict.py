@@ -207,7 +207,8 @@ def test_an_interrupted_one_leaves_what_it_has(mlcl, trained, tmp_path, monkeypa
     assert "what was predicted so far is in out.csv.partial" in outcome.err
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
 def test_one_that_is_told_to_stop_leaves_what_it_has(trained, tmp_path, devices):
     write_images(tmp_path / "images", 300)
     output = "out.csv.partial"

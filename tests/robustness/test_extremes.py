@@ -99,7 +99,11 @@ THOUSANDS = {
 }
 
 
-@pytest.mark.parametrize(("head", "embedding"), [(head, THOUSANDS.get(head, "LabelContrastiveLoss")) for head in HEADS])
+@pytest.mark.parametrize(
+    ("head", "embedding"),
+    [pytest.param(head, THOUSANDS.get(head, "LabelContrastiveLoss"), marks=[pytest.mark.slow] * (head != "LabelAttention"))
+     for head in HEADS],
+)  # fmt: skip
 def test_thousands_of_classes(head, embedding, tmp_path):
     rows = [[int(k % 1000 == i) for k in range(K)] for i in range(4)]
     trains(tmp_path, rows, 2, 32, "AsymmetricLoss", embedding, head)
