@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 # The statements themselves are watched: what torchmetrics, timm or torch have already loaded is in sys.modules.
 WATCH = """
 import builtins, json, sys

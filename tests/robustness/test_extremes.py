@@ -99,11 +99,13 @@ THOUSANDS = {
 }
 
 
+THOUSANDS_OF = [(head, THOUSANDS.get(head, "LabelContrastiveLoss")) for head in HEADS]
+
+
 @pytest.mark.parametrize(
     ("head", "embedding"),
-    [pytest.param(head, THOUSANDS.get(head, "LabelContrastiveLoss"), marks=[pytest.mark.slow] * (head != "LabelAttention"))
-     for head in HEADS],
-)  # fmt: skip
+    [pytest.param(*pair, marks=[pytest.mark.slow] * (pair[0] != "LabelAttention")) for pair in THOUSANDS_OF],
+)
 def test_thousands_of_classes(head, embedding, tmp_path):
     rows = [[int(k % 1000 == i) for k in range(K)] for i in range(4)]
     trains(tmp_path, rows, 2, 32, "AsymmetricLoss", embedding, head)
