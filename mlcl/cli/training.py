@@ -16,7 +16,7 @@ from mlcl.callbacks import loggers
 from mlcl.callbacks.one_run import naming_ranks
 from mlcl.cli.settings import Settings, parse
 from mlcl.errors import MlclError
-from mlcl.runs import folders, provenance
+from mlcl.runs import continuing, folders, provenance
 from mlcl.system import console, signals
 from mlcl.system.console import is_first, say
 
@@ -63,7 +63,7 @@ class Run:
         line = self.settings.command_line
         if self.training:
             config = self.model.config
-            signals.advise(partial(folders.how_to_continue, self.folder, config, line.imports, line.arguments))
+            signals.advise(partial(continuing.how_to_continue, self.folder, config, line.imports, line.arguments))
         with self._in_run_folder(), loggers.describing(self.trainer.loggers, self.model.config), naming_ranks():
             self._run_verb()
             if self.training and self.settings.config.test_after_fit and not self.trainer_arguments["fast_dev_run"]:
