@@ -87,23 +87,23 @@ def test_the_home_folder_on_the_command_line(mlcl, home):
     """As an option=~/x reaches us from a shell, in every verb; recorded is the whole path."""
     flags = [word.replace(str(home), "~") for word in write_odd_table(home / "pictures")]
     outcome = mlcl(
-        "fit", *flags, *SMALL, "--trainer.default_root_dir=~/work", "--data.cache=disk", "--data.cache_dir=~/c"
+        "fit", *flags, *SMALL, "--trainer.default_root_dir=~/trainings", "--data.cache=disk", "--data.cache_dir=~/c"
     )
     assert outcome.status == 0, outcome.err
-    run = home / "work" / "runs" / "run" / "version_0"
+    run = home / "trainings" / "runs" / "run" / "version_0"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["data"]["init_args"]["root"] == str(home / "pictures")
-    assert config["trainer"]["default_root_dir"] == str(home / "work") and list((home / "c").glob("*.npy"))
+    assert config["trainer"]["default_root_dir"] == str(home / "trainings") and list((home / "c").glob("*.npy"))
     for line in (
-        ["validate", "--ckpt_path", "last", "--trainer.default_root_dir=~/work", "--data.root=~/pictures"],
-        ["calibrate", "--ckpt_path=~/work/runs/run", "--output=~/c.ckpt", "--num_workers", "0"],
+        ["validate", "--ckpt_path", "last", "--trainer.default_root_dir=~/trainings", "--data.root=~/pictures"],
+        ["calibrate", "--ckpt_path=~/trainings/runs/run", "--output=~/c.ckpt", "--num_workers", "0"],
         ["predict", "--ckpt_path=~/c.ckpt", "--images=~/pictures/1*.jpg", "--output=~/p.csv", "--num_workers", "0"],
         ["check", *flags, "--output=~/bad.csv", "--data.num_workers", "0"],
     ):
         outcome = mlcl(*line)
         assert outcome.status == 0, (line, outcome.err)
     assert (home / "p.csv").is_file() and (home / "bad.csv").is_file() and not Path("~").exists()
-    assert list(load("~/work/runs/run", "cpu").classes) == CLASSES
+    assert list(load("~/trainings/runs/run", "cpu").classes) == CLASSES
 
 
 def test_the_home_folder_in_a_config(mlcl, home):
@@ -111,12 +111,12 @@ def test_the_home_folder_in_a_config(mlcl, home):
     (home / "mine.yaml").write_text(
         "data:\n  class_path: CSVDataset\n"
         "  init_args: {csv: ~/pictures/labels.csv, image_column: '1e2', labels_column: '3e5', split_column: '.5e1'}\n"
-        "trainer:\n  default_root_dir: ~/work\n"
+        "trainer:\n  default_root_dir: ~/trainings\n"
         "  callbacks: {class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: ~/more}}\n"
     )
     outcome = mlcl("fit", "--config=~/mine.yaml", *SMALL)
     assert outcome.status == 0, outcome.err
-    stored = record.load("~/work/runs/mine/version_0/checkpoints/best.ckpt")
+    stored = record.load("~/trainings/runs/mine/version_0/checkpoints/best.ckpt")
     data = record.config_of(stored, "")["data"]["init_args"]
     assert (data["root"], data["csv"]) == (str(home / "pictures"), "labels.csv")
     assert list((home / "more").glob("*.ckpt")) and not Path("~").exists()
