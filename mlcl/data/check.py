@@ -13,12 +13,12 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from mlcl.data.base import MultiLabelDataModule, Split
-from mlcl.data.cache import with_progress
 from mlcl.data.dataset import Samples
 from mlcl.data.doubts import doubts
 from mlcl.data.file_names import short
 from mlcl.data.images import ImageError, read_image
 from mlcl.data.labels import PRESENT, Targets, describe, measurable, never_absent
+from mlcl.data.row_file import with_progress
 from mlcl.errors import cell, visible
 from mlcl.system.console import say
 from mlcl.system.files import write_whole

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mlcl.data.base import MultiLabelDataModule, Split
-from mlcl.data.cache import cache_folder
 from mlcl.data.dataset import Samples
 from mlcl.data.download import fetch
 from mlcl.data.file_names import below, checked, short
 from mlcl.data.labels import encode
+from mlcl.data.row_file import cache_folder
 from mlcl.errors import MlclError
 from mlcl.system.files import write_whole
 

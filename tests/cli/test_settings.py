@@ -9,7 +9,7 @@ from support.trees import write_table
 
 from mlcl.cli.settings import parse
 from mlcl.data import CSVDataset, Demo
-from mlcl.data.cache import cache_folder
+from mlcl.data.row_file import cache_folder
 from mlcl.inference import load
 from mlcl.runs import provenance, record
 from mlcl.system import yaml_text
