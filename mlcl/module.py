@@ -67,9 +67,9 @@ class MultiLabelModule(LightningModule):
         self.stored: dict[str, Any] | None = None  # record of the checkpoint that this training continues
         self.total_steps: int | None = None  # of the optimizer in this training
         self.evaluating, self.equal_batches, self.embedding_share = False, False, 1.0
-        ramp, start = callbacks.EmbeddingRamp(embedding_start, embedding_ramp), callbacks.SecondStage(init_from)
-        others = callbacks.ScheduleCheck(), callbacks.FreezeFirst(), callbacks.PosWeight(), callbacks.Monitors()
-        self.callbacks = [callbacks.Reproducible(), callbacks.FastStep(compile), ramp, start, *others]
+        self.callbacks = [callbacks.Reproducible(), callbacks.FastStep(compile), callbacks.SecondStage(init_from)]
+        self.callbacks += [callbacks.EmbeddingRamp(embedding_start, embedding_ramp), callbacks.ScheduleCheck()]
+        self.callbacks += [callbacks.FreezeFirst(), callbacks.Extraction(), callbacks.PosWeight(), callbacks.Monitors()]
 
     def configure_callbacks(self) -> list[Callback]:
         """What a training needs around its steps; Lightning adds them to any Trainer, after the Trainer's own."""

@@ -1,6 +1,6 @@
 """Network = timm backbone + head: pixels in, logits, class-specific embeddings and attention out."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ class Network(nn.Module):
         weights: path of local backbone weights (.safetensors or .pth).
         backbone_kwargs: passed on to ``timm.create_model``, e.g. ``{img_size: 448}`` for a ViT.
         freeze_batch_norm: fix the statistics and the affine part of every BatchNorm (SADCL).
-        freeze_stages: number of first stages that are not trained; 1 is the stem, 2 the stem and the first stage.
+        freeze_stages: number of first stages that are not trained; 1 is the stem, 2 the stem and the first stage; or
+            all, for a backbone that stays as it is.
         channels_last: memory format of the backbone; faster on CPU and CUDA.
         freeze_epochs: epochs before the backbone is trained, too; until then it computes as in a test.
 
@@ -42,7 +43,7 @@ class Network(nn.Module):
         weights: str | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
         freeze_batch_norm: bool = False,
-        freeze_stages: int = 0,
+        freeze_stages: int | Literal["all"] = 0,
         channels_last: bool = True,
         freeze_epochs: int = 0,
     ) -> None:
@@ -50,6 +51,7 @@ class Network(nn.Module):
         if freeze_epochs < 0:
             raise MlclError(f"model.network.freeze_epochs is {freeze_epochs}, it must be at least 0")
         self.freeze_epochs, self.held = freeze_epochs, False  # held by mlcl.callbacks.FreezeFirst
+        self.made_of = backbone, backbone_kwargs or {}
         self.backbone = create_backbone(backbone, pretrained, weights, backbone_kwargs or {})
         config = self.backbone.pretrained_cfg
         self.interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
@@ -62,13 +64,23 @@ class Network(nn.Module):
         self.num_classes, self.embedding_dim = num_classes, head.embedding_dim
         self.train()
 
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing of the backbone is ever trained."""
+        return not self.held and not any(parameter.requires_grad for parameter in self.backbone.parameters())
+
     def forward(self, image: Tensor) -> HeadOutput:
-        """Logits, embeddings and attention, see :class:`HeadOutput`, of (B, 3, H, W) RGB, uint8 or float in [0, 1]."""
+        """Logits, embeddings and attention, see :class:`HeadOutput`.
+
+        ``image`` is (B, 3, H, W) RGB, uint8 or float in [0, 1], or what :meth:`features` once made of it.
+        """
         out: HeadOutput = self.head(self.features(image))
         return out
 
     def features(self, image: Tensor) -> Tensor:
-        """The backbone's feature map, (B, C, h, w)."""
+        """The backbone's feature map, (B, C, h, w); one that was cached is only converted."""
+        if image.shape[1] == self.backbone.num_features:
+            return image.to(self.mean.dtype, memory_format=self.memory_format)
         # In place, because allocating several tensors takes longer than decoding the JPEG on a CPU.
         scale = 1 / self.std / (255 if image.dtype == torch.uint8 else 1)
         normalised = image.to(self.mean.dtype, copy=True, memory_format=self.memory_format)
@@ -76,9 +88,9 @@ class Network(nn.Module):
         return as_map(self.backbone, self.backbone.forward_features(normalised), image.shape[-2:])
 
     def train(self, mode: bool = True) -> Self:
-        """As ``nn.Module.train``, but a backbone that is held and frozen BatchNorms keep their statistics."""
+        """As ``nn.Module.train``, but a backbone that is held or frozen, and frozen BatchNorms, stay as in a test."""
         super().train(mode)
-        self.backbone.train(mode and not self.held)
+        self.backbone.train(mode and not self.held and not self.frozen)
         for name in self._frozen_norms:  # by name: Lightning may exchange them for synchronised ones
             self.backbone.get_submodule(name).eval()
         return self

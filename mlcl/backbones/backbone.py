@@ -49,19 +49,21 @@ def create_backbone(name: str, pretrained: bool, weights: str | None, options: d
     return model
 
 
-def freeze(backbone: Backbone, stages: int, batch_norms: bool) -> list[str]:
-    """Stop training the first stages, 1 being the stem, and, with ``batch_norms``, every BatchNorm.
+def freeze(backbone: Backbone, stages: int | str, batch_norms: bool) -> list[str]:
+    """Stop training the first stages, 1 being the stem, or "all", and, with ``batch_norms``, every BatchNorm.
 
     Returns the names of the BatchNorms that must stay in evaluation mode, which on a CPU is up to six times as fast as
     torchvision's ``FrozenBatchNorm2d``. Raises an MlclError if there are fewer stages.
     """
     frozen: set[str] = set()
-    if stages:
+    if stages == "all":
+        frozen = {name for name, _ in backbone.named_parameters()}
+    elif stages:
         groups = timm.models.group_parameters(backbone, backbone.group_matcher(coarse=True), return_values=False)
         ids = sorted(groups)
-        if not 0 < stages <= len(ids):
+        if not 0 < int(stages) <= len(ids):
             raise MlclError(f"model.network.freeze_stages is {stages}, this backbone has {len(ids)} stages")
-        frozen = {name for group in ids[:stages] for name in groups[group]}
+        frozen = {name for group in ids[: int(stages)] for name in groups[group]}
     kinds = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
     norms = [name for name, module in backbone.named_modules() if isinstance(module, kinds)]
     norms = [name for name in norms if batch_norms or f"{name}.weight" in frozen]

@@ -4,6 +4,7 @@ from mlcl.callbacks.csv_log import CSVLog as CSVLog
 from mlcl.callbacks.data_note import DataNote as DataNote
 from mlcl.callbacks.ema import EMA as EMA
 from mlcl.callbacks.embedding_ramp import EmbeddingRamp as EmbeddingRamp
+from mlcl.callbacks.extraction import Extraction as Extraction
 from mlcl.callbacks.fast_step import FastStep as FastStep
 from mlcl.callbacks.finite import Finite as Finite
 from mlcl.callbacks.freeze_first import FreezeFirst as FreezeFirst

@@ -8,11 +8,13 @@ import torch
 from lightning import Callback, LightningModule
 
 from mlcl.data import ImageDataset, MultiLabelDataModule
+from mlcl.data.features import FeatureDataset
 from mlcl.data.sampler import EpochSampler
 from mlcl.errors import MlclError
 from mlcl.losses import EmbeddingLoss
 from mlcl.network import Network
 
+_OURS = ImageDataset, FeatureDataset  # not a user's, whose labels may be others
 _AT_ONCE = 4096  # images whose labels are counted
 _ROUNDED_TO = 64  # rows: so that most epochs have the same number, and nothing is compiled again
 
@@ -52,8 +54,9 @@ def fix_shapes(loss: EmbeddingLoss | None, trainer: Any) -> bool:
     Every rank knows that number, since the order of the images is a function of (seed, epoch).
     """
     loader = trainer.train_dataloader
-    sampler, dataset = getattr(loader, "sampler", None), getattr(loader, "dataset", None)
-    if not isinstance(sampler, EpochSampler) or type(dataset) is not ImageDataset or _batches_change(trainer):
+    sampler = getattr(loader, "sampler", None)
+    dataset: Any = getattr(loader, "dataset", None)
+    if not isinstance(sampler, EpochSampler) or type(dataset) not in _OURS or _batches_change(trainer):
         free_shapes(loss)
         return False
     if loss is not None and loss.compares_rows:

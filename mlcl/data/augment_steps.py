@@ -83,13 +83,16 @@ class MultiScaleCrop(Crop):
 
 
 class Flip(Step):
-    """Mirrored left to right with probability 1/2; the random number is torchvision's."""
+    """Mirrored left to right with a probability; the random number is torchvision's."""
 
     numbers = 1
 
+    def __init__(self, probability: float = 0.5) -> None:
+        self.probability = probability
+
     def draw(self, height: int, width: int) -> Sequence[float]:
         """1 to mirror, else 0."""
-        return [float(torch.rand(1) < 0.5)]
+        return [float(torch.rand(1) < self.probability)]
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
         """(B, 3, H, W) to the same."""

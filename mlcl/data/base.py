@@ -17,9 +17,11 @@ from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
 from mlcl.data.doubts import contradiction, doubts
+from mlcl.data.features import Extractor, FeatureDataset, cached
 from mlcl.data.file_names import short
 from mlcl.data.images import check_files, reading_of
 from mlcl.data.labels import PRESENT, describe
+from mlcl.data.options import at_least, one_of
 from mlcl.data.sampler import EpochSampler
 from mlcl.errors import MlclError
 from mlcl.system.console import say
@@ -43,8 +45,12 @@ class MultiLabelDataModule(LightningDataModule):
         split_seed: of that choice; not the training's seed, so that runs with several seeds share the split.
         empty_images: keep or drop images without any present label.
         interpolation: bilinear or bicubic; by default that of the backbone's weights.
-        cache: keep decoded, resized pictures: none, disk (for all later runs) or ram (until this one ends).
+        cache: keep decoded, resized pictures: none, disk (for all later runs) or ram (until this one ends); or
+            features: those of a backbone that is frozen as a whole, on disk, in place of pictures.
         cache_dir: folder for them; by default in the user's cache folder, or in shared memory.
+        cache_dtype: of features: float16 or float32.
+        views_cached: views of each training image whose features are kept: the plain one, its mirror image, then
+            augmented ones; each epoch takes one of them.
         augment_on: cpu (in the loader's processes) or device (whole batches, on the network's device); both use the
             same random numbers.
         on_bad_image: raise stops at a picture that cannot be read. skip replaces it by a grey one with unknown labels,
@@ -69,26 +75,27 @@ class MultiLabelDataModule(LightningDataModule):
         split_seed: int = 0,
         empty_images: Literal["keep", "drop"] = "keep",
         interpolation: Literal["bilinear", "bicubic"] | None = None,
-        cache: Literal["none", "ram", "disk"] = "none",
+        cache: Literal["none", "ram", "disk", "features"] = "none",
         cache_dir: str | None = None,
         augment_on: Literal["cpu", "device"] = "cpu",
         on_bad_image: Literal["raise", "skip"] = "raise",
         white: float | None = None,
         max_pixels: int | None = None,
+        cache_dtype: Literal["float16", "float32"] = "float16",
+        views_cached: int = 1,
     ) -> None:
         super().__init__()
-        least = {"image_size": (image_size, 2), "batch_size": (batch_size, 1), "views": (views, 1)}
-        least |= {"num_workers": (num_workers, 0), "max_pixels": (1 if max_pixels is None else max_pixels, 1)}
-        for name, (value, smallest) in least.items():
-            if value < smallest:
-                raise MlclError(f"data.{name} is {value}, it must be at least {smallest}")
+        at_least(1, batch_size=batch_size, views=views, max_pixels=max_pixels, views_cached=views_cached)
+        at_least(2, image_size=image_size)
+        at_least(0, num_workers=num_workers)
         if white is not None and not 0 < white < math.inf:
             raise MlclError(f"data.white is {white}, it must be above 0")
         if not 0 <= val_fraction < 1:
             raise MlclError(f"data.val_fraction is {val_fraction}, it must lie in [0, 1)")
         one_of("interpolation", interpolation or "bilinear", "bilinear", "bicubic")
         one_of("empty_images", empty_images, "keep", "drop")
-        one_of("cache", cache, "none", "ram", "disk")
+        one_of("cache", cache, "none", "ram", "disk", "features")
+        one_of("cache_dtype", cache_dtype, "float16", "float32")
         one_of("augment_on", augment_on, "cpu", "device")
         one_of("on_bad_image", on_bad_image, "raise", "skip")
         one_of("augment", augment, *AUGMENTATIONS)
@@ -96,7 +103,8 @@ class MultiLabelDataModule(LightningDataModule):
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.views, self.augment, self.empty_images = views, augment, empty_images
         self.val_fraction, self.split_seed, self.interpolation = val_fraction, split_seed, interpolation
-        self.cache, self.augment_on = cache, augment_on
+        self.cache, self.augment_on, self.cache_dtype, self.views_cached = cache, augment_on, cache_dtype, views_cached
+        self.extractor: Extractor | None = None  # the frozen backbone, set before the loaders are made
         self.cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
         self.on_bad_image = on_bad_image
         self.reading = reading_of({"white": white, "max_pixels": max_pixels})
@@ -208,9 +216,10 @@ class MultiLabelDataModule(LightningDataModule):
             )
         augmentation = AUGMENTATIONS[self.augment if training else "none"](self.image_size, mode)
         samples, pixels, skip = self.splits[split], None, self.on_bad_image == "skip"
-        if self.cache != "none" and (augmented or split != "train"):  # plain training images are read only once
+        kind = self.cache if augmented or split != "train" else "none"  # plain training images are read only once
+        if kind == "ram" or kind == "disk":
             folder = Path(self.cache_dir) if self.cache_dir else None
-            pixels = open_cache(samples.paths, augmentation, self.cache, folder, self.workers, skip, self.reading)
+            pixels = open_cache(samples.paths, augmentation, kind, folder, self.workers, skip, self.reading)
         bad = BadImages(self._own_name(split), len(samples.paths), self._bad_list) if skip else None
         views, on_device = (self.views, self.augment_on == "device") if training else (1, False)
         return ImageDataset(samples, augmentation, views, global_seed(), pixels, on_device, bad, self.reading)
@@ -252,25 +261,22 @@ class MultiLabelDataModule(LightningDataModule):
         return samples
 
     def _loader(self, split: Split) -> DataLoader[dict[str, Tensor]]:
-        dataset, training = self.dataset(split), split == "train"
-        self._training = dataset if training else self._training
+        pictures, training, workers = self.dataset(split), split == "train", self.workers
+        self._training = pictures if training else self._training
+        dataset: ImageDataset | FeatureDataset = pictures
+        if self.cache == "features":
+            dataset, workers = cached(pictures, self, training), 0  # mapped rows are read faster than they are sent
         sampler = EpochSampler(dataset, seed=global_seed(), shuffle=training)
         sampler.set_epoch(self._next_epoch if training else 0)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
             drop_last=training and len(sampler) >= self.batch_size,
             # Otherwise the workers' base seed comes from the global generator, whose state differs after a resume.
             generator=torch.Generator().manual_seed(global_seed()),
         )
-
-
-def one_of(name: str, value: str, *known: str) -> None:
-    """Raise MlclError unless the value of this data option is a known one."""
-    if value not in known:
-        raise MlclError(f"data.{name} is {value!r}; known: {', '.join(known)}")

@@ -6,11 +6,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from mlcl.data.base import MultiLabelDataModule, Split, one_of
+from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.dataset import Samples
 from mlcl.data.download import fetch
 from mlcl.data.file_names import below, checked, short
 from mlcl.data.labels import from_voc
+from mlcl.data.options import one_of
 from mlcl.errors import MlclError
 
 VOC_CLASSES = tuple(

@@ -1,0 +1,44 @@
+"""The network's part of ``--data.cache features``: it computes the feature maps that the data keep."""
+
+import hashlib
+from typing import Any
+
+import torch
+from lightning import Callback
+from torch import Tensor
+
+from mlcl.data.features import Extractor
+from mlcl.distributed import SharedError
+
+
+class Extraction(Callback):
+    """Gives the datamodule the backbone before it makes its loaders."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse a backbone that is trained: its features would be those of another network after the first step."""
+        data: Any = getattr(trainer, "datamodule", None)
+        network = pl_module.network
+        if getattr(data, "cache", None) != "features":
+            return
+        if not network.frozen:
+            raise SharedError(
+                "--data.cache features needs a backbone that is frozen as a whole: --model.network.freeze_stages all"
+            )
+
+        @torch.inference_mode()
+        def compute(pixels: Tensor) -> Tensor:
+            with trainer.precision_plugin.forward_context():
+                maps: Tensor = network.features(pixels.to(pl_module.device))
+            return maps.cpu()
+
+        data.extractor = Extractor(compute, network.made_of[0], lambda: key_of(network, trainer.precision))
+
+
+def key_of(network: Any, precision: str) -> str:
+    """Hash of all that changes the feature maps of given pixels: weights, statistics, architecture, precision."""
+    digest = hashlib.blake2b(repr((network.made_of, precision, str(network.memory_format))).encode(), digest_size=16)
+    tensors = {**network.backbone.state_dict(), "mean": network.mean, "std": network.std}
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {(*tensor.shape,)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
