@@ -1,0 +1,129 @@
+"""An epoch of a head on a frozen backbone: from cached features against from pictures, in processes of their own.
+
+python tests/benchmarks/frozen.py [--root DIR with VOCdevkit] [--smoke]
+"""
+
+import argparse
+import contextlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+import rounds
+
+# backbone, side in pixels, head
+CASES = (
+    ("resnet101", 448, "SemanticAttention"),
+    ("resnet101", 448, "LabelAttention"),
+    ("resnet101", 448, "QueryDecoder"),
+    ("resnet101", 448, "GlobalPool"),
+    ("tf_efficientnet_lite2", 256, "SemanticAttention"),
+)
+SMOKE = (("test_resnet", 32, "GlobalPool"),)
+BATCH, IMAGES, EPOCHS, BATCHES = 32, 600, 5, 4  # batches: of an epoch from pictures, which is not done to its end
+
+
+def run(backbone: str, size: int, head: str, folder: str, root: str | None, images: int, epochs: int) -> dict:
+    """Train, with cached features in ``folder`` unless it is empty; what was measured."""
+    import torch
+    from lightning import Callback, Trainer, seed_everything
+
+    from mlcl import heads
+    from mlcl.data import VOC2012, Demo
+    from mlcl.module import MultiLabelModule
+    from mlcl.network import Network
+
+    class Clock(Callback):
+        def __init__(self):
+            self.epochs, self.built = [], 0.0
+
+        def on_train_epoch_start(self, *_):
+            self.start = time.perf_counter()
+
+        def on_train_batch_end(self, *_):
+            self.end = time.perf_counter()
+
+        def on_train_epoch_end(self, *_):
+            self.epochs.append(self.end - self.start)
+
+    seed_everything(0)
+    settings = {"image_size": size, "batch_size": BATCH, "num_workers": 2, "augment": "none"}
+    settings |= {"cache": "features", "cache_dir": folder} if folder else {}
+    if root:
+        data = VOC2012(root, train_split="trainval", **settings)
+    else:
+        data = Demo(tempfile.mkdtemp(), train_images=images, val_images=8, size=size, **settings)
+    data.prepare_data()
+    torch.manual_seed(0)
+    network = Network(backbone, getattr(heads, head)(), data.num_classes, freeze_stages="all")
+    clock, module = Clock(), MultiLabelModule(network)
+    batches = None if folder else BATCHES
+    trainer = Trainer(
+        max_epochs=epochs, callbacks=[clock], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, limit_train_batches=batches,
+    )  # fmt: skip
+    start = time.perf_counter()
+    trainer.fit(module, datamodule=data)
+    count = min(len(data.splits["train"].paths) // BATCH or 1, batches or images) * BATCH
+    whole = time.perf_counter() - start
+    return {
+        "seconds_per_image": [seconds / count for seconds in clock.epochs],
+        "before_the_first_epoch_per_image": (whole - sum(clock.epochs)) / len(data.splits["train"].paths),
+        "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def measured(case: tuple[str, int, str], folder: str, root: str | None, images: int, epochs: int) -> dict:
+    """:func:`run` in a process of its own."""
+    given = json.dumps([*case, folder, root, images, epochs])
+    done = subprocess.run([sys.executable, __file__, "--run", given], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure every case with and without; a table, and runs/bench-frozen.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", help="a folder with VOCdevkit/VOC2012; by default pictures are generated")
+    parser.add_argument("--only", help="cases whose head or backbone begins so")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--smoke", action="store_true", help="one tiny case: only to see that it works")
+    options = parser.parse_args(argv)
+    if options.run:
+        print(json.dumps(run(*json.loads(options.run))))
+        return
+    cases, images, epochs = (SMOKE, 40, 1) if options.smoke else (CASES, IMAGES, EPOCHS)
+    report: dict[str, dict] = {}
+    folders: dict[str, str] = {}  # of the caches, by backbone: only the first of its heads waits for one
+    at_once: dict[str, dict] = {}
+    stack = contextlib.ExitStack()
+    print(f"{'':44} pictures s  cached s  faster (each epoch)      caching / epoch   peak MB")
+    for case in cases:
+        if options.only and not any(part.startswith(options.only) for part in (case[0], case[2])):
+            continue
+        plain = measured(case, "", options.root, images, 2 if epochs > 1 else 1)
+        if case[0] not in folders:
+            folders[case[0]] = stack.enter_context(tempfile.TemporaryDirectory())
+            at_once[case[0]] = measured(case, folders[case[0]], options.root, images, 1)
+        cached, built = measured(case, folders[case[0]], options.root, images, epochs), at_once[case[0]]
+        slow, fast = (statistics.median(one["seconds_per_image"]) for one in (plain, cached))
+        building = built["before_the_first_epoch_per_image"] - cached["before_the_first_epoch_per_image"]
+        ratios = sorted(slow / each for each in cached["seconds_per_image"])
+        name = f"{case[2]} on {case[0]} at {case[1]}"
+        report[name] = {"pictures": plain, "building": built, "cached": cached, "times_as_fast": slow / fast}
+        print(
+            f"{name:44} {slow * images:10.2f} {fast * images:9.3f}  "
+            f"{f'{slow / fast:.0f} ({ratios[0]:.0f} to {ratios[-1]:.0f})':18}{building / slow:14.2f}   {plain['peak_MB']:.0f}, {built['peak_MB']:.0f}, {cached['peak_MB']:.0f}"
+        )
+    stack.close()
+    rounds.save("frozen", report, options.smoke)
+
+
+if __name__ == "__main__":
+    main()
