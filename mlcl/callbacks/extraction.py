@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mlcl.data.features import Extractor
 from mlcl.distributed import SharedError
+from mlcl.system.console import say
 
 
 class Extraction(Callback):
@@ -31,6 +32,10 @@ class Extraction(Callback):
                 maps: Tensor = network.features(pixels.to(pl_module.device))
             return maps.cpu()
 
+        if stage == "fit" and data.augment != "none":
+            kept = data.views_cached
+            instead = "each epoch sees the same" if kept == 1 else f"each epoch takes one of {kept} views that are kept"
+            say(f"data.augment {data.augment} does not draw pictures anew in each epoch: of cached features, {instead}")
         data.extractor = Extractor(compute, network.made_of[0], lambda: key_of(network, trainer.precision))
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from mlcl.analysis.probe import probe
 from mlcl.callbacks.finite import broken_scores
-from mlcl.callbacks.spread import EmbeddingSpread
 from mlcl.distributed import SharedError
 from mlcl.errors import cell
 from mlcl.metrics import Evaluation, MultiLabelMetrics
@@ -44,27 +45,34 @@ class Results(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the test split."""
-        self._report(trainer, "test", pl_module.test_metrics.evaluation, pl_module.spread)  # type: ignore[union-attr, arg-type]
+        self._report(trainer, "test", pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the validation split."""
         if trainer.state.fn == "validate":
-            self._report(trainer, "val", pl_module.val_metrics.evaluation, pl_module.spread)  # type: ignore[union-attr, arg-type]
+            self._report(trainer, "val", pl_module)
 
-    def _report(self, trainer: Trainer, split: str, evaluation: Evaluation, spread: EmbeddingSpread) -> None:
+    def _report(self, trainer: Trainer, split: str, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
+        metrics: MultiLabelMetrics = pl_module.test_metrics
+        evaluation: Any = metrics.evaluation
         data, count, images = getattr(trainer, "datamodule", None), len(evaluation.index), []
         classes = list(getattr(data, "classes", None) or map(str, range(evaluation.logits.shape[1])))
         if data is not None:
             paths, root = data.splits[split].paths, data.root
             images = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
             evaluation = evaluation.without(data.skipped(split))
-        per_class = spread.per_class[0]
+        per_class = pl_module.spread.per_class[0]
         summary = {"split": split, "checkpoint": self.checkpoint, **_summary(evaluation, classes)}
         if skipped := count - len(evaluation.index):
             summary["skipped_images"] = skipped
         summary["embedding_spread"] = _plain(float(per_class.nanmean()))
+        cached = getattr(data, "cached", {})
+        if "train" in cached and split in cached:  # a head on a frozen backbone was trained
+            (features, targets), others = cached["train"].pooled(), cached[split].pooled()
+            found = probe(features, targets, *others, metrics.interpolation)
+            summary["probe"] = asdict(found)
         write_whole(self.folder / "metrics.json", json.dumps(summary, indent=2))
         write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, per_class))
         write_scores(self.folder / "scores.npz", evaluation, classes, images)
@@ -134,6 +142,12 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
     console.print(_class_lines(evaluation, classes))
     if len(classes) > _SHOWN:
         console.print(f"  the best and the worst of {len(classes):,} classes; all are in per_class.csv")
+    if found := summary.get("probe"):
+        console.print(
+            f"  to beat: mAP {_percent(found['mAP'])} by {found['kind']} heads on pooled features (penalty "
+            f"{found['penalty']:g}, chosen by 5 folds of {found['images']:,} training images)",
+            style="yellow" if metrics["mAP"] is None or metrics["mAP"] < found["mAP"] else None, highlight=False,
+        )  # fmt: skip
     for name, meaning in summary["definitions"].items():
         console.print(f"  {name}: {meaning}", style="dim", highlight=False)
     for kind, what in (("positives", "no positive"), ("absences", "nothing known to be absent")):

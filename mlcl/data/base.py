@@ -105,6 +105,7 @@ class MultiLabelDataModule(LightningDataModule):
         self.val_fraction, self.split_seed, self.interpolation = val_fraction, split_seed, interpolation
         self.cache, self.augment_on, self.cache_dtype, self.views_cached = cache, augment_on, cache_dtype, views_cached
         self.extractor: Extractor | None = None  # the frozen backbone, set before the loaders are made
+        self.cached: dict[Split, FeatureDataset] = {}
         self.cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
         self.on_bad_image = on_bad_image
         self.reading = reading_of({"white": white, "max_pixels": max_pixels})
@@ -265,7 +266,8 @@ class MultiLabelDataModule(LightningDataModule):
         self._training = pictures if training else self._training
         dataset: ImageDataset | FeatureDataset = pictures
         if self.cache == "features":
-            dataset, workers = cached(pictures, self, training), 0  # mapped rows are read faster than they are sent
+            dataset = self.cached[split] = cached(pictures, self, training)
+            workers = 0  # mapped rows are read faster than they are sent
         sampler = EpochSampler(dataset, seed=global_seed(), shuffle=training)
         sampler.set_epoch(self._next_epoch if training else 0)
         return DataLoader(

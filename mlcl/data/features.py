@@ -23,7 +23,6 @@ from mlcl.data.images import ImageError, read_image
 from mlcl.data.labels import UNKNOWN
 from mlcl.data.row_file import cache_folder, key_of, no_cache, open_or_write, read_rows, with_progress, write_rows
 from mlcl.errors import MlclError
-from mlcl.system.console import say
 from mlcl.system.seeding import derive, global_seed
 
 _FORMAT = 1  # to be raised when another content is written for the same pictures
@@ -86,9 +85,11 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         image = torch.stack(maps) if self.views > 1 else maps[0]
         return {"image": image, "target": target, "index": torch.tensor(index)}
 
-    def pooled(self) -> Tensor:
-        """The average over the positions of each plain picture's map: (N, C) float32."""
-        return torch.from_numpy(self.rows["pooled"][: len(self)].copy())
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """Of every plain picture the average over the positions of its map, (N, C) float32, and targets (N, K)."""
+        plain = self.rows[: len(self)]
+        targets = np.where(plain["read"][:, None] > 0, self.samples.targets, UNKNOWN)
+        return torch.from_numpy(plain["pooled"].copy()), torch.from_numpy(targets)
 
     def _reason(self, index: int) -> str:
         path = self.samples.paths[index]
@@ -120,9 +121,6 @@ def cached(pictures: ImageDataset, data: Any, training: bool) -> FeatureDataset:
     kept, views = (data.views_cached, data.views) if training else (1, 1)
     if views > kept:
         raise MlclError(f"data.views is {views}, but the features of {kept} are kept: --data.views_cached {views}")
-    if training and data.augment != "none":
-        instead = f"each epoch takes one of {kept} views that are kept" if kept > 1 else "each epoch sees the same"
-        say(f"data.augment {data.augment} does not draw pictures anew in each epoch: of cached features, {instead}")
     rows = open_features(
         pictures.samples,
         views_to_keep(kept, data.augment, data.image_size, pictures.augmentation.mode),

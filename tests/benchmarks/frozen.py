@@ -57,7 +57,7 @@ def run(backbone: str, size: int, head: str, folder: str, root: str | None, imag
     if root:
         data = VOC2012(root, train_split="trainval", **settings)
     else:
-        data = Demo(tempfile.mkdtemp(), train_images=images, test_images=8, scene_size=size, **settings)
+        data = Demo(f"{tempfile.mkdtemp()}/demo", train_images=images, test_images=8, scene_size=size, **settings)
     data.prepare_data()
     torch.manual_seed(0)
     network = Network(backbone, getattr(heads, head)(), data.num_classes, freeze_stages="all")

@@ -1,5 +1,6 @@
 """Cached feature maps: those of the network, of every kept view, written once, whole or not at all."""
 
+import json
 import multiprocessing
 import resource
 import signal
@@ -63,7 +64,9 @@ def test_a_cached_map_in_place_of_a_picture_gives_the_same_output(network, sampl
         assert maps.dtype == getattr(torch, dtype) and len(cached) == 7
         torch.testing.assert_close(network(maps).logits, expected, rtol=tolerance, atol=tolerance)
         assert [cached[i]["target"].tolist() for i in range(7)] == samples.targets.tolist()
-        torch.testing.assert_close(cached.pooled(), network.features(pixels).mean((2, 3)), rtol=1e-5, atol=1e-6)
+        pooled, targets = cached.pooled()
+        torch.testing.assert_close(pooled, network.features(pixels).mean((2, 3)), rtol=1e-5, atol=1e-6)
+        assert torch.equal(targets, torch.from_numpy(samples.targets))
 
 
 def test_every_epoch_takes_one_of_the_kept_views(network, samples, tmp_path):
@@ -212,6 +215,7 @@ def test_a_picture_that_cannot_be_read_is_an_error_or_unknown(network, samples, 
     dataset = FeatureDataset(broken, rows, bad=bad)
     assert dataset[4]["target"].tolist() == [-1] * 3 and dataset[3]["target"].tolist() == broken.targets[3].tolist()
     assert "not a picture" in Path(tmp_path / "bad_images.csv").read_text()
+    assert dataset.pooled()[1][3:].tolist() == [broken.targets[3].tolist(), [-1] * 3]
 
 
 FROZEN = ["--model.network.freeze_stages", "all", "--data.cache", "features"]
@@ -231,6 +235,8 @@ def test_a_run_on_cached_features_is_the_run_without(mlcl, demo, tmp_path):
     assert all(torch.equal(states["plain"][key], states["cached"][key]) for key in states["plain"])
     assert np.array_equal(scores["plain"], scores["cached"])
     assert len(list((tmp_path / "c").glob("*.npy"))) == 3
+    summary = json.loads((next(folder.rglob("metrics.json"))).read_text())
+    assert 0 < summary["probe"]["mAP"] < 1 and summary["probe"]["images"] == 68 and "to beat: mAP" in done.out
     tested = mlcl("test", "--ckpt_path", "last", "--name", "cached")
     assert tested.status == 0 and "a cache of" not in tested.err and "overrides" not in tested.err
 
