@@ -30,8 +30,6 @@ class Probe:
     mAP: float  # of the images it was made for, in [0, 1]
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
 def probe(
     features: Tensor, targets: Tensor, test: Tensor, test_targets: Tensor, interpolation: Interpolation = "none"
 ) -> Probe:
@@ -44,6 +42,11 @@ def probe(
         test_targets: (M, K).
         interpolation: of average precision.
     """
+    with torch.inference_mode(False), torch.enable_grad():  # within a test, too
+        return _best(features, targets, test, test_targets, interpolation)
+
+
+def _best(features: Tensor, targets: Tensor, test: Tensor, test_targets: Tensor, interpolation: Interpolation) -> Probe:
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:_MOST]
     features, targets = features[order], targets[order]
     fold = torch.arange(len(features)) % _FOLDS
