@@ -6,10 +6,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from mlcl import __version__
-from mlcl.cli import help, verbs
+from mlcl.cli import help, seeds, verbs
 from mlcl.cli.command_line import meant, options
 from mlcl.errors import MlclError, find_cause, line
 from mlcl.system import signals
@@ -58,6 +59,8 @@ def _ended(verb: str, arguments: list[str]) -> int:
     try:
         if verb in verbs.VERBS:
             return verbs.run(verb, arguments)
+        if verb == "fit" and (wanted := seeds.variants(arguments)):
+            return seeds.train(wanted, partial(_ended, verb))
         with verbs.importing():
             from mlcl.cli import training
 

@@ -9,6 +9,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mlcl.errors import visible
 
+title = ""  # in front of every line, where several trainings run side by side
+
 
 def is_first() -> bool:
     """Whether this is the first process, as far as its launcher has said; true where there is only one."""
@@ -18,7 +20,7 @@ def is_first() -> bool:
 def say(line: str) -> None:
     """Print a line, once for all processes."""
     if is_first():
-        print(visible(line), file=sys.stderr, flush=True)
+        print(visible(f"{title}{line}"), file=sys.stderr, flush=True)
 
 
 def quieten() -> None:

@@ -1,0 +1,164 @@
+"""``mlcl fit --seeds 5``: several trainings in one command, which share the start of Python and cached features."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import NamedTuple
+
+from mlcl.cli.command_line import CommandLine, options, values
+from mlcl.cli.verbs import UsageError
+from mlcl.runs import folders
+from mlcl.system import signals
+
+FLAGS = ("--seeds", "--learning_rates")
+_GRACE = 10.0  # seconds in which a training that is to end may finish its checkpoint
+
+
+class Variant(NamedTuple):
+    """One of the trainings."""
+
+    title: str  # seed 3
+    words: list[str]  # its command line
+
+
+def variants(arguments: list[str]) -> list[Variant]:
+    """Every training that a command line asks for: each seed with each learning rate; none without these options.
+
+    Raises:
+        UsageError: for numbers that are none, and options that do not go together.
+    """
+    seeds, rates = (_numbers(flag, arguments) for flag in FLAGS)
+    if not seeds + rates:
+        return []
+    for other, why in (("--seed_everything", "--seeds gives it"), ("--ckpt_path", "--seeds starts new runs")):
+        if values(arguments, other):
+            raise UsageError(f"{' or '.join(FLAGS)} and {other} do not go together: {why}")
+    if any(os.environ.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_NTASKS")):
+        raise UsageError("--seeds starts its trainings itself: not under torchrun, nor as several tasks of SLURM")
+    words, found = [word for flag, _, part in options(arguments) if flag not in FLAGS for word in part], []
+    for rate in rates or [""]:
+        own = ["--model.optimizer.lr", rate, "--name", f"{CommandLine(words).name()}_lr{rate}"] if rate else []
+        for seed in seeds or [""]:
+            title = ", ".join(f"{name} {value}" for name, value in (("seed", seed), ("lr", rate)) if value)
+            found.append(Variant(title, [*words, *own, *(["--seed_everything", seed] if seed else [])]))
+    return found
+
+
+def _numbers(flag: str, arguments: list[str]) -> list[str]:
+    """The numbers of ``[3, 5]``; of one seed without brackets, so many."""
+    given = values(arguments, flag)
+    if not given:
+        return []
+    texts, kind = given[-1].strip("[]").replace(" ", "").split(","), int if flag == "--seeds" else float
+    try:
+        numbers = [kind(text) for text in texts]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or len({*numbers}) < len(numbers):
+        raise UsageError(f"{flag} {given[-1]}: expected a number, or different ones as [1, 2, 3]")
+    if kind is int and given[-1].isdigit():
+        if not numbers[0]:
+            raise UsageError(f"{flag} 0: nothing would be trained")
+        return [str(seed) for seed in range(int(numbers[0]))]
+    return texts
+
+
+def train(wanted: Sequence[Variant], run: Callable[[list[str]], int]) -> int:
+    """Train all of them by ``run``, which returns an exit status: one per processor at once, or one on CUDA.
+
+    Each is a process forked from this one, which has imported everything and computed nothing. Where forking is not
+    safe, they run in this process.
+
+    Returns:
+        The first status that is not 0, else 0.
+    """
+    lines = [CommandLine(variant.words) for variant in wanted]
+    places = [folders.new_folder(line.runs_root / line.name()) for line in lines]
+    jobs = [*zip(wanted, places, strict=True)]
+    if sys.platform != "linux":
+        statuses = [run(_prepared(*job)) for job in jobs]
+    else:
+        statuses = _in_processes(jobs, run, at_once())
+    _print(jobs)
+    return next((status for status in statuses if status), 0)
+
+
+def at_once() -> int:
+    """How many trainings run side by side: one per processor, one where a GPU is shared."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # or the processes forked afterwards could not use CUDA
+    import torch
+
+    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+
+
+def _in_processes(jobs: Sequence[tuple[Variant, Path]], run: Callable[[list[str]], int], most: int) -> list[int]:
+    from mlcl.cli import training  # noqa: F401  # before the fork, so that it happens once
+
+    context = multiprocessing.get_context("fork")
+    waiting = [context.Process(target=_child, args=(*job, run)) for job in jobs]
+    started: list[ForkProcess] = []
+    try:
+        while waiting or any(process.is_alive() for process in started):
+            running = [process for process in started if process.is_alive()]
+            if waiting and len(running) < most:
+                started.append(waiting.pop(0))
+                started[-1].start()
+            else:
+                multiprocessing.connection.wait([process.sentinel for process in running])
+    except BaseException:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.join(_GRACE)
+            process.kill()
+        raise
+    return [process.exitcode or 0 for process in started]
+
+
+def _child(variant: Variant, folder: Path, run: Callable[[list[str]], int]) -> None:
+    """A training in a process of its own; its results are in files, so that its table is not needed."""
+    from mlcl.system import console
+
+    console.title = f"{variant.title}: "
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    with signals.watching():
+        status = run(_prepared(variant, folder))
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _prepared(variant: Variant, folder: Path) -> list[str]:
+    """Its command line, also for the processes that it may start itself, and its folder."""
+    words = [*variant.words, "--trainer.enable_progress_bar", "false"]
+    sys.argv = ["mlcl", "fit", *words]
+    os.environ["MLCL_RUN_FOLDER"] = str(folder)
+    return words
+
+
+def _print(jobs: Sequence[tuple[Variant, Path]]) -> None:
+    """The mAP of each, and their mean and standard deviation by run name."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mlcl.runs import results
+
+    table, found = Table(title="test mAP (percent)"), dict[Path, list[float]]()
+    for name in ("", "mAP", "to beat", "run"):
+        table.add_column(name, overflow="fold")
+    for variant, folder in jobs:
+        summary = results.read(folder).summary if (folder / "metrics.json").is_file() else {}
+        scores = summary.get("metrics", {}).get("mAP"), summary.get("probe", {}).get("mAP")
+        shown = ["-" if value is None else f"{100 * value:.2f}" for value in scores]
+        table.add_row(variant.title, *shown, os.path.relpath(folder) if folder.is_dir() else "-")
+        found.setdefault(folder.parent, []).extend(float(value) for value in shown[:1] if value != "-")
+    console = Console()
+    if any(found.values()):
+        console.print(table)
+    for parent, many in ((parent, many) for parent, many in found.items() if many):
+        spread = f" (sd {statistics.stdev(many):.2f})" if len(many) > 1 else ""
+        console.print(f"  {os.path.relpath(parent)}: mean {statistics.mean(many):.2f}{spread}", highlight=False)
