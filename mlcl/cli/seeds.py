@@ -35,9 +35,10 @@ def variants(arguments: list[str]) -> list[Variant]:
     seeds, rates = (_numbers(flag, arguments) for flag in FLAGS)
     if not seeds + rates:
         return []
-    for other, why in (("--seed_everything", "--seeds gives it"), ("--ckpt_path", "--seeds starts new runs")):
-        if values(arguments, other):
-            raise UsageError(f"{' or '.join(FLAGS)} and {other} do not go together: {why}")
+    if seeds and values(arguments, "--seed_everything"):
+        raise UsageError("--seeds and --seed_everything do not go together: --seeds [3, 7] names the seeds")
+    if values(arguments, "--ckpt_path"):
+        raise UsageError(f"{' and '.join(FLAGS)} start new runs: they do not go together with --ckpt_path")
     if any(os.environ.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_NTASKS")):
         raise UsageError("--seeds starts its trainings itself: not under torchrun, nor as several tasks of SLURM")
     words, found = [word for flag, _, part in options(arguments) if flag not in FLAGS for word in part], []

@@ -40,6 +40,9 @@ def test_the_flags_in_the_help_are_true(mlcl, demo):
     for skipped in ("--config", "--ckpt_path", "--print_config", "--help", "--help_all", "--data.help"):
         flags.pop(skipped, None)
     flags.pop("--model.network.head.help"), flags.pop("--KEY", None)
+    assert (
+        flags.pop("--seeds") == "5" and flags.pop("--learning_rates") == "[0.1,0.01]"
+    )  # each is several command lines
     assert len(flags) > 20
     outcome = mlcl("fit", *demo, *(part for pair in flags.items() for part in pair), "--print_config")
     assert outcome.status == 0, outcome.err
