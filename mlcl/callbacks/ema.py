@@ -1,5 +1,6 @@
 """Exponential moving average of the weights, with the guards that Lightning 2.6.6 lacks."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,16 +9,23 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mlcl.system.console import say
+
+_LAGS = 0.01  # share of the first weights in the average above which that is said
+
 
 class EMA(WeightAveraging):
     """Validates, saves and tests the moving average of weights and statistics, updated after every step.
+
+    The average warms up: update t, from 0, keeps min(decay, (1 + t) / (10 + t)) of it and the first one copies, so that
+    it looks back over about a tenth of the training where ``decay`` would look back further than the training is long.
 
     A checkpoint's ``state_dict`` is the average; the raw weights, for a resume, lie under ``current_model_state``.
     Beyond Lightning's callback, integer buffers are copied instead of averaged, nothing is swapped in before the first
     update, and the average is on the device of the training, so that an update does not wait.
 
     Args:
-        decay: share of the old average that each step keeps; 0.9997 forgets half in 2,300 steps.
+        decay: the largest share of the old average that a step keeps; 0.9997 forgets half in 2,300 steps.
         start_step: first optimizer step that enters the average.
     """
 
@@ -45,9 +53,16 @@ class EMA(WeightAveraging):
             super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the average in the model, if there is one."""
+        """Leave the average in the model, if there is one, and say if it still holds much of the first weights."""
         if self._started():
             super().on_train_end(trainer, pl_module)
+            updates = self._average_model.updates  # type: ignore[union-attr]
+            share = share_of_first(updates, self.decay)
+            if updates > 1 and share > _LAGS:
+                say(
+                    f"warning: the moving average has {updates} updates, so {share:.1%} of it are still the weights "
+                    "after the first one; train longer, or without it: --ema_decay null"
+                )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save what would be validated: before the first update the raw weights, under both names."""
@@ -57,7 +72,17 @@ class EMA(WeightAveraging):
             checkpoint["state_dict"] = raw
 
     def _started(self) -> bool:
-        return isinstance(self._average_model, _Average) and self._average_model.started
+        return isinstance(self._average_model, _Average) and self._average_model.updates > 0
+
+
+def decay_at(update: int, decay: float) -> float:
+    """Share of the old average that an update keeps, the first being update 0; see :class:`EMA`."""
+    return min(decay, (1 + update) / (10 + update)) if update else 0.0
+
+
+def share_of_first(updates: int, decay: float) -> float:
+    """Share of the weights that the first update copied in the average after so many updates."""
+    return math.prod(decay_at(update, decay) for update in range(1, min(updates, 10)))
 
 
 class _Average(AveragedModel):
@@ -66,22 +91,23 @@ class _Average(AveragedModel):
     def __init__(self, model: nn.Module, device: torch.device, decay: float) -> None:
         super().__init__(model, device, use_buffers=True)
         self.n_averaged = self.n_averaged.cpu()
-        self.lerp = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.decay = decay
 
     @property
-    def started(self) -> bool:
-        """Whether there was an update (by numpy: visibly no device is asked)."""
-        return bool(self.n_averaged.numpy() > 0)
+    def updates(self) -> int:
+        """How many there were (by numpy: visibly no device is asked)."""
+        return int(self.n_averaged.numpy())
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """One update, in place; the first one copies."""
+        lerp = get_ema_multi_avg_fn(decay_at(self.updates, self.decay))  # type: ignore[no-untyped-call]
         groups: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
         for average, current in zip(_tensors(self.module), _tensors(model), strict=True):
             groups.setdefault(average.dtype, []).append((average, current.to(average.dtype)))
         for dtype, pairs in groups.items():
-            if dtype.is_floating_point and self.started:
-                self.lerp(*map(list, zip(*pairs, strict=True)), self.n_averaged)
+            if dtype.is_floating_point and self.updates:
+                lerp(*map(list, zip(*pairs, strict=True)), self.n_averaged)
             else:
                 for average, current in pairs:
                     average.copy_(current)
