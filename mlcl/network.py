@@ -25,6 +25,7 @@ class Network(nn.Module):
             all, for a backbone that stays as it is.
         channels_last: memory format of the backbone; faster on CPU and CUDA.
         freeze_epochs: epochs before the backbone is trained, too; until then it computes as in a test.
+        feature_norm: give the head every position's features with mean 0 and variance 1 over the channels.
 
     Raises:
         MlclError: for an unknown backbone, weights that do not fit it, or a backbone without a feature map.
@@ -46,6 +47,7 @@ class Network(nn.Module):
         freeze_stages: int | Literal["all"] = 0,
         channels_last: bool = True,
         freeze_epochs: int = 0,
+        feature_norm: bool = True,
     ) -> None:
         super().__init__()
         if freeze_epochs < 0:
@@ -60,7 +62,9 @@ class Network(nn.Module):
         self._frozen_norms = freeze(self.backbone, freeze_stages, freeze_batch_norm)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.backbone.to(memory_format=self.memory_format)
-        self.head = head.build(self.backbone.num_features, num_classes)
+        width = self.backbone.num_features  # a norm without weights of its own, since linear layers follow in the head
+        self.norm = nn.LayerNorm(width, elementwise_affine=False) if feature_norm else nn.Identity()
+        self.head = head.build(width, num_classes)
         self.num_classes, self.embedding_dim = num_classes, head.embedding_dim
         self.train()
 
@@ -74,7 +78,8 @@ class Network(nn.Module):
 
         ``image`` is (B, 3, H, W) RGB, uint8 or float in [0, 1], or what :meth:`features` once made of it.
         """
-        out: HeadOutput = self.head(self.features(image))
+        features = self.features(image).movedim(1, -1)
+        out: HeadOutput = self.head(self.norm(features).movedim(-1, 1))
         return out
 
     def features(self, image: Tensor) -> Tensor:

@@ -34,6 +34,24 @@ def test_every_kind_of_backbone_gives_a_map(name, size, options):
     assert all(p.grad is not None for p in net.backbone.parameters() if p.requires_grad)
 
 
+def test_the_head_sees_features_of_one_scale():
+    """Mean 0 and variance 1 over the channels at every position, without weights of its own; or as they are."""
+    seen = []
+    for wanted in (True, False):
+        net = network(feature_norm=wanted).eval()
+        net.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        pixels = torch.rand(2, 3, 64, 96)
+        net(pixels)
+        raw = net.features(pixels)
+        if wanted:
+            assert seen[-1].shape == raw.shape
+            centred = raw - raw.mean(1, keepdim=True)
+            torch.testing.assert_close(seen[-1], centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt())
+        else:
+            assert torch.equal(seen[-1], raw)
+    assert network(feature_norm=True).state_dict().keys() == network(feature_norm=False).state_dict().keys()
+
+
 def test_tokens_keep_their_place():
     """Changing the right half of the picture changes the right half of a ViT's map most."""
     net = network("test_vit", backbone_kwargs={"img_size": (64, 128)}).eval()

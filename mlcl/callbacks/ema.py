@@ -44,35 +44,35 @@ class EMA(WeightAveraging):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swap the average in, once there is one."""
-        if self._started():
+        if self._updates:
             super().on_validation_epoch_start(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swap the raw weights back."""
-        if self._started():
+        if self._updates:
             super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the model, if there is one, and say if it still holds much of the first weights."""
-        if self._started():
+        if self._updates:
             super().on_train_end(trainer, pl_module)
-            updates = self._average_model.updates  # type: ignore[union-attr]
-            share = share_of_first(updates, self.decay)
-            if updates > 1 and share > _LAGS:
+            share = share_of_first(self._updates, self.decay)
+            if self._updates > 1 and share > _LAGS:
                 say(
-                    f"warning: the moving average has {updates} updates, so {share:.1%} of it are still the weights "
-                    "after the first one; train longer, or without it: --ema_decay null"
+                    f"warning: the moving average has {self._updates} updates, so {share:.1%} of it are still the "
+                    "weights after the first one; train longer, or without it: --ema_decay null"
                 )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save what would be validated: before the first update the raw weights, under both names."""
         raw = checkpoint["state_dict"]
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if self._average_model is not None and not self._started():
+        if self._average_model is not None and not self._updates:
             checkpoint["state_dict"] = raw
 
-    def _started(self) -> bool:
-        return isinstance(self._average_model, _Average) and self._average_model.updates > 0
+    @property
+    def _updates(self) -> int:
+        return self._average_model.updates if isinstance(self._average_model, _Average) else 0
 
 
 def decay_at(update: int, decay: float) -> float:

@@ -16,8 +16,12 @@ from mlcl.system import yaml_text
 from mlcl.system.console import say
 from mlcl.system.files import from_home
 
-# Restored with the optimizer's state: another value on the command line would have no effect, or break it.
-_FIXED = ("model.optimizer", "model.schedule", "model.lr_mult", "ema_decay", "model.classification_loss.pos_weight")
+# Restored with the optimizer's state, so that another value on the command line would have no effect, or break it; or
+# the weights were trained for it.
+_FIXED = (
+    *("model.optimizer", "model.schedule", "model.lr_mult", "ema_decay", "model.classification_loss.pos_weight"),
+    *("model.network.feature_norm", "model.network.head.average"),
+)
 _NOT_ZERO = {
     "fit": ("limit_train_batches", "max_epochs", "max_steps"),
     **{"validate": ("limit_val_batches",), "test": ("limit_test_batches",)},

@@ -1,6 +1,7 @@
 """Starting from another run's network (``--model.init_from``)."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,11 +31,25 @@ def load_network(network: nn.Module, path: str | Path, classes: list[str] | None
     fitting = {name: tensor for name, tensor in stored.items() if name in own and own[name].shape == tensor.shape}
     if not fitting:
         raise MlclError(f"{path}: none of its {count} tensors fits this network (model.init_from)")
+    _check_scale(network, checkpoint, path, any(name.startswith("head.") for name in fitting))
     network.load_state_dict(fitting, strict=False)
     left = [name for name in own if name not in fitting]
     kept = f"; as initialised: {', '.join(left[:4])}{f' and {len(left) - 4} more' * (len(left) > 4)}" if left else ""
     unused = f"{count - len(fitting)} of the file not used"
     return f"init_from {path}: {len(fitting)} of {len(own)} tensors loaded{kept}; {unused}{matched}"
+
+
+def _check_scale(network: nn.Module, checkpoint: dict[str, Any], path: str | Path, with_head: bool) -> None:
+    """Refuse a head that was trained on features of another scale."""
+    if not with_head or "config" not in checkpoint[record.KEY]:
+        return
+    before = record.config_of(checkpoint, path)["model"]["network"]["init_args"].get("feature_norm")
+    now = isinstance(getattr(network, "norm", None), nn.LayerNorm)
+    if before is not None and bool(before) != now:
+        raise MlclError(
+            f"{path}: its head was trained with model.network.feature_norm {str(bool(before)).lower()}, this network "
+            f"has {str(now).lower()}: give --model.network.feature_norm {str(bool(before)).lower()}"
+        )
 
 
 def _by_class(

@@ -18,7 +18,7 @@ from mlcl.errors import MlclError
 from mlcl.system import yaml_text
 
 KEY = "mlcl"
-FORMAT = 1
+FORMAT = 2  # to be raised when a setting that changes the network gets a new default, see _as_then
 # Needed to test, predict or export. The rest serves training (losses, optimizer) or the machine that trained (devices,
 # strategy, callbacks, loggers).
 _MODEL_KEYS = ("network", "threshold", "temperature", "interpolation", "cf1")
@@ -83,6 +83,17 @@ def config_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
         _ = {**config["model"]["network"]["init_args"], **config["data"], **config["trainer"]}
     except (KeyError, TypeError) as error:
         raise MlclError(f"the record in {path} is no configuration") from error
+    return _as_then(config, checkpoint[KEY]["format"])
+
+
+def _as_then(config: dict[str, Any], written: int) -> dict[str, Any]:
+    """A configuration of that format with the settings that came later, at values that leave the network as it was."""
+    network = config["model"]["network"]["init_args"]
+    if written < 2:
+        network.setdefault("feature_norm", False)
+        head = network.get("head")
+        if isinstance(head, dict) and re.fullmatch(r"(mlcl\..*\.)?SemanticAttention", str(head.get("class_path"))):
+            head["init_args"] = {"average": 0.0, **head.get("init_args", {})}
     return config
 
 

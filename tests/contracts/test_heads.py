@@ -138,6 +138,18 @@ def test_semantic_attention_equals_projecting_every_position_first():
     torch.testing.assert_close(out.logits, expected)
 
 
+@pytest.mark.parametrize("normalise", ["softmax", "sigmoid"])
+def test_semantic_attention_is_in_part_average_pooling(normalise):
+    head, features = reference("SemanticAttention", normalise=normalise, average=0.25), torch.randn(2, C, 3, 4).double()
+    mixed, head.average = head(features), 0.0
+    attended, pooled = head(features), head.value(features.mean((2, 3)))
+    assert_equal(mixed.embeddings, 0.75 * attended.embeddings + 0.25 * pooled[:, None])
+    assert_equal(mixed.attention, 0.75 * attended.attention + 0.25 / 12)
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=r"average must lie in \[0, 1\)"):
+            make("SemanticAttention", average=share)
+
+
 def slow_norm(x, norm):
     centred = x - x.mean(-1, keepdim=True)
     return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
