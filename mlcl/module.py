@@ -83,7 +83,7 @@ class MultiLabelModule(LightningModule):
         """Every term by name, and ``loss``, their sum; views count as images for the classification loss."""
         image, target = batch["image"], batch["target"]
         views = image.shape[1] if image.ndim == 5 else 1
-        out = self.network(image.flatten(0, -4))
+        out = self.network(image.flatten(0, -4), embeddings=self.embedding_loss is not None)
         terms = {"classification": self.classification_loss(out.logits, target.repeat_interleave(views, 0))}
         if self.embedding_loss is not None:
             embeddings, targets = global_batch(out.embeddings.unflatten(0, (-1, views)), target, self.equal_batches)

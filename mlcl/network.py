@@ -73,14 +73,18 @@ class Network(nn.Module):
         """Whether nothing of the backbone is ever trained."""
         return not self.held and not any(parameter.requires_grad for parameter in self.backbone.parameters())
 
-    def forward(self, image: Tensor) -> HeadOutput:
+    def forward(self, image: Tensor, embeddings: bool = True) -> HeadOutput:
         """Logits, embeddings and attention, see :class:`HeadOutput`.
 
-        ``image`` is (B, 3, H, W) RGB, uint8 or float in [0, 1], or what :meth:`features` once made of it.
+        Args:
+            image: (B, 3, H, W) RGB, uint8 or float in [0, 1], or what :meth:`features` once made of it.
+            embeddings: whether they are needed; else they are empty, (B, K, 0), and there is no attention.
         """
-        features = self.features(image).movedim(1, -1)
-        out: HeadOutput = self.head(self.norm(features).movedim(-1, 1))
-        return out
+        features = self.norm(self.features(image).movedim(1, -1)).movedim(-1, 1)
+        if embeddings:
+            return self.head(features)  # type: ignore[no-any-return]
+        logits = self.head.classify(features)
+        return HeadOutput(logits, logits.new_empty(*logits.shape, 0), None)
 
     def features(self, image: Tensor) -> Tensor:
         """The backbone's feature map, (B, C, h, w); one that was cached is only converted."""

@@ -135,3 +135,10 @@ def test_a_model_without_a_map_is_refused():
     net.backbone.forward_features = lambda x: torch.zeros(2, 7)
     with pytest.raises(MlclError, match="no feature map"):
         net(torch.zeros(2, 3, 32, 32))
+
+
+def test_logits_without_embeddings():
+    net, image = network(), torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    out = net.eval()(image, embeddings=False)
+    torch.testing.assert_close(out.logits, net(image).logits)
+    assert out.embeddings.shape == (2, 4, 0) and out.attention is None

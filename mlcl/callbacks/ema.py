@@ -103,7 +103,8 @@ class _Average(AveragedModel):
         """One update, in place; the first one copies."""
         lerp = get_ema_multi_avg_fn(decay_at(self.updates, self.decay))  # type: ignore[no-untyped-call]
         groups: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-        for average, current in zip(_tensors(self.module), _tensors(model), strict=True):
+        # What is frozen stays as the first update copied it.
+        for average, current in zip(_tensors(self.module, self.updates), _tensors(model, self.updates), strict=True):
             groups.setdefault(average.dtype, []).append((average, current.to(average.dtype)))
         for dtype, pairs in groups.items():
             if dtype.is_floating_point and self.updates:
@@ -114,5 +115,15 @@ class _Average(AveragedModel):
         self.n_averaged += 1
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+def _tensors(module: nn.Module, later: int) -> list[Tensor]:
+    """Parameters and buffers; those of a frozen backbone only at first."""
+    network: Any = getattr(module, "network", None)
+    left_out = network.backbone if later and getattr(network, "frozen", False) else None
+    found: dict[int, Tensor] = {}  # a tensor that two modules share counts once
+    parts = [module]
+    while parts:
+        part = parts.pop()
+        if part is not left_out:
+            found |= {id(t): t for t in (*part.parameters(recurse=False), *part.buffers(recurse=False))}
+            parts += part.children()
+    return [*found.values()]

@@ -30,6 +30,10 @@ class Head(nn.Module, ABC):
     def forward(self, features: Tensor) -> HeadOutput:
         """From a feature map (B, C, h, w) to logits, embeddings and attention."""
 
+    def classify(self, features: Tensor) -> Tensor:
+        """The logits (B, K) alone, for a training without an embedding loss; a head may save work there."""
+        return self(features).logits  # type: ignore[no-any-return]
+
 
 class PerClassLinear(nn.Module):
     """One linear classifier per class on that class's own embedding: logit_k = <w_k, f_k> + b_k, as one einsum."""

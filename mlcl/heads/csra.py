@@ -43,15 +43,23 @@ class CSRA(Head):
     def forward(self, features: Tensor) -> HeadOutput:
         """(B, C, h, w) to logits (B, K), embeddings (B, K, heads * C) and attention (B, K, h, w)."""
         x = features.flatten(2)
+        logits, attention = self._scored(x)
+        seen = torch.einsum("bhkp,bcp->bkhc", attention.to(x.dtype), x)
+        embeddings = (x.mean(-1)[:, None, None] + self.lam * seen).flatten(2)
+        return HeadOutput(logits, embeddings, torch.unflatten(attention.mean(1), -1, features.shape[-2:]))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """See :meth:`Head.classify`."""
+        return self._scored(features.flatten(2))[0]
+
+    def _scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and attention (B, heads, K, P) of features (B, C, P)."""
         with full_precision(x):
             unit = F.normalize(self.weight, dim=-1)
             scores = torch.einsum("hkc,bcp->bhkp", unit, x.to(unit.dtype))
             pairs = zip(scores.unbind(1), _TEMPERATURES[self.heads], strict=True)
             attention = torch.stack([_weights(score, temperature) for score, temperature in pairs], 1)
-            logits = (scores.mean(-1) + self.lam * (attention * scores).sum(-1)).sum(1)
-        seen = torch.einsum("bhkp,bcp->bkhc", attention.to(x.dtype), x)
-        embeddings = (x.mean(-1)[:, None, None] + self.lam * seen).flatten(2)
-        return HeadOutput(logits, embeddings, torch.unflatten(attention.mean(1), -1, features.shape[-2:]))
+            return (scores.mean(-1) + self.lam * (attention * scores).sum(-1)).sum(1), attention
 
 
 def _weights(scores: Tensor, temperature: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlcl.heads._attention import check_at_least
-from mlcl.heads.base import Head, HeadOutput, PerClassLinear
+from mlcl.heads.base import Head, HeadOutput, PerClassLinear, full_precision
 
 
 class SemanticAttention(Head):
@@ -50,13 +50,28 @@ class SemanticAttention(Head):
 
     def forward(self, features: Tensor) -> HeadOutput:
         """(B, C, h, w) to logits (B, K), embeddings (B, K, D) and attention (B, K, h, w)."""
+        pooled, attention = self._pooled(features)
+        embeddings = self.value(pooled)
+        logits = self.classifier(self.dropout(embeddings))
+        return HeadOutput(logits, embeddings, torch.unflatten(attention, -1, features.shape[-2:]))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """As <W_v^T w_k, pooled_k> + <w_k, b_v> + b_k: of each image only K vectors are read, none is projected."""
+        if self.training and self.dropout.p:
+            return self(features).logits  # type: ignore[no-any-return]
+        pooled, _ = self._pooled(features)
+        with full_precision(pooled):
+            weight = self.classifier.weight @ self.value.weight
+            bias = self.classifier(self.value.bias.expand(1, len(weight), -1))
+            logits: Tensor = torch.einsum("bkc,kc->bk", pooled.to(weight.dtype), weight) + bias
+            return logits
+
+    def _pooled(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The features that each class sees, (B, K, C), and how much of each position, (B, K, P)."""
         scores = self.class_maps(features).flatten(2)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half would round small weights to 0
         # sigmoid / sum of sigmoids is the softmax of log-sigmoids, which cannot divide 0 by 0
         attention = (scores if self.normalise == "softmax" else F.logsigmoid(scores)).softmax(-1)
         attention = (1 - self.average) * attention + self.average / attention.shape[-1]
         # The weights sum to 1, so pooling first and projecting the K results equals projecting every position.
-        pooled = torch.einsum("bkp,bcp->bkc", attention.to(features.dtype), features.flatten(2))
-        embeddings = self.value(pooled)
-        logits = self.classifier(self.dropout(embeddings))
-        return HeadOutput(logits, embeddings, attention.unflatten(-1, features.shape[-2:]))
+        return torch.einsum("bkp,bcp->bkc", attention.to(features.dtype), features.flatten(2)), attention

@@ -123,6 +123,27 @@ def test_it_trains_in_half_precision(name):
 
 
 @every_head
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_logits_alone_are_the_logits(name, dropout):
+    """Values and gradients, also where embeddings were dropped, and in full precision under autocast."""
+    accepts = "dropout" in inspect.signature(HEADS[name]).parameters
+    settings = {"dropout": dropout} if accepts else {}
+    gradients = []
+    for logits_of in (lambda head, features: head(features).logits, lambda head, features: head.classify(features)):
+        head = make(name, **settings).double()
+        for parameter in head.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
+        features = torch.randn(2, C, 3, 3, dtype=torch.float64).requires_grad_()
+        logits = logits_of(head, features)
+        logits.square().sum().backward()
+        gradients.append([logits, features.grad, *(parameter.grad for parameter in head.parameters())])
+    for whole, alone in zip(*gradients, strict=True):
+        assert_equal(alone, whole)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert make(name).classify(torch.randn(2, C, 3, 3).bfloat16()).dtype == torch.float32
+
+
+@every_head
 def test_it_says_what_it_is(name):
     assert HEADS[name].__doc__ and len(HEADS[name].__doc__) > 60
 
