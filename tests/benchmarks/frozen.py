@@ -87,6 +87,46 @@ def measured(case: tuple[str, int, str], folder: str, root: str | None, images: 
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def compare_seeds(repeats: int, images: int, epochs: int, size: int, backbone: str, seeds: int) -> dict:
+    """Wall time of ``--seeds`` beside that of one seed, cache there, in turn; and whether the results are the same."""
+    import timm
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = f"{folder}/weights.pth"
+        torch.save(timm.create_model(backbone, num_classes=0).state_dict(), weights)
+        words = [
+            *("fit", "--data", "Demo", "--data.root", f"{folder}/demo", "--data.train_images", str(images)),
+            *("--data.test_images", "300", "--data.scene_size", str(size), "--data.image_size", str(size)),
+            *("--data.augment", "none", "--data.cache", "features", "--data.cache_dir", f"{folder}/cache"),
+            *("--model.network.backbone", backbone, "--model.network.weights", weights),
+            *("--model.network.freeze_stages", "all", "--model.network.head", "SemanticAttention"),
+            *("--trainer.accelerator", "cpu", "--trainer.max_epochs", str(epochs)),
+            *("--trainer.default_root_dir", folder),
+        ]
+
+        def train(*more: str) -> None:
+            done = subprocess.run(
+                [sys.executable, "-m", "mlcl", *words, *more], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise RuntimeError(done.stderr[-2000:])
+
+        seconds = rounds.measure(
+            {
+                "one seed": lambda: train("--seed_everything", "1", "--name", "one"),
+                f"--seeds {seeds}": lambda: train("--seeds", str(seeds), "--name", "many"),
+            },
+            repeats,
+        )
+        files = [f"{folder}/runs/{run}/metrics.json" for run in ("one/version_0", "many/version_1")]
+        scores = [json.loads(open(file).read())["metrics"]["mAP"] for file in files]
+    print(f"wall time, {images} images, {epochs} epochs, SemanticAttention on {backbone} at {size}")
+    print(rounds.table(seconds, "one seed", "s"))
+    print(f"mAP of seed 1 alone and among the others: {scores}")
+    return {"times": rounds.summary(seconds, "one seed"), "mAP": scores}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every case with and without; a table, and runs/bench-frozen.json."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -121,7 +161,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         memory = ", ".join(f"{one['peak_MB']:.0f}" for one in peaks)
         print(f"{name:44} {slow * images:10.2f} {fast * images:9.3f}  {faster:18}{building / slow:14.2f}   {memory}")
     stack.close()
-    rounds.save("frozen", report, options.smoke)
+    small = (1, 40, 1, 32, "test_resnet", 2)
+    many = compare_seeds(*(small if options.smoke else (5, 1697, 10, 256, "tf_efficientnet_lite2", 5)))
+    rounds.save("frozen", {"epochs": report, "seeds": many}, options.smoke)
 
 
 if __name__ == "__main__":
