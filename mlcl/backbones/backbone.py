@@ -112,6 +112,8 @@ def _timm_log(missing: list[str]) -> Iterator[None]:
 
 def _freeze_unused(backbone: Backbone) -> None:
     """Stop training what belongs to timm's own classifier (a ConvNeXt's last norm): DDP refuses unused parameters."""
+    if not torch.is_grad_enabled():  # nobody trains it, and the probe imports torch's compiler: a second
+        return
     fixed = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
     size = fixed or backbone.pretrained_cfg["input_size"][1:]
     probe = copy.deepcopy(backbone).to("meta").eval()  # a backward pass there finds them and computes nothing

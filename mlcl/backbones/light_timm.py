@@ -1,16 +1,9 @@
-"""timm without Weights & Biases, which it imports wherever that is installed (1.0.31): a second of every start."""
+"""timm, imported without what it would bring along for a start that does not need it."""
 
-import sys
+from mlcl.backbones.light_imports import light_imports
 
-if "wandb" in sys.modules:
+with light_imports():
     import timm
     import timm.loss
-else:
-    sys.modules["wandb"] = None  # type: ignore[assignment]  # to timm as if it were not installed
-    try:
-        import timm
-        import timm.loss
-    finally:
-        del sys.modules["wandb"]
 
 __all__ = ["timm"]

@@ -7,6 +7,7 @@ from mlcl.cli import options as shared
 from mlcl.cli.verbs import importing
 from mlcl.errors import MlclError
 
+_ONNX = ".onnx"
 SUMMARY = "labels and scores for your own images, in one file"
 
 
@@ -41,8 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Raise MlclError for what can be told at once."""
-    shared.checkpoint(options)
+    source = shared.checkpoint(options)
     options.images = shared.images(options.images)
+    if source.suffix == ".pt2":
+        raise MlclError(
+            f"--ckpt_path {source}: predict runs checkpoints and .onnx files; torch.export.load reads this one"
+        )
+    if source.suffix == _ONNX:
+        _check_onnx(options)
     if options.writer:
         if options.top:
             raise MlclError(f"--top: the files of --writer {options.writer} hold every score")
@@ -50,26 +57,44 @@ def check(options: argparse.Namespace) -> None:
     shared.check_output(Path(options.output), ".csv", ".jsonl")
 
 
+def _check_onnx(options: argparse.Namespace) -> None:
+    """Refuse what only a checkpoint can do."""
+    possible = {"accelerator": ("auto", "cpu"), "devices": ("1", "auto"), "precision": ("32-true",), "imports": ([],)}
+    for name, values in possible.items():
+        given = getattr(options, name)
+        if given not in values:
+            flag, value = ("import", given[0]) if name == "imports" else (name, given)
+            raise MlclError(f"--{flag} {value}: an ONNX file is run on the CPU as it is; this needs the checkpoint")
+
+
 def run(options: argparse.Namespace) -> int:
     """Predict; 1 if an image could not be read."""
+    source = shared.checkpoint(options)
+    common = {"writer": options.writer, "top": options.top, "batch_size": options.batch_size}
+    if source.suffix == _ONNX:
+        with importing():
+            from mlcl.data.pictures import reading_of
+            from mlcl.inference import onnx_file
+
+        file = onnx_file.OnnxFile(source)
+        file.reading |= reading_of(vars(options))
+        return onnx_file.predict(file, options.images, Path(options.output), **common)
     with importing():
-        from mlcl import inference
-        from mlcl.data.images import reading_of
+        from mlcl.data.pictures import reading_of
         from mlcl.inference import prediction
+        from mlcl.inference.model import load
         from mlcl.system import console
 
     console.quieten()
-    model = inference.load(shared.checkpoint(options), "cpu", tuple(options.imports))
+    model = load(source, "cpu", tuple(options.imports))
     model.reading |= reading_of(vars(options))
     return prediction.predict(
         model,
         options.images,
         Path(options.output),
-        writer=options.writer,
-        top=options.top,
-        batch_size=options.batch_size,
         num_workers=options.num_workers,
         accelerator=options.accelerator,
         devices=options.devices,
         precision=options.precision,
+        **common,
     )

@@ -1,15 +1,20 @@
-"""Datasets, one file each. A new dataset needs one line here; then its name is enough."""
+"""Reading pictures and labels; ``datasets.py`` lists the classes, which are imported from here.
 
-from mlcl.data.base import MultiLabelDataModule as MultiLabelDataModule
-from mlcl.data.coco import COCO2014 as COCO2014
-from mlcl.data.csv_file import CSVDataset as CSVDataset
-from mlcl.data.dataset import ImageDataset as ImageDataset
-from mlcl.data.dataset import Samples as Samples
-from mlcl.data.demo import Demo as Demo
-from mlcl.data.voc import VOC2007 as VOC2007
-from mlcl.data.voc import VOC2012 as VOC2012
+They are loaded on first use: they bring Lightning, and a prediction needs no dataset.
+"""
 
-_known = [value for value in list(globals().values()) if isinstance(value, type)]
-DATASETS: dict[str, type] = {
-    c.__name__: c for c in _known if issubclass(c, MultiLabelDataModule) and c is not MultiLabelDataModule
-}
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlcl.data.datasets import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """A class of ``datasets.py``, or their list ``DATASETS``."""
+    if name[:1].isupper():  # else it is one of the files here
+        from importlib import import_module
+
+        datasets = import_module("mlcl.data.datasets")
+        if hasattr(datasets, name):
+            return getattr(datasets, name)
+    raise AttributeError(f"module 'mlcl.data' has no attribute {name!r}")

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from mlcl.data.augment_steps import Cutout, Flip, MultiScaleCrop, RandomResizedCrop, Step
+from mlcl.data.images import resize
 from mlcl.data.rand_augment import RandAugment
 
 Transform = Callable[[Tensor], Tensor]
@@ -42,8 +42,7 @@ class Augmentation:
 
     def resized(self, picture: Tensor) -> Tensor:
         """(3, H, W) to (3, side, side); the aspect ratio is not kept."""
-        resized: Tensor = F.resize(picture, [self.side, self.side], self.mode, antialias=True)
-        return resized
+        return resize(picture, self.side, self.mode.value)
 
     def draw(self, height: int, width: int) -> Tensor:
         """The random numbers of all steps for one picture of this size: (P,) float64."""

@@ -1,41 +1,23 @@
-"""Reading a picture in any format as upright 8-bit RGB."""
+"""Pictures as tensors: read, and resized to what the network sees."""
 
-import io
-import math
 import os
-import re
-import stat
-import warnings
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+from torch.nn import functional
 
+from mlcl.backbones.light_imports import light_imports
+from mlcl.data import pictures
 from mlcl.data.file_names import short, written_on_windows
-from mlcl.errors import MlclError
+from mlcl.data.pictures import ImageError as ImageError
+from mlcl.data.pictures import Pixels
+from mlcl.data.pictures import reading_of as reading_of
 
-Image.init()
-_FORMATS = [kind for kind in Image.ID if kind != "EPS"]  # which Pillow would hand to Ghostscript
-# JPEG's markers: a Huffman-coded frame (baseline, extended, progressive), and the segments allowed before it.
-_FRAMES = (0xC0, 0xC1, 0xC2)
-_SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-
-
-class ImageError(MlclError):
-    """A picture that cannot be read; the message names the file and the reason."""
-
-    def with_remedy(self, path: Path) -> "ImageError":
-        """Add what to do, for a picture of a dataset."""
-        if not path.parent.is_dir():
-            return ImageError(f"{self}; its folder is gone, too: is the disk still there?")
-        return ImageError(f"{self}; mlcl check finds all of these, --data.on_bad_image skip leaves them out")
+with light_imports():
+    from torchvision.io import ImageReadMode, decode_jpeg
 
 
 def check_files(paths: Sequence[Path], split: str, allowed: int) -> None:
@@ -50,117 +32,38 @@ def check_files(paths: Sequence[Path], split: str, allowed: int) -> None:
         )
 
 
-def reading_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of :func:`read_image` among the settings of a dataset."""
-    return {name: settings[name] for name in ("white", "max_pixels") if settings.get(name) is not None}
-
-
 def read_image(path: str | Path, white: float | None = None, max_pixels: int | None = None) -> Tensor:
-    """Decode a picture of any mode: alpha dropped, scaled to 8 bits, first frame only, EXIF rotation applied.
+    """A picture as (3, H, W) uint8 RGB; arguments and errors are those of :func:`mlcl.data.pictures.read_pixels`."""
+    return as_tensor(pictures.read_pixels(path, white, max_pixels, _decode_jpeg))
 
-    Args:
-        path: of the file.
-        white: the value that is white, see :func:`from_pillow`.
-        max_pixels: the most that it may have; by default Pillow's limit against decompression bombs.
 
-    Returns:
-        (3, H, W) uint8 RGB.
+def as_tensor(pixels: Pixels) -> Tensor:
+    """(H, W, 3) as (3, H, W), channels-last in memory as before."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
-    Raises:
-        ImageError: if the file is missing, truncated, no picture, too large, or its values are not 0 to white.
+
+def _decode_jpeg(data: bytearray) -> Pixels:
+    """Exactly as Pillow does, and faster.
+
+    Of other formats, torchvision 0.29 crashes on damaged PNG files and ignores WebP's EXIF rotation.
     """
-    limit = Image.MAX_IMAGE_PIXELS
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for ever
-            raise ImageError(f"{path}: not a regular file")
-        data = bytearray(Path(path).read_bytes())  # a writable buffer, which torch uses without a copy
-        Image.MAX_IMAGE_PIXELS = max_pixels or limit  # the whole process has one
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata; torchvision 0.29 deprecates its decoders
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Torchvision decodes JPEG exactly as Pillow does, and faster. In version 0.29 it crashes on damaged PNG
-            # files and ignores WebP's EXIF rotation.
-            if _is_plain_jpeg(data):
-                raw = torch.frombuffer(data, dtype=torch.uint8)
-                decoded: Tensor = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-                return decoded
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-                return from_pillow(picture, white)
-    except ImageError:
-        raise
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image{written_on_windows(path)}") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: not a picture in any known format") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: {str(error).rstrip('.')}; for files you trust, --data.max_pixels N") from None
-    except Exception as error:  # decoders raise whatever they like on broken files
-        reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        reason = re.sub(r"^.*\.cpp:\d+, ", "", reason.splitlines()[0])  # torchvision's source line
-        raise ImageError(f"{path}: {reason.rstrip('.')}") from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    raw = torch.frombuffer(data, dtype=torch.uint8)
+    decoded: Tensor = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    return decoded.permute(1, 2, 0).numpy()
 
 
-def _is_plain_jpeg(data: bytearray) -> bool:
-    """Whether this is a JPEG of 1, 3 or 4 channels below the decompression-bomb limit; Pillow reads all others.
+def resize(picture: Tensor, side: int, interpolation: str) -> Tensor:
+    """(3, H, W) uint8 to (3, side, side), antialiased, without keeping the aspect ratio; bilinear or bicubic.
 
-    Opening the file with Pillow would take 5 % of the decoding time. Only segments that libjpeg also skips are skipped:
-    otherwise a file could be small here and a bomb there.
+    The same as torchvision's ``v2.functional.resize``, which brings torch's compiler: a second of every prediction.
     """
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if marker in _FRAMES:  # ITU T.81, B.2.2; a second frame is an error in libjpeg
-            height, width = (int.from_bytes(data[at + n : at + n + 2]) for n in (5, 7))
-            fits = height * width <= (Image.MAX_IMAGE_PIXELS or math.inf)
-            return fits and data[at + 4] == 8 and data[at + 9] in (1, 3, 4)
-        if marker not in _SEGMENTS or length < 2:  # padding, or markers without a length
-            return False
-        at += 2 + length
-    return False
-
-
-def from_pillow(picture: Image.Image, white: float | None = None) -> Tensor:
-    """An open Pillow image as (3, H, W) uint8 RGB, upright.
-
-    No picture of more than 8 bits tells which value is white: 12 bits in 16 look like a dark picture of 16.
-
-    Args:
-        picture: of any mode.
-        white: that value; by default the largest of the type, 1 for floats, if the picture comes near it.
-
-    Raises:
-        MlclError: if a value lies beyond 0 and white; by default also if all of them are below a quarter of white.
-    """
-    tags = getattr(picture, "tag_v2", {})  # of a TIFF
-    colour16 = re.search(r";16[BLN]", str(getattr(picture, "tile", [])[:1]))  # Pillow takes the upper 8 bits of it
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode[0] in "IF":  # grey of more than 8 bits, which Pillow's own conversion clips
-        upright, colour16 = Image.fromarray(_scaled(upright, tags, white)), None
-    pixels = np.array(upright.convert("RGB"))
-    if colour16 and (pixels.max() < 64 if white is None else white != 65535):
-        raise MlclError(
-            f"colour of 16 bits, up to {int(pixels.max()) * 256 + 255}, is read as if 65535 were white: --data.white "
-            "65535 if that is right, else save it with 8 bits"
-        )
-    return torch.from_numpy(pixels).permute(2, 0, 1)  # channels-last in memory, as decoded JPEGs are
-
-
-def _scaled(grey: Image.Image, tags: Any, white: float | None) -> NDArray[np.uint8]:
-    """(H, W), with 255 for white; MlclError for values that cannot be meant so."""
-    values, whole = np.asarray(grey).astype(np.float64), grey.mode[0] == "I"
-    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0] - (tags.get(_SAMPLE_FORMAT, (1,))[0] == 2)  # 2: one is the sign
-    top = white or (2.0**bits - 1 if whole else 1.0)
-    low, high = values.min(), values.max()
-    dark = high < top / 4 if white is None else not whole and 0 < high <= 1 < top  # floats beside whole numbers
-    if dark or not (low >= 0 and high <= top):  # nan, too
-        remedy = "--data.white says what is white (255, 4095 for 12 bits, 65535 for 16, 1 for floats)"
-        raise MlclError(
-            f"{'whole numbers' if whole else 'floats'} from {low:.7g} to {high:.7g}, where 0 would be black and "
-            f"{top:.10g} white; {remedy if low >= 0 else 'save it without nan and values below 0'}"
-        )
-    if tags.get(_PHOTOMETRIC) == 0:  # 0 is white, which Pillow minds with 8 bits only
-        values = top - values
-    scaled = np.floor(values * 256 / (top + 1)) if whole and top >= 255 else (values * 255 / top).round()
-    return np.asarray(scaled, dtype=np.uint8)
+    if picture.shape[-2:] == (side, side):
+        return picture
+    # Interpolation of bytes is exact to rounding on a CPU; elsewhere it is not there, or slow.
+    fast = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") or platform.machine() in ("aarch64", "arm64")
+    bytes_too = picture.device.type == "cpu" and (fast or interpolation == "bicubic")
+    # The stride of the one picture in the batch, which torch takes for the order of the channels if it is not this.
+    batch = picture.as_strided((1, *picture.shape), (picture.numel(), *picture.stride()))
+    batch = batch if bytes_too else batch.float()
+    resized = functional.interpolate(batch, (side, side), mode=interpolation, antialias=True)[0]
+    return resized if bytes_too else resized.clamp_(0, 255).round_().to(torch.uint8)

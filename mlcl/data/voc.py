@@ -12,12 +12,9 @@ from mlcl.data.download import fetch
 from mlcl.data.file_names import below, checked, short
 from mlcl.data.labels import from_voc
 from mlcl.data.options import one_of
+from mlcl.data.voc_classes import VOC_CLASSES as VOC_CLASSES
 from mlcl.errors import MlclError
 
-VOC_CLASSES = tuple(
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor".split()
-)
 Difficult = Literal["ignore", "negative"]
 
 

@@ -79,11 +79,11 @@ def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
 def _evaluate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, folder: Path) -> tuple[Tensor, Tensor]:
     """Logits (N, K) float32 and targets (N, K) of the validation images; bad images are listed in the folder."""
     data.prepare_data()
-    fabric = forward.start(accelerator, precision=rebuilt.config["trainer"].get("precision") or "32-true")
+    process = forward.start(accelerator, precision=rebuilt.config["trainer"].get("precision") or "32-true")
     loader = data.val_dataloader()
     if isinstance(loader.dataset, ImageDataset) and loader.dataset.bad is not None:
         loader.dataset.bad = BadImages("val", len(loader.dataset), new_list(folder))
-    batches = forward.logits(fabric, rebuilt.network(), loader)
+    batches = forward.logits(process, rebuilt.network(), loader)
     logits, targets = zip(*((logits.float(), batch["target"]) for batch, logits in batches), strict=True)
     return torch.cat(logits), torch.cat(targets)
 

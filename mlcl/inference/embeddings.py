@@ -42,12 +42,14 @@ def collect(
     if network.num_classes != data.num_classes or (own is not None and tuple(own) != tuple(data.classes)):
         raise MlclError(f"the model has other classes than {type(data).__name__} at {data.root}")
     mode = InterpolationMode(data.interpolation or network.interpolation)
-    resize = getattr(model, "resize", None) or Augmentation(data.image_size, mode)
+    size = data.image_size
+    if isinstance(model, Model):
+        size, mode = model.image_size, InterpolationMode(model.interpolation)
     if not data.splits:
         data.read_splits()
     plain = data.dataset(split, augmented=False)
     # Nothing is known of a skipped one: it has no entry.
-    dataset = ImageDataset(plain.samples, resize, bad=plain.bad, reading=plain.reading)
+    dataset = ImageDataset(plain.samples, Augmentation(size, mode), bad=plain.bad, reading=plain.reading)
     chosen = Subset(dataset, range(len(dataset)) if rows is None else [int(row) for row in rows])
     if not len(chosen):
         raise MlclError("no image was chosen")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mlcl import __version__
+from mlcl.data.image_files import find_images
 from mlcl.data.images import ImageError
-from mlcl.data.unlabelled import find_images
 from mlcl.errors import MlclError
-from mlcl.inference import Model, load
 from mlcl.inference.formats import FORMATS, exporting, make_program
+from mlcl.inference.model import Model, load
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.system.console import say
 from mlcl.system.files import write_whole

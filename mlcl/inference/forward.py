@@ -1,19 +1,54 @@
 """The network over a loader's batches, on the device and in the precision that the command line names."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning import Fabric
 from torch import Tensor
 
 from mlcl.errors import MlclError
 from mlcl.network import Network
-from mlcl.system import signals
+from mlcl.system import console, signals
+
+_KINDS = {"auto": ("mps", "cuda", "cpu"), "gpu": ("mps", "cuda"), "cuda": ("cuda",), "mps": ("mps",), "cpu": ("cpu",)}
+_PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def start(accelerator: str, devices: str | int = 1, precision: str = "32-true") -> Fabric:
+@dataclass(frozen=True)
+class Process:
+    """One of the processes that share the work: its number among them, its device and how it computes."""
+
+    device: torch.device
+    place: Callable[[Network], Any]  # moves a network to the device, in the precision
+    computing: Callable[[], AbstractContextManager[Any]] = nullcontext  # around its calls
+    rank: int = 0
+    count: int = 1
+
+
+def start(accelerator: str, devices: str | int = 1, precision: str = "32-true") -> Process:
     """Choose the devices and start a process for each; the arguments are those of Lightning's ``Fabric``."""
+    return _alone(accelerator, devices, precision) or _several(accelerator, devices, precision)
+
+
+def _alone(accelerator: str, devices: str | int, precision: str) -> Process | None:
+    """This process, on one device in an ordinary precision: Lightning takes a second to import. Else None."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = next((kind for kind in _KINDS.get(accelerator, ()) if there[kind]), None)
+    half_on_cpu = (kind, precision) == ("cpu", "16-mixed")
+    if kind is None or str(devices) != "1" or precision not in _PRECISIONS or half_on_cpu:
+        return None
+    device, dtype = torch.device(kind, 0) if kind == "cuda" else torch.device(kind), _PRECISIONS[precision]
+    computing = nullcontext if dtype is None else lambda: torch.autocast(kind, dtype=dtype)
+    return Process(device, lambda network: network.to(device), computing)
+
+
+def _several(accelerator: str, devices: str | int, precision: str) -> Process:
+    """Whatever Lightning knows of, and its messages for what it does not."""
+    from lightning import Fabric
+
+    console.quieten()
     try:
         fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
     except Exception as error:  # of several kinds
@@ -21,20 +56,26 @@ def start(accelerator: str, devices: str | int = 1, precision: str = "32-true") 
     if hasattr(fabric.strategy.launcher, "procs"):
         signals.ends_with_us(fabric.strategy.launcher)
     fabric.launch()
-    return fabric
+    kind = fabric.strategy.precision
+    return Process(
+        fabric.device,
+        lambda network: fabric.to_device(kind.convert_module(network)),
+        kind.forward_context,
+        fabric.global_rank,
+        fabric.world_size,
+    )
 
 
 def logits(
-    fabric: Fabric, network: Network, batches: Iterable[dict[str, Any]]
+    process: Process, network: Network, batches: Iterable[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """Each batch with its logits (B, K) on the CPU, in the precision of the network.
 
     The network is in eval mode and is moved to the device; batches hold ``image`` (B, 3, S, S) uint8.
     """
-    precision = fabric.strategy.precision
-    network = fabric.to_device(precision.convert_module(network))  # type: ignore[assignment]
+    network = process.place(network)
     for batch in batches:
-        with torch.inference_mode(), precision.forward_context():
-            out = network(batch["image"].to(fabric.device, non_blocking=True)).logits.cpu()
+        with torch.inference_mode(), process.computing():
+            out = network(batch["image"].to(process.device, non_blocking=True)).logits.cpu()
         signals.check()
         yield batch, out

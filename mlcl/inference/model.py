@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
 
-from mlcl.data.augment import Augmentation
-from mlcl.data.images import from_pillow, read_image, reading_of
+from mlcl.data.images import as_tensor, read_image, reading_of, resize
+from mlcl.data.pictures import from_pillow
 from mlcl.errors import MlclError
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.network import Network
@@ -65,7 +64,6 @@ class Model:
         self.network, self.classes, self.source = network, tuple(classes), source
         self.thresholds = torch.tensor(thresholds, dtype=torch.float64)
         self.temperature, self.image_size, self.interpolation = temperature, image_size, interpolation
-        self.resize = Augmentation(image_size, InterpolationMode(interpolation))
         self.reading = reading or {}
 
     @property
@@ -91,7 +89,7 @@ class Model:
         if isinstance(picture, (str, PathLike)):
             return self.resize(read_image(Path(picture), **self.reading))
         if isinstance(picture, Image.Image):
-            return self.resize(from_pillow(picture, self.reading.get("white")))
+            return self.resize(as_tensor(from_pillow(picture, self.reading.get("white"))))
         if isinstance(picture, np.ndarray) and picture.dtype.kind in "uifb":
             pixels = torch.from_numpy(picture.copy())
             pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
@@ -109,6 +107,10 @@ class Model:
         if pixels.dtype != torch.uint8:
             raise MlclError(f"pixels must be uint8, or float in [0, 1], got {pixels.dtype}")
         return self.resize(pixels.expand(3, -1, -1))
+
+    def resize(self, picture: Tensor) -> Tensor:
+        """(3, H, W) uint8 to (3, S, S); the aspect ratio is not kept."""
+        return resize(picture, self.image_size, self.interpolation)
 
     @torch.inference_mode()
     def __call__(self, pictures: Picture | Iterable[Picture], batch_size: int = 32) -> Prediction:

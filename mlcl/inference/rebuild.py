@@ -1,14 +1,27 @@
 """The network and the dataset of a checkpoint, made from its record without a trainer or a command line."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from jsonargparse import ArgumentParser
+from torch.overrides import TorchFunctionMode
 
-from mlcl.data import MultiLabelDataModule
 from mlcl.errors import MlclError, find_cause
 from mlcl.network import Network
 from mlcl.runs import record, trust
+
+if TYPE_CHECKING:
+    from mlcl.data import MultiLabelDataModule
+
+
+class _NoRandomNumbers(TorchFunctionMode):
+    """Leaves new weights as they are in memory: the checkpoint's take their place."""
+
+    _FILLS = (torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if function in self._FILLS else function(*args, **(kwargs or {}))
 
 
 class Rebuilt:
@@ -29,18 +42,25 @@ class Rebuilt:
         """The network in eval mode with its trained weights: the averaged ones if there was an EMA."""
         settings = self.config["model"]["network"]
         arguments = {**settings["init_args"], "num_classes": len(self.classes)}
-        network: Network = self._make(Network, {**settings, "init_args": arguments})
+        with torch.no_grad(), _NoRandomNumbers():
+            network: Network = self._make(Network, {**settings, "init_args": arguments})
         stored = self.content["state_dict"].items()
+        own = network.state_dict()
         weights = {name.removeprefix("network."): value for name, value in stored if name.startswith("network.")}
+        typed = {name: value.to(own[name].dtype) if name in own else value for name, value in weights.items()}
+        tied = len([*network.named_parameters(remove_duplicate=False)]) > len([*network.parameters()])
         try:
-            network.load_state_dict(weights)
+            network.load_state_dict(typed, assign=not tied)  # the mapped file itself becomes the weights
         except RuntimeError as error:
             first = (str(error).splitlines()[1:] or [str(error)])[0].strip()
             raise MlclError(f"{self.path}: the weights do not fit the network that the record names: {first}") from None
+        network.backbone.to(memory_format=network.memory_format)
         return network.eval()
 
-    def datamodule(self, root: str | None = None, **changes: Any) -> MultiLabelDataModule:
+    def datamodule(self, root: str | None = None, **changes: Any) -> "MultiLabelDataModule":
         """The dataset it was trained on, with its splits read; ``root`` and ``changes`` replace its arguments."""
+        from mlcl.data import MultiLabelDataModule  # brings Lightning, which the network does not need
+
         settings = self.config["data"]
         arguments = {**settings.get("init_args", {}), **({"root": root} if root is not None else {}), **changes}
         data: MultiLabelDataModule = self._make(MultiLabelDataModule, {**settings, "init_args": arguments})

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from mlcl.data.voc import VOC_CLASSES
+from mlcl.data.voc_classes import VOC_CLASSES
 from mlcl.errors import MlclError, cell
 from mlcl.system.files import write_whole
 

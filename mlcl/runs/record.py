@@ -62,8 +62,9 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint[KEY].get("format"), int) or checkpoint[KEY]["format"] > FORMAT:
         raise MlclError(f"{path} was written by a newer mlcl; update this one")
     for name, tensor in checkpoint["state_dict"].items():
-        numbers = isinstance(tensor, Tensor) and tensor.is_floating_point()
-        if str(name).startswith("network.") and numbers and not tensor.isfinite().all():
+        numbers = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() > 0
+        # The extremes, which need no memory of their own: of a tensor with a NaN both are NaN.
+        if str(name).startswith("network.") and numbers and not all(map(torch.isfinite, tensor.aminmax())):
             raise MlclError(
                 f"{path}: {name} is not finite (a diverged training?); give an earlier checkpoint, or train again "
                 "with a lower --model.optimizer.lr"

@@ -77,10 +77,12 @@ def _possible_classes(config: Any, key: str, run: Path | None) -> Iterator[tuple
 
 def _of_lightning(name: Any) -> str:
     """The name, if it is that of one of Lightning's own classes, not of something that its modules import."""
-    module, _, attribute = str(name).rpartition(".")
+    name = str(name)
+    if not name.startswith(_LIGHTNING) or "DeepSpeed" in name:
+        return ""
+    module, _, attribute = name.rpartition(".")
     kind = getattr(sys.modules.get(module), attribute, None)
-    own = isinstance(kind, type) and kind.__module__.startswith("lightning.")
-    return name if own and name.startswith(_LIGHTNING) and "DeepSpeed" not in name else ""
+    return name if isinstance(kind, type) and kind.__module__.startswith("lightning.") else ""
 
 
 def _reaching_out(settings: Any, key: str, run: Path | None) -> Iterator[str]:

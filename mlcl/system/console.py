@@ -1,20 +1,23 @@
 """What is said to the person at the terminal: by the first process only, on stderr; results go to stdout."""
 
 import logging
+import os
 import re
 import sys
 import warnings
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from mlcl.errors import visible
 
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in the order in which Lightning reads them
 title = ""  # in front of every line, where several trainings run side by side
 
 
 def is_first() -> bool:
     """Whether this is the first process, as far as its launcher has said; true where there is only one."""
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+    lightning = sys.modules.get("lightning.pytorch.utilities")  # it knows of the processes that it started itself
+    if known := getattr(lightning, "rank_zero_only", None):
+        return bool(getattr(known, "rank", 0) == 0)
+    return int(next((os.environ[name] for name in _RANKS if name in os.environ), "0")) == 0
 
 
 def say(line: str) -> None:

@@ -1,6 +1,7 @@
 """mlcl predict: every readable image once, in order, the others named; the same rows from any number of devices."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning import Fabric
 from PIL import Image
 from support.checkpoints import altered
 from support.lives import live, when_there_is
@@ -19,8 +19,8 @@ from support.running import run_process
 from support.trees import picture
 
 from mlcl.data import unlabelled
+from mlcl.data.image_files import find_images
 from mlcl.data.images import ImageError, read_image
-from mlcl.data.unlabelled import find_images
 from mlcl.data.voc import VOC_CLASSES
 from mlcl.errors import MlclError
 from mlcl.inference import Model, forward, load, writers
@@ -152,17 +152,12 @@ def test_two_processes_write_one_file_in_order(mlcl, trained, tmp_path):
 def test_fewer_images_than_processes(mlcl, trained, tmp_path, monkeypatch):
     """The first of three processes; the second one has an image too, the third one none."""
 
-    class First:
-        world_size, fabric = 3, Fabric(accelerator="cpu")
-
-        def __getattr__(self, name):
-            return getattr(self.fabric, name)
-
     def gather(lines, parts):
         parts[:] = [lines, [(index + 1, error, logits) for index, error, logits in lines], []]
 
     write_images(tmp_path / "images", 2)
-    monkeypatch.setattr(forward, "start", lambda *_: First())
+    first = dataclasses.replace(forward.start("cpu"), count=3)
+    monkeypatch.setattr(forward, "start", lambda *_: first)
     monkeypatch.setattr(torch.distributed, "gather_object", gather)
     outcome = mlcl("predict", "--ckpt_path", trained, "--images", "images", "--output", "o.csv", "--num_workers", "0")
     assert outcome.status == 0, outcome.err

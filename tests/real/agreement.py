@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 
 import mlcl
-from mlcl.data.unlabelled import find_images
+from mlcl.data.image_files import find_images
 
 
 def main(checkpoint: str, onnx: str, exported: str, folder: str, count: int = 50) -> None:

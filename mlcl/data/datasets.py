@@ -1,0 +1,15 @@
+"""Datasets, one file each. A new dataset needs one line here; then its name is enough."""
+
+from mlcl.data.base import MultiLabelDataModule as MultiLabelDataModule
+from mlcl.data.coco import COCO2014 as COCO2014
+from mlcl.data.csv_file import CSVDataset as CSVDataset
+from mlcl.data.dataset import ImageDataset as ImageDataset
+from mlcl.data.dataset import Samples as Samples
+from mlcl.data.demo import Demo as Demo
+from mlcl.data.voc import VOC2007 as VOC2007
+from mlcl.data.voc import VOC2012 as VOC2012
+
+_known = [value for value in list(globals().values()) if isinstance(value, type)]
+DATASETS: dict[str, type] = {
+    c.__name__: c for c in _known if issubclass(c, MultiLabelDataModule) and c is not MultiLabelDataModule
+}
