@@ -74,12 +74,17 @@ def _divided(arguments: list[str], passed_on: tuple[str, ...]) -> tuple[list[str
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import torch and the like without garbage collection, which takes a quarter of the time and finds nothing."""
+    """Import torch and the like without garbage collection, which takes a quarter of the time and finds nothing.
+
+    What is imported stays, so that later collections need not look at it.
+    """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # two lines where it cannot write to the home folder
     gc.disable()
     try:
         yield
     finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
         gc.enable()
 
 

@@ -90,6 +90,8 @@ def read_pixels(
     except Exception as error:  # decoders raise whatever they like on broken files
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         reason = re.sub(r"^.*\.cpp:\d+, ", "", reason.splitlines()[0])  # torchvision's source line
+        if "truncated" in reason.lower():  # each decoder has words of its own
+            reason = "Image is incomplete or truncated"
         raise ImageError(f"{path}: {reason.rstrip('.')}") from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit

@@ -111,7 +111,7 @@ def _opened(path: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MlclError(f"{error.name or error} is missing: pip install 'mlcl[export]'") from None
+        raise MlclError(f"{error.name or error} is missing: pip install onnxruntime") from None
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4  # fatal; errors are raised, too
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

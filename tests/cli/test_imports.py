@@ -58,3 +58,26 @@ def test_help_and_mistakes_need_the_standard_library_only(tmp_path):
     )
     lines = ["--help", "fit --help", "predict --help", "fit --modle.x 1", "compare a --bse b", "check --data"]
     assert in_a_new_process(script, *lines, cwd=tmp_path) == "['mlcl']"
+
+
+OF_A_TRAINING = ["lightning", "torchmetrics", "torch._dynamo", "sklearn", "pandas", "wandb"]
+
+
+def test_predict_load_and_report_import_nothing_of_a_training(trained, demo_root, tmp_path):
+    """One after the other in one process; what each of them needs is there."""
+    script = (
+        "import json, sys\n"
+        "from mlcl.__main__ import main\n"
+        "unused, *command = json.loads(sys.argv[1])\n"
+        "watched = [*unused, 'matplotlib', 'rich', 'torch']\n"
+        "status, found = [main(command)], [[name for name in watched if name in sys.modules]]\n"
+        "import mlcl\n"
+        "mlcl.load(command[2])\n"
+        "status.append(main(['report', command[2], '--output', 'r.html']))\n"
+        "found.append([name for name in watched if name in sys.modules])\n"
+        "print(json.dumps([status, found]))"
+    )
+    predict = ["predict", "--ckpt_path", trained, "--images", demo_root / "val2014", "--output", "o.csv"]
+    given = json.dumps([OF_A_TRAINING, *map(str, predict), "--accelerator", "cpu"])
+    found = json.loads(in_a_new_process(script, given, cwd=tmp_path))
+    assert found == [[0, 0], [["torch"], ["matplotlib", "torch"]]]

@@ -16,12 +16,13 @@ from PIL import Image, ImageOps
 from support.trees import REAL_DATA, WHY_NO_REAL_DATA, picture, png, tiff
 from torch.utils.data import DataLoader
 from torchvision.io import decode_jpeg
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from mlcl.data.augment import Augmentation
 from mlcl.data.cache import open_cache
 from mlcl.data.csv_file import CSVDataset
 from mlcl.data.dataset import collate
-from mlcl.data.images import ImageError, check_files, read_image
+from mlcl.data.images import ImageError, check_files, read_image, resize
 from mlcl.data.pictures import is_plain_jpeg
 from mlcl.errors import MlclError
 from mlcl.inference import load
@@ -645,3 +646,16 @@ def test_what_is_white_goes_from_the_training_to_all_that_comes_after(mlcl, tmp_
     assert all(torch.equal(evidence.picture(row), read_image(path, white=4095)) for row, path in enumerate(paths))
     outcome = mlcl("test", "--ckpt_path", run, "--data.white", "2000")
     assert outcome.status == 1 and "where 0 would be black and 2000 white; --data.white" in outcome.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+def test_resizing_is_torchvisions(interpolation, capability, monkeypatch):
+    """Bit by bit, in the same order in memory, from both orders; with and without a fast interpolation of bytes."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    planes = torch.randint(0, 256, (3, 41, 67), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows = planes.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for given, side in ((planes, 24), (rows, 24), (rows, 80), (planes[:1].expand(3, -1, -1), 24), (rows[:, 8:], 33)):
+        ours, mode = resize(given, side, interpolation), InterpolationMode(interpolation)
+        theirs = functional.resize(given, [side, side], mode, antialias=True)
+        assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()

@@ -1,10 +1,13 @@
 """Calibrated checkpoints for all tests of this folder."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import pytest
 from support.checkpoints import altered
 
+from mlcl.__main__ import main
 from mlcl.inference.calibration import calibrate
 from mlcl.runs import folders
 
@@ -27,3 +30,12 @@ def calibrated_low(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     altered(trained, folder / "low.ckpt", lower)
     calibrate(folder / "low.ckpt", folder / "c.ckpt", accelerator="cpu", changes={"num_workers": 0})
     return folder / "c.ckpt"
+
+
+@pytest.fixture(scope="session")
+def exported(calibrated_low: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """That checkpoint as an ONNX file in a folder of its own, and what ``mlcl export`` said."""
+    path, said = tmp_path_factory.mktemp("exported") / "m.onnx", io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert main(["export", "--ckpt_path", str(calibrated_low), "--format", "onnx", "--output", str(path)]) == 0
+    return path, said.getvalue()

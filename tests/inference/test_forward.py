@@ -19,3 +19,15 @@ def test_precisions(precision):
     assert same is batch and found.shape == (2, 3)
     torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
     assert torch.equal(found.float(), expected) == (precision == "32-true")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_one_device_without_lightning_says_what_fabric_says(precision, monkeypatch):
+    torch.manual_seed(0)
+    network = Network("test_resnet", GlobalPool(), 3).eval()
+    batch = {"image": torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)}
+    ((_, alone),) = forward.logits(forward.start("cpu", "1", precision), network, [batch])
+    monkeypatch.setattr(forward, "_alone", lambda *_: None)
+    process = forward.start("cpu", "1", precision)
+    ((_, fabric),) = forward.logits(process, network, [batch])
+    assert torch.equal(alone, fabric) and (process.rank, process.count) == (0, 1)

@@ -12,6 +12,7 @@ import mlcl as package
 from mlcl.errors import MlclError
 from mlcl.heads import GlobalPool
 from mlcl.inference import Model, load
+from mlcl.inference.rebuild import Rebuilt
 from mlcl.network import Network
 
 
@@ -116,3 +117,50 @@ def test_settings_that_cannot_be_made(trained, tmp_path):
 
     with pytest.raises(MlclError, match=r"odd.ckpt: .*resnet_of_nobody"):
         load(altered(trained, tmp_path / "odd.ckpt", change))
+
+
+def test_the_weights_are_the_mapped_file_and_can_be_trained(trained, tmp_path, pictures):
+    """Nothing is copied, the order of the channels stays, and a training step leaves the file as it is."""
+    path = altered(trained, tmp_path / "own.ckpt", lambda *_: None)
+    before = path.read_bytes()
+    rebuilt = Rebuilt(path)
+    network, stored = rebuilt.network(), rebuilt.content["state_dict"]
+    for name, tensor in network.state_dict().items():
+        assert tensor.data_ptr() == stored[f"network.{name}"].data_ptr(), name
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    convolution = network.backbone.conv1[0].weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last) and not convolution.is_meta
+    optimizer, image = torch.optim.SGD(network.train().parameters(), 0.1), torch.rand(4, 3, 48, 48)
+    network(image).logits.square().sum().backward()
+    weight = convolution.detach().clone()
+    optimizer.step()
+    assert not torch.equal(weight, convolution) and path.read_bytes() == before
+
+
+def test_weights_stored_in_half_precision_are_computed_with_in_full(trained, tmp_path):
+    def halve(content, _):
+        state = content["state_dict"]
+        state |= {name: value.bfloat16() for name, value in state.items() if value.is_floating_point()}
+
+    network = Rebuilt(altered(trained, tmp_path / "half.ckpt", halve)).network()
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
+
+
+def test_what_the_checkpoint_does_not_hold_is_made(trained, tmp_path, monkeypatch):
+    """A buffer that is not stored has its value; only the random numbers of new weights are left out."""
+    (tmp_path / "buffered.py").write_text(
+        "import torch\n"
+        "from mlcl.heads import SemanticAttention\n"
+        "class Buffered(SemanticAttention):\n"
+        "    def build(self, in_features, num_classes):\n"
+        "        self.register_buffer('steps', torch.arange(5.0).mul_(2), persistent=False)\n"
+        "        self.plain = torch.full((2,), 3.0)\n"
+        "        return super().build(in_features, num_classes)\n"
+    )
+
+    def change(content, config):
+        config["model"]["network"]["init_args"]["head"]["class_path"] = "buffered.Buffered"
+
+    monkeypatch.syspath_prepend(tmp_path)
+    head = load(altered(trained, tmp_path / "own.ckpt", change), "cpu", ("buffered",)).network.head
+    assert head.steps.tolist() == [0, 2, 4, 6, 8] and head.plain.tolist() == [3, 3]
