@@ -13,11 +13,12 @@ from mlcl.errors import MlclError
 from mlcl.system.files import from_home
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """``--ckpt_path``, ``--name`` and ``--import``."""
+def add_checkpoint(parser: argparse.ArgumentParser, also: str = "") -> None:
+    """``--ckpt_path``, with what it may name as well, ``--name`` and ``--import``."""
     parser.add_argument(
-        "--ckpt_path", required=True, metavar="FILE|RUN|last", help="checkpoint; a run's folder means its best.ckpt"
-    )
+        "--ckpt_path", required=True, metavar="FILE|RUN|last",
+        help=f"checkpoint; a run's folder means its best.ckpt{also}",
+    )  # fmt: skip
     parser.add_argument("--name", default="run", help="whose last.ckpt --ckpt_path last means: runs/NAME")
     add_import(parser)
 

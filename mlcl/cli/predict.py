@@ -13,7 +13,7 @@ SUMMARY = "labels and scores for your own images, in one file"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of predict."""
-    shared.add_checkpoint(parser)
+    shared.add_checkpoint(parser, "; or the .onnx file of mlcl export, which needs no torch")
     parser.add_argument(
         "--images", required=True, nargs="+", metavar="PATH",
         help="folders (with all below them), files, globs, or @FILE: a text file with one of these a line",
@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch_size", type=shared.positive, default=32, metavar="N", help="per device (default: 32)")
     parser.add_argument(
-        "--num_workers", type=shared.whole, default=4, metavar="N", help="loader processes (default: 4)"
+        "--num_workers",
+        type=shared.whole,
+        default=4,
+        metavar="N",
+        help="loader processes (default: 4; for an .onnx file none)",
     )
     shared.add_reading(parser)
     parser.add_argument("--accelerator", default="auto", metavar="KIND", help="auto, cpu, gpu (default: auto)")

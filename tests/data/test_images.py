@@ -655,7 +655,7 @@ def test_resizing_is_torchvisions(interpolation, capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     planes = torch.randint(0, 256, (3, 41, 67), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     rows = planes.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    for given, side in ((planes, 24), (rows, 24), (rows, 80), (planes[:1].expand(3, -1, -1), 24), (rows[:, 8:], 33)):
-        ours, mode = resize(given, side, interpolation), InterpolationMode(interpolation)
-        theirs = functional.resize(given, [side, side], mode, antialias=True)
+    for pixels, side in ((planes, 24), (rows, 24), (rows, 80), (planes[:1].expand(3, -1, -1), 24), (rows[:, 8:], 33)):
+        ours, mode = resize(pixels, side, interpolation), InterpolationMode(interpolation)
+        theirs = functional.resize(pixels, [side, side], mode, antialias=True)
         assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()

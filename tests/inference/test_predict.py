@@ -17,13 +17,14 @@ from support.checkpoints import altered
 from support.lives import live, when_there_is
 from support.running import run_process
 from support.trees import picture
+from torch.utils.data import DataLoader
 
 from mlcl.data import unlabelled
 from mlcl.data.image_files import find_images
 from mlcl.data.images import ImageError, read_image
 from mlcl.data.voc import VOC_CLASSES
 from mlcl.errors import MlclError
-from mlcl.inference import Model, forward, load, writers
+from mlcl.inference import Model, forward, load, prediction, writers
 from mlcl.runs import record
 
 
@@ -367,3 +368,23 @@ def test_scores_that_six_decimals_cannot_show(tmp_path):
     (line,) = rows_of(tmp_path / "o.csv")
     assert [line[name] for name in ("cat", "dog", "cow")] == ["1.23e-09", "1.000000", "0"]
     assert json.loads((tmp_path / "o.jsonl").read_text())["scores"] == {"cat": 1.23e-9, "dog": 1.0, "cow": 0.0}
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(8, 0), (3, 0), (2, 2), (1, 3)])
+def test_as_many_loader_processes_as_there_are_batches_and_none_for_one(
+    trained, tmp_path, monkeypatch, batch_size, processes
+):
+    write_images(tmp_path / "images", 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    started = []
+
+    class Loader(DataLoader):
+        def __init__(self, *arguments, num_workers, **settings):
+            started.append(num_workers)
+            super().__init__(*arguments, **settings)
+
+    monkeypatch.setattr(prediction, "DataLoader", Loader)
+    model = load(trained, "cpu")
+    assert prediction.predict(model, [str(tmp_path / "images")], tmp_path / "o.csv", batch_size=batch_size,
+                              num_workers=9, accelerator="cpu") == 0  # fmt: skip
+    assert started == [processes] and len(rows_of(tmp_path / "o.csv")) == 3
