@@ -15,11 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mlcl.analysis.evaluation import Bools, Floats, Ints
-from mlcl.analysis.projection import principal, t_sne
 from mlcl.errors import MlclError
 
 _QUERIES = 512  # rows of the similarity matrix in memory at once
-_EXACT = 3000  # rows up to which t-SNE is computed over all pairs: 140 MB, a second on a core for 1,000 rows
+_STEPS = 500  # of t-SNE; 1,000 take twice the time, and trustworthiness stays at 0.993 (1,000 of scikit-learn's digits)
 _FEW = 30  # rows below which t-SNE has too few neighbours to show more than PCA
 _COLUMNS = ("vectors", "owners", "rows", "present")  # of ClassEmbeddings, with an element per entry
 
@@ -173,16 +172,15 @@ def neighbour_precision(embeddings: ClassEmbeddings, most: int = 5) -> Floats:
 
 def project(vectors: NDArray[Any]) -> tuple[Floats, str] | None:
     """Project embeddings (R, D) to points (R, 2) by t-SNE, or PCA for few rows; None where nothing can be projected."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
     values = np.asarray(vectors, dtype=np.float64)
     if len(values) < 3 or values.shape[1] < 2 or np.ptp(values, axis=0).max() < 1e-9:
         return None
     if len(values) < _FEW:
-        return principal(values, 2), "PCA"
-    reduced, perplexity = principal(values, 50), min(30.0, (len(values) - 1) / 3)
-    if len(values) <= _EXACT:
-        points = t_sne(reduced, perplexity)
-    else:
-        from sklearn.manifold import TSNE
-
-        points = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced).astype(np.float64)
-    return points, f"t-SNE (perplexity {perplexity:.0f}, started from PCA)"
+        return PCA(2, random_state=0).fit_transform(values), "PCA"
+    reduced = PCA(min(50, *values.shape), random_state=0).fit_transform(values)
+    perplexity = min(30.0, (len(values) - 1) / 3)
+    points = TSNE(2, perplexity=perplexity, init="pca", random_state=0, max_iter=_STEPS).fit_transform(reduced)
+    return points.astype(np.float64), f"t-SNE (perplexity {perplexity:.0f}, started from PCA)"

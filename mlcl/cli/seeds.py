@@ -109,7 +109,7 @@ def _in_processes(jobs: Sequence[tuple[Variant, Path]], run: Callable[[list[str]
             if waiting and len(running) < most:
                 started.append(waiting.pop(0))
                 started[-1].start()
-            else:
+            elif running:
                 multiprocessing.connection.wait([process.sentinel for process in running])
     except BaseException:
         for process in started:

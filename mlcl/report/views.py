@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from sklearn.decomposition import PCA
 
 from mlcl import viz
 from mlcl.analysis.evaluation import Floats
-from mlcl.analysis.projection import principal
 from mlcl.report import figures
 from mlcl.report.findings import Findings
 from mlcl.viz import pages
@@ -67,7 +67,7 @@ def views(found: Findings, images: int = 24) -> Views:
         made.owners = [pages.clean(found.results.classes[k]) for k in embeddings.owners]
         made.embeddings = embeddings.vectors.astype(np.float64)
         if min(made.embeddings.shape) > _DIMENSIONS:
-            made.embeddings = principal(made.embeddings, _DIMENSIONS)
+            made.embeddings = PCA(_DIMENSIONS, random_state=0).fit_transform(made.embeddings)
     return made
 
 
