@@ -109,8 +109,9 @@ def _report_overridden(settings: Settings, stored: dict[str, Any]) -> None:
     """Name what differs from the checkpoint; refuse what would be undone by the optimizer's restored state."""
     for key, before, after in record.differences(stored, settings.as_dict()):
         if settings.verb == "fit" and key.startswith(_FIXED):
+            keep = f"give --{key} {str(before).lower()}, or " if key.startswith("model.network") else ""
             raise MlclError(
-                f"a run is continued as it was: {key} was {before}, now {after}; start a new run instead, with "
+                f"a run is continued as it was: {key} was {before}, now {after}; {keep}start a new run, with "
                 f"--model.init_from {settings.checkpoint}"
             )
         say(f"the command line overrides the checkpoint: {key}: {before} -> {after}")

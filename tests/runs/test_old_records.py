@@ -55,8 +55,12 @@ def test_a_head_of_a_user_with_that_name_keeps_its_own_arguments():
 def test_weights_for_features_of_another_scale_do_not_slip_in(old, trained, demo, mlcl):
     last = altered(trained, trained / "checkpoints" / "old_last.ckpt", as_format_1)
     goes_on = mlcl("fit", *demo, "--data.val_fraction", "0.25", "--model.optimizer.lr", "0.01", "--ckpt_path", last)
+    keep = ["--model.network.head.average", "0", "--model.network.feature_norm", "false"]
+    kept = mlcl("fit", *demo, "--data.val_fraction", "0.25", "--model.optimizer.lr", "0.01", "--ckpt_path", last, *keep)
     last.unlink()
+    assert kept.status == 0, kept.err
     assert goes_on.status == 1 and "continued as it was: model.network." in goes_on.err
+    assert "give --model.network.head.average 0.0, or start a new run" in goes_on.err
     network = Network("test_resnet", SemanticAttention(128), 12)
     with pytest.raises(MlclError, match=r"its head was trained with .* give --model.network.feature_norm false"):
         load_network(network, old)
