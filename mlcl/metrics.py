@@ -1,7 +1,5 @@
 """The metrics of a split: logits and targets are collected over batches and ranks, then scored at once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from mlcl.analysis.measures import (
     AP_NAMES,
     NAMES,
     CF1Definition,
+    Evaluation,
     Interpolation,
     average_precision,
     count,
@@ -24,40 +23,6 @@ from mlcl.errors import MlclError
 
 __all__ = ["NAMES", "CF1Definition", "Evaluation", "Interpolation", "MultiLabelMetrics", "average_precision"]
 __all__ += ["f1_family", "top_k"]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluated split: what was scored (sorted by ``index``, without duplicates) and the results."""
-
-    logits: Tensor  # (N, K) float
-    targets: Tensor  # (N, K) int8
-    index: Tensor  # (N,) int64, position in the dataset; -1 where none was given
-    class_ap: Tensor  # (K,) float64; NaN without positives or without known absences
-    values: dict[str, Tensor]
-    definitions: dict[str, Any]
-    thresholds: Tensor  # (K,) float64, on sigmoid(logits / temperature)
-    temperature: float
-
-    def without(self, index: Sequence[int]) -> "Evaluation":
-        """Without those of these images (positions) whose targets are all unknown; no metric changes."""
-        kept = ~torch.isin(self.index, torch.tensor(index, dtype=torch.int64)) | (self.targets >= 0).any(1)
-        return replace(self, logits=self.logits[kept], targets=self.targets[kept], index=self.index[kept])
-
-    @property
-    def positives(self) -> Tensor:
-        """(K,) number of images in which each class is present."""
-        return count(self.targets == 1)
-
-    @property
-    def absences(self) -> Tensor:
-        """(K,) number of images in which each class is known to be absent."""
-        return count(self.targets == 0)
-
-    @property
-    def unknown(self) -> Tensor:
-        """(K,) number of images in which each class is unknown."""
-        return count(self.targets < 0)
 
 
 class MultiLabelMetrics(Metric):

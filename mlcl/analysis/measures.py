@@ -3,6 +3,8 @@
 Targets are 1 present, 0 absent, -1 unknown; an unknown entry enters no number. All values lie in [0, 1].
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -116,3 +118,37 @@ def decide(logits: Tensor, thresholds: Tensor, temperature: float = 1.0) -> Tens
     """Where sigmoid(logits / temperature), in float64, reaches its class's threshold (K,): (N, K) bool."""
     blocks = logits.chunk(max(1, logits.numel() // BLOCK))
     return torch.cat([(block.double() / temperature).sigmoid() >= thresholds for block in blocks])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluated split: what was scored (sorted by ``index``, without duplicates) and the results."""
+
+    logits: Tensor  # (N, K) float
+    targets: Tensor  # (N, K) int8
+    index: Tensor  # (N,) int64, position in the dataset; -1 where none was given
+    class_ap: Tensor  # (K,) float64; NaN without positives or without known absences
+    values: dict[str, Tensor]
+    definitions: dict[str, Any]
+    thresholds: Tensor  # (K,) float64, on sigmoid(logits / temperature)
+    temperature: float
+
+    def without(self, index: Sequence[int]) -> "Evaluation":
+        """Without those of these images (positions) whose targets are all unknown; no metric changes."""
+        kept = ~torch.isin(self.index, torch.tensor(index, dtype=torch.int64)) | (self.targets >= 0).any(1)
+        return replace(self, logits=self.logits[kept], targets=self.targets[kept], index=self.index[kept])
+
+    @property
+    def positives(self) -> Tensor:
+        """(K,) number of images in which each class is present."""
+        return count(self.targets == 1)
+
+    @property
+    def absences(self) -> Tensor:
+        """(K,) number of images in which each class is known to be absent."""
+        return count(self.targets == 0)
+
+    @property
+    def unknown(self) -> Tensor:
+        """(K,) number of images in which each class is unknown."""
+        return count(self.targets < 0)
