@@ -101,7 +101,7 @@ bench: .venv/installed  ## speed as ratios to reference code: twenty minutes on 
 	$(call benchmark,losses,OMP_NUM_THREADS=1)
 	$(call benchmark,heads,OMP_NUM_THREADS=1)
 	$(call benchmark,step)
-	$(call benchmark,frozen)
+	$(call benchmark,features)
 	$(call benchmark,curve,OMP_NUM_THREADS=1)
 	$(call benchmark,metrics,OMP_NUM_THREADS=1)
 

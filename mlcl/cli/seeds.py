@@ -1,19 +1,19 @@
 """``mlcl fit --seeds 5``: several trainings in one command, which share the start of Python and cached features."""
 
-import multiprocessing
-import multiprocessing.connection
 import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlcl.cli.command_line import CommandLine, options, values
 from mlcl.cli.verbs import UsageError
 from mlcl.runs import folders
 from mlcl.system import signals
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkProcess
 
 FLAGS = ("--seeds", "--learning_rates")
 _GRACE = 10.0  # seconds in which a training that is to end may finish its checkpoint
@@ -98,6 +98,9 @@ def at_once() -> int:
 
 
 def _in_processes(jobs: Sequence[tuple[Variant, Path]], run: Callable[[list[str]], int], most: int) -> list[int]:
+    import multiprocessing
+    from multiprocessing.connection import wait
+
     from mlcl.cli import training  # noqa: F401  # before the fork, so that it happens once
 
     context = multiprocessing.get_context("fork")
@@ -110,7 +113,7 @@ def _in_processes(jobs: Sequence[tuple[Variant, Path]], run: Callable[[list[str]
                 started.append(waiting.pop(0))
                 started[-1].start()
             elif running:
-                multiprocessing.connection.wait([process.sentinel for process in running])
+                wait([process.sentinel for process in running])
     except BaseException:
         for process in started:
             process.terminate()

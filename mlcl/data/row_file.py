@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from torch.utils.data import DataLoader
 
 from mlcl.data.images import ImageError
@@ -93,6 +91,9 @@ def with_progress(loader: DataLoader[Any], what: str) -> Iterable[Any]:
     """The batches of a loader, with a bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():  # rich before 15 prints an empty line even if the bar is disabled
         return loader
+    from rich.console import Console
+    from rich.progress import track
+
     return track(loader, what, console=Console(stderr=True))
 
 

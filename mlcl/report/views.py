@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from sklearn.decomposition import PCA
 
 from mlcl import viz
 from mlcl.analysis.evaluation import Floats
@@ -67,6 +66,8 @@ def views(found: Findings, images: int = 24) -> Views:
         made.owners = [pages.clean(found.results.classes[k]) for k in embeddings.owners]
         made.embeddings = embeddings.vectors.astype(np.float64)
         if min(made.embeddings.shape) > _DIMENSIONS:
+            from sklearn.decomposition import PCA  # takes a second, which a page without embeddings does without
+
             made.embeddings = PCA(_DIMENSIONS, random_state=0).fit_transform(made.embeddings)
     return made
 

@@ -80,4 +80,7 @@ def test_predict_load_and_report_import_nothing_of_a_training(trained, demo_root
     predict = ["predict", "--ckpt_path", trained, "--images", demo_root / "val2014", "--output", "o.csv"]
     given = json.dumps([OF_A_TRAINING, *map(str, predict), "--accelerator", "cpu"])
     found = json.loads(in_a_new_process(script, given, cwd=tmp_path))
-    assert found == [[0, 0], [["torch"], ["matplotlib", "torch"]]]
+    assert found == [
+        [0, 0],
+        [["torch"], ["sklearn", "matplotlib", "rich", "torch"]],
+    ]  # rich by way of sklearn

@@ -42,7 +42,7 @@ def test_each_training_is_the_one_with_that_seed_alone(mlcl, demo, monkeypatch):
 
 
 def test_learning_rates_have_names_of_their_own_and_one_that_fails_leaves_the_others(mlcl, demo):
-    flags = [*demo, *FAST, "--trainer.max_epochs", "1", "--test_after_fit", "false"]
+    flags = [*demo, *FAST, "--data.cache_dir", "c", "--trainer.max_epochs", "1", "--test_after_fit", "false"]
     done = mlcl("fit", *flags, "--learning_rates", "[0.01,1e38]")
     assert done.status == 1 and "Traceback" not in done.err, done.err
     assert "lr 1e38: " in done.err and done.err.count("a cache of") == 2  # for both: train and val
