@@ -81,30 +81,29 @@ def train(wanted: Sequence[Variant], run: Callable[[list[str]], int]) -> int:
     lines = [CommandLine(variant.words) for variant in wanted]
     places = [folders.new_folder(line.runs_root / line.name()) for line in lines]
     jobs = [*zip(wanted, places, strict=True)]
-    if sys.platform != "linux":
-        statuses = [run(_prepared(*job)) for job in jobs]
-    else:
-        statuses = _in_processes(jobs, run, at_once())
+    try:
+        forks = sys.platform == "linux"
+        statuses = _in_processes(jobs, run) if forks else [run(_prepared(*job)) for job in jobs]
+    finally:
+        for folder in places:
+            folders.discard_if_untouched(folder)
     _print(jobs)
     return next((status for status in statuses if status), 0)
 
 
-def at_once() -> int:
-    """How many trainings run side by side: one per processor, one where a GPU is shared."""
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # or the processes forked afterwards could not use CUDA
-    import torch
-
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
-
-
-def _in_processes(jobs: Sequence[tuple[Variant, Path]], run: Callable[[list[str]], int], most: int) -> list[int]:
+def _in_processes(jobs: Sequence[tuple[Variant, Path]], run: Callable[[list[str]], int]) -> list[int]:
     import multiprocessing
     from multiprocessing.connection import wait
 
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # or the processes forked afterwards could not use CUDA
+    import torch
+
     from mlcl.cli import training  # noqa: F401  # before the fork, so that it happens once
 
+    most = 1 if torch.cuda.is_available() else min(len(jobs), len(os.sched_getaffinity(0)))
+    threads = max(1, torch.get_num_threads() // most)
     context = multiprocessing.get_context("fork")
-    waiting = [context.Process(target=_child, args=(*job, run)) for job in jobs]
+    waiting = [context.Process(target=_child, args=(*job, run, threads)) for job in jobs]
     started: list[ForkProcess] = []
     try:
         while waiting or any(process.is_alive() for process in started):
@@ -121,13 +120,20 @@ def _in_processes(jobs: Sequence[tuple[Variant, Path]], run: Callable[[list[str]
             process.join(_GRACE)
             process.kill()
         raise
-    return [process.exitcode or 0 for process in started]
+    statuses = [process.exitcode or 0 for process in started]
+    for (variant, _), status in zip(jobs, statuses, strict=True):
+        if status < 0:
+            print(f"mlcl: {variant.title} was killed by signal {-status}", file=sys.stderr)
+    return [status if status >= 0 else 128 - status for status in statuses]
 
 
-def _child(variant: Variant, folder: Path, run: Callable[[list[str]], int]) -> None:
+def _child(variant: Variant, folder: Path, run: Callable[[list[str]], int], threads: int) -> None:
     """A training in a process of its own; its results are in files, so that its table is not needed."""
+    import torch
+
     from mlcl.system import console
 
+    torch.set_num_threads(threads)
     console.title = f"{variant.title}: "
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     with signals.watching():
