@@ -56,7 +56,7 @@ class MultiLabelModule(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.network, self.temperature = network, temperature
+        self.network, self.temperature, self.second_stage = network, temperature, callbacks.SecondStage(init_from)
         self.classification_loss = classification_loss or BinaryCrossEntropy()
         self.embedding_loss, self.embedding_weight = embedding_loss, embedding_weight
         self.optimizer_factory, self.schedule, self.lr_mult = optimizer, schedule or Constant(), lr_mult or {}
@@ -67,7 +67,7 @@ class MultiLabelModule(LightningModule):
         self.stored: dict[str, Any] | None = None  # record of the checkpoint that this training continues
         self.total_steps: int | None = None  # of the optimizer in this training
         self.evaluating, self.equal_batches, self.embedding_share = False, False, 1.0
-        self.callbacks = [callbacks.Reproducible(), callbacks.FastStep(compile), callbacks.SecondStage(init_from)]
+        self.callbacks = [callbacks.Reproducible(), callbacks.FastStep(compile), self.second_stage]
         self.callbacks += [callbacks.EmbeddingRamp(embedding_start, embedding_ramp), callbacks.ScheduleCheck()]
         self.callbacks += [callbacks.FreezeFirst(), callbacks.Extraction(), callbacks.PosWeight(), callbacks.Monitors()]
 
@@ -116,8 +116,7 @@ class MultiLabelModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/mAP`` (in a test ``test/mAP``) and the rest, the same on every rank."""
-        split = "test" if self.trainer.testing else "val"
-        values = {**self.val_metrics.compute(), **self.spread.compute()}
+        split, values = "test" if self.trainer.testing else "val", self.val_metrics.compute() | self.spread.compute()
         self.log_dict({f"{split}/{name}": value for name, value in values.items()})
 
     test_step = validation_step
@@ -131,6 +130,7 @@ class MultiLabelModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""
+        self.second_stage.load(self)
         optimizer = make_optimizer(self, self.optimizer_factory, self.lr_mult)
         self.total_steps, self.steps_per_epoch = training_length(self.trainer)
         scheduler = self.schedule.build(optimizer, self.total_steps, self.steps_per_epoch)

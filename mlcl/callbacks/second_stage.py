@@ -21,10 +21,10 @@ class SecondStage(Callback):
     def __init__(self, init_from: str | None) -> None:
         self.init_from = init_from
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Load the network."""
+    def load(self, pl_module: Any) -> None:
+        """Load the network: before the optimizer asks for the loader, for which a frozen one computes features."""
         if self.init_from is not None and pl_module.stored is None:
-            classes = getattr(getattr(trainer, "datamodule", None), "classes", ())
+            classes = getattr(getattr(pl_module.trainer, "datamodule", None), "classes", ())
             say(load_network(pl_module.network, folders.best_checkpoint(self.init_from), list(classes)))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

@@ -83,6 +83,19 @@ def test_a_second_stage_starts_from_the_first(mlcl, demo, data):
     assert mlcl("test", "--ckpt_path", "runs/second").status == 0  # which needs no loss
 
 
+def test_cached_features_are_those_of_the_first_stage(mlcl, demo):
+    """Its backbone is another one than the second stage was made with: here for the seed, else for fine-tuning."""
+    flags = [*demo, "--test_after_fit", "false", "--trainer.max_epochs", "1", "--data.augment", "none"]
+    assert mlcl("fit", *flags, "--name", "first").status == 0
+    flags += ["--seed_everything", "5", "--model.init_from", "runs/first", "--model.network.freeze_stages", "all"]
+    cached = ["--data.cache", "features", "--data.cache_dir", "c", "--data.cache_dtype", "float32"]
+    for name, more in {"plain": [], "cached": cached}.items():
+        assert mlcl("fit", *flags, *more, "--name", name).status == 0
+    runs = (Path("runs") / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("plain", "cached"))
+    one, other = (torch.load(run, weights_only=True)["state_dict"] for run in runs)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_folder_without_a_run_is_an_error(mlcl, demo):
     Path("empty").mkdir()
     outcome = mlcl("fit", *demo, "--model.init_from", "empty")
