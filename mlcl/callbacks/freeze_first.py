@@ -33,7 +33,8 @@ class FreezeFirst(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Here and not when the epoch starts, since a training may go on in the middle of one."""
-        held = trainer.current_epoch < pl_module.network.freeze_epochs
+        # A backbone that is frozen for good is not held, too: others ask whether it is frozen, in every epoch.
+        held = trainer.current_epoch < pl_module.network.freeze_epochs and not pl_module.network.frozen
         if held != pl_module.network.held:
             self.hold(pl_module.network, held)
             if isinstance(trainer.strategy, DDPStrategy):  # it waits for a gradient of all that it was made with

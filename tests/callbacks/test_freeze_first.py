@@ -67,6 +67,17 @@ def test_a_resume_within_and_right_after_equals_a_run_never_stopped(mlcl, demo):
         assert_equal(a[part], b[part], part)
 
 
+def test_with_a_backbone_that_is_frozen_for_good_it_changes_nothing(mlcl, demo):
+    flags = [*demo, *QUICK, "--model.network.freeze_stages", "all", "--ema_decay", "0.9", "--trainer.max_epochs", "2"]
+    flags += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+    for name, epochs in (("one", "1"), ("none", "0")):
+        done = mlcl("fit", *flags, "--name", name, "--model.network.freeze_epochs", epochs)
+        assert done.status == 0, done.err
+    a, b = (torch.load(f"runs/{n}/version_0/checkpoints/last.ckpt", weights_only=True) for n in ("one", "none"))
+    for part in ("state_dict", "current_model_state", "optimizer_states"):
+        assert_equal(a[part], b[part], part)
+
+
 @pytest.mark.parametrize(
     ("epochs", "status", "said"),
     [("-1", 1, "freeze_epochs is -1"), ("1.5", 2, "freeze_epochs"), ("2", 0, "not trained at all")],
