@@ -32,8 +32,10 @@ class Probe:
 
 def probe(
     features: Tensor, targets: Tensor, test: Tensor, test_targets: Tensor, interpolation: Interpolation = "none"
-) -> Probe:
+) -> Probe | None:
     """Fit every head of the grid on training features, choose by five folds of the training images, score once.
+
+    None for fewer than two training images, of which none could be held out.
 
     Args:
         features: (N, C) float, of the training images.
@@ -42,6 +44,8 @@ def probe(
         test_targets: (M, K).
         interpolation: of average precision.
     """
+    if len(features) < 2:
+        return None
     with torch.inference_mode(False), torch.enable_grad():  # within a test, too
         return _best(features, targets, test, test_targets, interpolation)
 

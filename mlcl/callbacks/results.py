@@ -70,8 +70,9 @@ class Results(Callback):
         summary["embedding_spread"] = _plain(float(per_class.nanmean()))
         cached = getattr(data, "cached", {})
         if "train" in cached and split in cached:  # a head on a frozen backbone was trained
-            known, unknown = cached["train"].pooled(), cached[split].pooled()
-            summary["probe"] = asdict(probe(*known, *unknown, interpolation=metrics.interpolation))  # type: ignore[misc]
+            known, scored = cached["train"].pooled(), cached[split].pooled(evaluation.index)  # of a part, that part
+            found = probe(*known, *scored, interpolation=metrics.interpolation)  # type: ignore[misc]
+            summary |= {"probe": asdict(found)} if found else {}
         write_whole(self.folder / "metrics.json", json.dumps(summary, indent=2))
         write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, per_class))
         write_scores(self.folder / "scores.npz", evaluation, classes, images)

@@ -85,11 +85,11 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         image = torch.stack(maps) if self.views > 1 else maps[0]
         return {"image": image, "target": target, "index": torch.tensor(index)}
 
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        """Of every plain picture the average over the positions of its map, (N, C) float32, and targets (N, K)."""
-        plain = self.rows[: len(self)]
-        targets = np.where(plain["read"][:, None] > 0, self.samples.targets, UNKNOWN)
-        return torch.from_numpy(plain["pooled"].copy()), torch.from_numpy(targets)
+    def pooled(self, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Of plain pictures that could be read, by default all: the average map, (N, C) float32, targets (N, K)."""
+        chosen = np.arange(len(self)) if index is None else index.cpu().numpy()
+        chosen = chosen[self.rows["read"][chosen] > 0]
+        return torch.from_numpy(self.rows["pooled"][chosen]), torch.from_numpy(self.samples.targets[chosen])
 
     def _reason(self, index: int) -> str:
         path = self.samples.paths[index]

@@ -68,3 +68,4 @@ def test_few_images_and_constant_features_are_no_trouble():
     features, targets = torch.ones(3, 4), torch.tensor([[1, 0], [0, -1], [1, 0]], dtype=torch.int8)
     found = probe(features, targets, features, targets)
     assert 0 <= found.mAP <= 1 and found.images == 3
+    assert probe(features[:1], targets[:1], features, targets) is None

@@ -13,6 +13,7 @@ import torch
 from support.trees import picture
 from torchvision.transforms.v2 import InterpolationMode
 
+from mlcl.callbacks import results
 from mlcl.callbacks.extraction import key_of
 from mlcl.data import row_file
 from mlcl.data.augment import AUGMENTATIONS
@@ -215,7 +216,10 @@ def test_a_picture_that_cannot_be_read_is_an_error_or_unknown(network, samples, 
     dataset = FeatureDataset(broken, rows, bad=bad)
     assert dataset[4]["target"].tolist() == [-1] * 3 and dataset[3]["target"].tolist() == broken.targets[3].tolist()
     assert "not a picture" in Path(tmp_path / "bad_images.csv").read_text()
-    assert dataset.pooled()[1][3:].tolist() == [broken.targets[3].tolist(), [-1] * 3]
+    pooled, targets = dataset.pooled()
+    assert len(pooled) == 4 and targets.tolist() == broken.targets[:4].tolist()
+    some, targets = dataset.pooled(torch.tensor([4, 2]))
+    assert torch.equal(some, pooled[2:3]) and targets.tolist() == [broken.targets[2].tolist()]
 
 
 FROZEN = ["--model.network.freeze_stages", "all", "--data.cache", "features"]
@@ -239,6 +243,16 @@ def test_a_run_on_cached_features_is_the_run_without(mlcl, demo, tmp_path):
     assert 0 < summary["probe"]["mAP"] < 1 and summary["probe"]["images"] == 68 and "to beat: mAP" in done.out
     tested = mlcl("test", "--ckpt_path", "last", "--name", "cached")
     assert tested.status == 0 and "a cache of" not in tested.err and "overrides" not in tested.err
+
+
+def test_of_a_part_of_the_test_images_the_probe_scores_that_part(mlcl, demo, monkeypatch):
+    seen = []
+    monkeypatch.setattr(results, "probe", lambda *given, **_: seen.append([len(part) for part in given]))
+    flags = [*demo, *FROZEN, "--data.cache_dir", "c", "--trainer.max_epochs", "1"]
+    done = mlcl("fit", *flags, "--trainer.limit_test_batches", "1")
+    assert done.status == 0, done.err
+    summary = json.loads(next(Path("runs").rglob("metrics.json")).read_text())
+    assert summary["N"] < 25 and seen == [[68, 68, summary["N"], summary["N"]]] and "probe" not in summary
 
 
 def test_what_cannot_be_is_one_line(mlcl, demo):
