@@ -38,7 +38,22 @@ class Extraction(Callback):
             kept = data.views_cached
             instead = "each epoch sees the same" if kept == 1 else f"each epoch takes one of {kept} views that are kept"
             say(f"data.augment {data.augment} does not draw pictures anew in each epoch: of cached features, {instead}")
-        data.extractor = Extractor(compute, network.made_of[0], lambda: key_of(network, trainer.precision))
+        self._keys: set[str] = set()
+
+        def key() -> str:
+            self._keys.add(now := key_of(network, trainer.precision))
+            return now
+
+        data.extractor = Extractor(compute, network.made_of[0], key)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Refuse features of another network than the one that is trained now, after the hooks of all callbacks."""
+        keys: set[str] = getattr(self, "_keys", set())
+        if keys and keys != {key_of(pl_module.network, trainer.precision)}:
+            raise SharedError(
+                "the backbone was changed after its features were computed (by a callback of yours?): change it in the "
+                "callback's setup, or train with --data.cache none"
+            )
 
 
 def key_of(network: Any, precision: str) -> str:

@@ -145,7 +145,7 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
     if found := summary.get("probe"):
         console.print(
             f"  to beat: mAP {_percent(found['mAP'])} by {found['kind']} heads on pooled features (penalty "
-            f"{found['penalty']:g}, chosen by 5 folds of {found['images']:,} training images)",
+            f"{found['penalty']:g}, chosen by {min(5, found['images'])} folds of {found['images']:,} training images)",
             style="yellow" if metrics["mAP"] is None or metrics["mAP"] < found["mAP"] else None, highlight=False,
         )  # fmt: skip
     for name, meaning in summary["definitions"].items():

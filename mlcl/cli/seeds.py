@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess
 
 FLAGS = ("--seeds", "--learning_rates")
+_MOST = 1000  # seeds of one number: more is a seed that was meant, as in --seeds 20260131
 _GRACE = 10.0  # seconds in which a training that is to end may finish its checkpoint
 
 
@@ -60,11 +61,14 @@ def _numbers(flag: str, arguments: list[str]) -> list[str]:
         numbers = [kind(text) for text in texts]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) < 0 or len({*numbers}) < len(numbers):
+    least, most = (0, 2**32 - 1) if kind is int else (1e-12, 1e12)
+    if not numbers or not all(least <= n <= most for n in numbers) or len({*numbers}) < len(numbers):
         raise UsageError(f"{flag} {given[-1]}: expected a number, or different ones as [1, 2, 3]")
     if kind is int and given[-1].isdigit():
         if not numbers[0]:
-            raise UsageError(f"{flag} 0: nothing would be trained")
+            raise UsageError("--seeds 0: nothing would be trained")
+        if numbers[0] > _MOST:
+            raise UsageError(f"{flag} {given[-1]} is so many trainings; for one with that seed: {flag} [{given[-1]}]")
         return [str(seed) for seed in range(int(numbers[0]))]
     return texts
 
@@ -85,7 +89,7 @@ def train(wanted: Sequence[Variant], run: Callable[[list[str]], int]) -> int:
         forks = sys.platform == "linux"
         statuses = _in_processes(jobs, run) if forks else [run(_prepared(*job)) for job in jobs]
     finally:
-        for folder in places:
+        for folder in places:  # of a wrong command line, and those that a signal left waiting
             folders.discard_if_untouched(folder)
     _print(jobs)
     return next((status for status in statuses if status), 0)

@@ -55,9 +55,12 @@ def test_learning_rates_have_names_of_their_own_and_one_that_fails_leaves_the_ot
     ("flags", "said"),
     [
         (["--seeds", "0"], "nothing would be trained"),
+        (["--seeds", "20260131"], "one with that seed: --seeds [20260131]"),
         (["--seeds", "two"], "expected a number"),
         (["--seeds", "[1, 1]"], "different"),
         (["--learning_rates", "-1"], "expected a number"),
+        (["--learning_rates", "[0.1, 0]"], "expected a number"),
+        (["--seeds", "[4294967296]"], "expected a number"),
         (["--seeds", "2", "--seed_everything", "1"], "do not go together"),
         (["--seeds=2", "--ckpt_path", "last"], "do not go together"),
     ],
@@ -66,6 +69,12 @@ def test_what_cannot_be_is_a_wrong_command_line(mlcl, demo, flags, said):
     done = mlcl("fit", *demo, *flags)
     assert done.status == 2 and said in done.err and done.err.count("\n") == 1, done.err
     assert not Path("runs").exists()
+
+
+def test_a_wrong_setting_leaves_no_folders(mlcl, demo):
+    done = mlcl("fit", *demo, "--seeds", "2", "--learning_rates", "nan")
+    assert done.status == 2 and "--model.optimizer.lr" in done.err, done.err
+    assert not [*Path("runs").glob("*/*")]
 
 
 def test_all_variants_of_a_command_line(monkeypatch):
