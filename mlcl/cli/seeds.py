@@ -1,5 +1,6 @@
 """``mlcl fit --seeds 5``: several trainings in one command, which share the start of Python and cached features."""
 
+import math
 import os
 import statistics
 import sys
@@ -61,8 +62,8 @@ def _numbers(flag: str, arguments: list[str]) -> list[str]:
         numbers = [kind(text) for text in texts]
     except ValueError:
         numbers = []
-    least, most = (0, 2**32 - 1) if kind is int else (1e-12, 1e12)
-    if not numbers or not all(least <= n <= most for n in numbers) or len({*numbers}) < len(numbers):
+    fits = all(0 <= n < 2**32 if kind is int else 0 < n < math.inf for n in numbers)
+    if not numbers or not fits or len({*numbers}) < len(numbers):
         raise UsageError(f"{flag} {given[-1]}: expected a number, or different ones as [1, 2, 3]")
     if kind is int and given[-1].isdigit():
         if not numbers[0]:

@@ -72,8 +72,8 @@ def test_what_cannot_be_is_a_wrong_command_line(mlcl, demo, flags, said):
 
 
 def test_a_wrong_setting_leaves_no_folders(mlcl, demo):
-    done = mlcl("fit", *demo, "--seeds", "2", "--learning_rates", "nan")
-    assert done.status == 2 and "--model.optimizer.lr" in done.err, done.err
+    done = mlcl("fit", *demo, "--seeds", "2", "--seeds", "2", "--data.batch_size", "x")
+    assert done.status == 2 and "batch_size" in done.err, done.err
     assert not [*Path("runs").glob("*/*")]
 
 

@@ -263,3 +263,17 @@ def test_what_cannot_be_is_one_line(mlcl, demo):
     assert views.status == 1 and "--data.views_cached 2" in views.err
     for done in (trained, views):
         assert "Traceback" not in done.err, done.err
+
+
+CHANGES = """
+from lightning import Callback
+class Changes(Callback):
+    def on_train_start(self, trainer, module):
+        next(module.network.backbone.parameters()).data.mul_(2)
+"""
+
+
+def test_a_backbone_that_changes_after_its_features_were_computed_is_refused(mlcl, demo):
+    Path("own_change.py").write_text(CHANGES)
+    done = mlcl("fit", *demo, *FROZEN, "--trainer.callbacks+", "own_change.Changes")
+    assert done.status == 1 and "the backbone was changed" in done.err and "Traceback" not in done.err, done.err
