@@ -101,6 +101,7 @@ def test_one_class_at_a_time_by_keyboard_and_by_link(opened):
     tab.keyboard.press("ArrowDown")
     assert shown() == ["class-1"]
     tab.locator("#class-table a", has_text="_dog").press("Enter")
+    tab.wait_for_selector("#class-2", state="visible")  # the browser tells the page of a new address a moment later
     assert shown() == ["class-2"]
     assert tab.input_value("#selector") == "class-2"
     assert tab.evaluate("document.activeElement.id") == "selector"
