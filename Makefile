@@ -95,7 +95,7 @@ pictures: .venv/installed  ## draw docs/pictures from two trainings of the demo:
 # A heading, then a benchmark; one thread wobbles least. A training step takes all cores, as a user's does.
 benchmark = @echo; echo "== $(1)"; $(2) $(BIN)/python tests/benchmarks/$(1).py
 
-bench: .venv/installed  ## speed as ratios to reference code: twenty minutes on two CPU cores
+bench: .venv/installed  ## speed as ratios to reference code: an hour on two CPU cores
 	$(call benchmark,startup)
 	$(call benchmark,pipeline,OMP_NUM_THREADS=1)
 	$(call benchmark,losses,OMP_NUM_THREADS=1)
