@@ -27,7 +27,7 @@ class Probe:
     penalty: float  # on the squared weights, per training image
     images: int  # that it was fitted on
     validated: float  # mAP over the folds of these images, which chose it, in [0, 1]
-    mAP: float  # of the images it was made for, in [0, 1]
+    mAP: float  # of the images it was made for, in [0, 1]; NaN where no class has an AP, as in the metrics
 
 
 def probe(
@@ -73,8 +73,7 @@ def _best(features: Tensor, targets: Tensor, test: Tensor, test_targets: Tensor,
 def _mean_ap(scores: Tensor, targets: Tensor, interpolation: Interpolation) -> float:
     values = average_precision(scores, targets, interpolation)
     values[count(targets == 0) == 0] = torch.nan  # as in MultiLabelMetrics
-    mean = float(values.nanmean())
-    return mean if mean == mean else 0.0
+    return float(values.nanmean())
 
 
 def _scores(fit: Fit, penalties: tuple[float, ...], features: Tensor, targets: Tensor, others: Tensor) -> Tensor:

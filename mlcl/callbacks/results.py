@@ -72,7 +72,9 @@ class Results(Callback):
         if "train" in cached and split in cached:  # a head on a frozen backbone was trained
             known, scored = cached["train"].pooled(), cached[split].pooled(evaluation.index)  # of a part, that part
             found = probe(*known, *scored, interpolation=metrics.interpolation)  # type: ignore[misc]
-            summary |= {"probe": asdict(found)} if found else {}
+            if found:
+                scores = {"validated": _plain(found.validated), "mAP": _plain(found.mAP)}
+                summary["probe"] = {**asdict(found), **scores}
         write_whole(self.folder / "metrics.json", json.dumps(summary, indent=2))
         write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, per_class))
         write_scores(self.folder / "scores.npz", evaluation, classes, images)
@@ -146,7 +148,7 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
         console.print(
             f"  to beat: mAP {_percent(found['mAP'])} by {found['kind']} heads on pooled features (penalty "
             f"{found['penalty']:g}, chosen by {min(5, found['images'])} folds of {found['images']:,} training images)",
-            style="yellow" if metrics["mAP"] is None or metrics["mAP"] < found["mAP"] else None, highlight=False,
+            style="yellow" if (metrics["mAP"] or 0) < (found["mAP"] or 0) else None, highlight=False,
         )  # fmt: skip
     for name, meaning in summary["definitions"].items():
         console.print(f"  {name}: {meaning}", style="dim", highlight=False)

@@ -77,14 +77,14 @@ def run(options: argparse.Namespace) -> int:
     common = {"writer": options.writer, "top": options.top, "batch_size": options.batch_size}
     if source.suffix == _ONNX:
         with importing():
-            from mlcl.data.pictures import reading_of
+            from mlcl.data.decoding import reading_of
             from mlcl.inference import onnx_file
 
         file = onnx_file.OnnxFile(source)
         file.reading |= reading_of(vars(options))
         return onnx_file.predict(file, options.images, Path(options.output), **common)
     with importing():
-        from mlcl.data.pictures import reading_of
+        from mlcl.data.decoding import reading_of
         from mlcl.inference import prediction
         from mlcl.inference.model import load
         from mlcl.system import console

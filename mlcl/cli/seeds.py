@@ -151,7 +151,7 @@ def _prepared(variant: Variant, folder: Path) -> list[str]:
     """Its command line, also for the processes that it may start itself, and its folder."""
     words = [*variant.words, "--trainer.enable_progress_bar", "false"]
     sys.argv = ["mlcl", "fit", *words]
-    os.environ["MLCL_RUN_FOLDER"] = str(folder)
+    os.environ[folders.RUN_FOLDER] = str(folder)
     return words
 
 

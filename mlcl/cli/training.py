@@ -20,8 +20,6 @@ from mlcl.runs import continuing, folders, provenance
 from mlcl.system import console, signals
 from mlcl.system.console import is_first, say
 
-_RUN_FOLDER = "MLCL_RUN_FOLDER"  # where the first process of a DDP run has put it, for its child processes
-
 
 def run(verb: str, arguments: list[str]) -> None:
     """Parse, make and run one verb."""
@@ -104,8 +102,8 @@ class Run:
     @contextmanager
     def _in_run_folder(self) -> Iterator[None]:
         """Child processes find the folder in the environment; a run that fails before it wrote anything leaves none."""
-        inherited = os.environ.get(_RUN_FOLDER)
-        os.environ[_RUN_FOLDER] = str(self.folder)
+        inherited = os.environ.get(folders.RUN_FOLDER)
+        os.environ[folders.RUN_FOLDER] = str(self.folder)
         try:
             yield
         except BaseException:
@@ -114,7 +112,7 @@ class Run:
             raise
         finally:
             if inherited is None:
-                del os.environ[_RUN_FOLDER]
+                del os.environ[folders.RUN_FOLDER]
 
     def _trainer(self, training: bool, checkpoint: Path | None) -> Trainer:
         arguments = dict(self.trainer_arguments)
@@ -161,8 +159,8 @@ class Run:
         return [*found, callbacks.UsersCallbacks()]
 
     def _run_folder(self) -> Path:
-        if _RUN_FOLDER in os.environ:
-            return Path(os.environ[_RUN_FOLDER])
+        if folders.RUN_FOLDER in os.environ:
+            return Path(os.environ[folders.RUN_FOLDER])
         checkpoint = self.settings.checkpoint
         run = folders.run_of(checkpoint) if checkpoint else None
         parent = self.settings.command_line.runs_root / self.settings.name

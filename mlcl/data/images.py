@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcl.backbones.light_imports import light_imports
-from mlcl.data import pictures
+from mlcl.data import decoding
+from mlcl.data.decoding import ImageError as ImageError
+from mlcl.data.decoding import Pixels
+from mlcl.data.decoding import reading_of as reading_of
 from mlcl.data.file_names import short, written_on_windows
-from mlcl.data.pictures import ImageError as ImageError
-from mlcl.data.pictures import Pixels
-from mlcl.data.pictures import reading_of as reading_of
 
 with light_imports():
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -33,8 +33,8 @@ def check_files(paths: Sequence[Path], split: str, allowed: int) -> None:
 
 
 def read_image(path: str | Path, white: float | None = None, max_pixels: int | None = None) -> Tensor:
-    """A picture as (3, H, W) uint8 RGB; arguments and errors are those of :func:`mlcl.data.pictures.read_pixels`."""
-    return as_tensor(pictures.read_pixels(path, white, max_pixels, _decode_jpeg))
+    """A picture as (3, H, W) uint8 RGB; arguments and errors are those of :func:`mlcl.data.decoding.read_pixels`."""
+    return as_tensor(decoding.read_pixels(path, white, max_pixels, _decode_jpeg))
 
 
 def as_tensor(pixels: Pixels) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mlcl.data.decoding import from_pillow
 from mlcl.data.images import as_tensor, read_image, reading_of, resize
-from mlcl.data.pictures import from_pillow
 from mlcl.errors import MlclError
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.network import Network

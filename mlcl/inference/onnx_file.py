@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlcl.data.pictures import ImageError, Pixels, read_pixels, reading_of
+from mlcl.data.decoding import ImageError, Pixels, read_pixels, reading_of
 from mlcl.errors import MlclError
 from mlcl.inference import rows
 from mlcl.inference.rows import Line, Rows

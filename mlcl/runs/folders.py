@@ -10,6 +10,7 @@ from mlcl.errors import MlclError
 from mlcl.system.files import write_whole
 
 CHECKPOINTS, CONFIG, ENVIRONMENT = "checkpoints", "config.yaml", "environment.json"
+RUN_FOLDER = "MLCL_RUN_FOLDER"  # the environment variable that tells a child process which folder is its run
 
 
 def new_folder(parent: Path, prefix: str = "version_") -> Path:

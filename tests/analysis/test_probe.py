@@ -69,3 +69,9 @@ def test_few_images_and_constant_features_are_no_trouble():
     found = probe(features, targets, features, targets)
     assert 0 <= found.mAP <= 1 and found.images == 3
     assert probe(features[:1], targets[:1], features, targets) is None
+
+
+def test_without_a_class_that_has_an_ap_there_is_no_number():
+    features, targets = data(20, 4)
+    found = probe(features, targets, features[:2], torch.zeros(2, 3, dtype=torch.int8))
+    assert np.isnan(found.mAP) and 0 < found.validated <= 1

@@ -255,6 +255,15 @@ def test_of_a_part_of_the_test_images_the_probe_scores_that_part(mlcl, demo, mon
     assert summary["N"] < 25 and seen == [[68, 68, summary["N"], summary["N"]]] and "probe" not in summary
 
 
+def test_one_test_image_gives_no_number_to_beat(mlcl, demo):
+    """Each class of it has no positive, or no known absence: so neither head has an AP."""
+    one = ["--data.batch_size", "1", "--trainer.limit_test_batches", "1", "--trainer.limit_train_batches", "2"]
+    done = mlcl("fit", *demo, *FROZEN, *one, "--trainer.max_epochs", "1")
+    assert done.status == 0, done.err
+    summary = json.loads(Path("runs/demo/version_0/metrics.json").read_text())
+    assert summary["metrics"]["mAP"] is None and summary["probe"]["mAP"] is None and "to beat: mAP -" in done.out
+
+
 def test_what_cannot_be_is_one_line(mlcl, demo):
     trained = mlcl("fit", *demo, "--data.cache", "features")
     assert trained.status == 1 and "--model.network.freeze_stages all" in trained.err

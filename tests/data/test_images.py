@@ -22,8 +22,8 @@ from mlcl.data.augment import Augmentation
 from mlcl.data.cache import open_cache
 from mlcl.data.csv_file import CSVDataset
 from mlcl.data.dataset import collate
+from mlcl.data.decoding import is_plain_jpeg
 from mlcl.data.images import ImageError, check_files, read_image, resize
-from mlcl.data.pictures import is_plain_jpeg
 from mlcl.errors import MlclError
 from mlcl.inference import load
 from mlcl.report.evidence import gather
