@@ -9,6 +9,7 @@ from mlcl.callbacks.fast_step import FastStep as FastStep
 from mlcl.callbacks.finite import Finite as Finite
 from mlcl.callbacks.freeze_first import FreezeFirst as FreezeFirst
 from mlcl.callbacks.gradients import GradientNorms as GradientNorms
+from mlcl.callbacks.localise import Localise as Localise
 from mlcl.callbacks.logged_results import LoggedResults as LoggedResults
 from mlcl.callbacks.monitors import Monitors as Monitors
 from mlcl.callbacks.one_run import OneRun as OneRun

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mlcl.analysis.probe import probe
 from mlcl.callbacks.finite import broken_scores
+from mlcl.callbacks.localise import Localise
 from mlcl.distributed import SharedError
 from mlcl.errors import cell
 from mlcl.metrics import Evaluation, MultiLabelMetrics
@@ -31,8 +32,8 @@ _NAMED = 20  # classes without AP
 class Results(Callback):
     """Writes and prints the results of the test and validate verbs, not those of a training's validations."""
 
-    def __init__(self, folder: Path, checkpoint: str | None = None) -> None:
-        self.folder, self.checkpoint = folder, checkpoint
+    def __init__(self, folder: Path, checkpoint: str | None = None, localise: Localise | None = None) -> None:
+        self.folder, self.checkpoint, self.localise = folder, checkpoint, localise
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the metrics, which mean nothing if a logit is not finite."""
@@ -75,6 +76,9 @@ class Results(Callback):
             if found:
                 scores = {"validated": _plain(found.validated), "mAP": _plain(found.mAP)}
                 summary["probe"] = {**asdict(found), **scores}
+        if self.localise is not None:
+            how = evaluation, classes, metrics.interpolation
+            summary["localisation"] = self.localise.write(self.folder, *how)
         write_whole(self.folder / "metrics.json", json.dumps(summary, indent=2))
         write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, per_class))
         write_scores(self.folder / "scores.npz", evaluation, classes, images)
@@ -144,6 +148,8 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
     console.print(_class_lines(evaluation, classes))
     if len(classes) > _SHOWN:
         console.print(f"  the best and the worst of {len(classes):,} classes; all are in per_class.csv")
+    if summary.get("localisation", {}).get("positives"):
+        console.print(_localised(summary["localisation"]))
     if found := summary.get("probe"):
         console.print(
             f"  to beat: mAP {_percent(found['mAP'])} by {found['kind']} heads on pooled features (penalty "
@@ -157,6 +163,23 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
             console.print(f"  {what}, so no AP: {', '.join(names[:_NAMED])}{more}", style="yellow", highlight=False)
     console.print(f"results in {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
+
+
+def _localised(found: dict[str, Any]) -> Table:
+    """Whether the attention of each class lies on its objects, over all positives and by the size of the object."""
+    names = "energy", "chance", "gain", "pointing", "pointing_chance", "specificity", "AP", "AP_chance"
+    title = "attention on the objects, and AP by their size (percent; means over classes)"
+    table = Table(
+        title=title,
+        caption=f"{found['positives_without_region']:,} positives have no mask or box"
+        * (found["positives_without_region"] > 0),
+    )
+    for name in ("", "positives", *(name.replace("_", " ") for name in names)):
+        table.add_column(name, justify="right")
+    for size, row in {"all": found, **found["sizes"]}.items():
+        if row["positives"]:
+            table.add_row(size, f"{row['positives']:,}", *(_percent(row.get(name)) for name in names))
+    return table
 
 
 def _class_lines(evaluation: Evaluation, classes: list[str]) -> Columns:

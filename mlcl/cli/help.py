@@ -15,7 +15,7 @@ VERBS = {
 # Top-level keys of fit, validate and test.
 KEYS = (
     *("model", "data", "trainer", "config", "seed_everything", "seeds", "learning_rates", "ckpt_path", "name"),
-    *("ema_decay", "test_after_fit", "report", "log_images", "import", "print_config", "help", "help_all"),
+    *("ema_decay", "test_after_fit", "report", "localise", "log_images", "import", "print_config", "help", "help_all"),
 )
 # As other tools call them.
 _ELSEWHERE = {

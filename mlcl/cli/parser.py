@@ -63,6 +63,7 @@ def make_parser(verb: str) -> Parser:
     add("--ema_decay", type=float | None, help="moving average of the weights, e.g. 0.9997")
     add("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
     add("--report", type=bool, default=False, help="after a test, write report.html beside it")
+    add("--localise", type=bool, default=False, help="in a test, measure whether attention lies on the objects")
     add("--log_images", type=NonNegativeInt, default=24, help="pictures of errors for W&B")
     add("--import", type=str | None, help="a module of yours whose classes a checkpoint may name")
     parser.set_defaults(_DEFAULTS)

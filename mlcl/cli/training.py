@@ -135,8 +135,10 @@ class Run:
 
     def _callbacks(self, checkpoint: Path | None) -> list[Any]:
         config, imports = self.settings.config, self.settings.command_line.imports
+        localise = callbacks.Localise() if config.localise else None
         return [
-            callbacks.Results(self.folder, str(checkpoint) if checkpoint else None),
+            callbacks.Results(self.folder, str(checkpoint) if checkpoint else None, localise),
+            *([localise] if localise else []),
             callbacks.LoggedResults(self.folder, config.log_images, imports),
             callbacks.Interruptible(),
             callbacks.OneRun(checkpoint),

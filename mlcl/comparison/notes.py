@@ -27,6 +27,10 @@ def of(methods: dict[str, list[Results]]) -> list[str]:
         lines.append(
             f"{', '.join(few)}: fewer than {_ENOUGH} runs tell little of their spread, so the interval is wide"
         )
+    without = [shown(run.folder) for runs in methods.values() for run in runs if run.localisation is None]
+    if 0 < len(without) < sum(map(len, methods.values())):
+        missing = f"{len(without)} runs, such as {without[0]}, were tested without --localise true"
+        lines.append(f"no comparison of where classes look: {missing}")
     if len(methods) > 2:
         lines.append("every interval is for its method alone: of many methods some differ by chance")
     first, *_ = methods.values()

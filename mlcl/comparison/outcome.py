@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from mlcl.comparison import notes
+from mlcl.comparison import localisation, notes
 from mlcl.comparison.bootstrap import image_weights, resampled_ap, resampled_mean, widening
 from mlcl.comparison.folders import Method
 from mlcl.comparison.scores import align, common_definitions, evaluate, variant
@@ -47,6 +47,7 @@ class Result:
     values: dict[str, Tensor]  # metric: (n,) float64
     class_ap: Tensor  # (n, K) float64
     gain: Gain | None  # None for the baseline itself
+    looks: dict[str, tuple[Tensor, Gain | None]]  # measure of localisation: (n,), and the gain; empty without
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,13 @@ def compare(
     for drawn in resampled:
         drawn[:, ~measured] = torch.nan
     results: list[Result] = []
-    for method, members, drawn in zip(methods, runs, resampled, strict=True):
+    looks = _looks(runs, resamples, seed)
+    for method, members, drawn, looked in zip(methods, runs, resampled, looks, strict=True):
         evaluated = [evaluate(run) for run in members]
         values = {name: torch.stack([e.values[name] for e in evaluated]) for name in evaluated[0].values}
         class_ap = torch.stack([e.class_ap for e in evaluated])
         gain = _gain(class_ap.mean(0) - results[0].class_ap.mean(0), drawn - resampled[0]) if results else None
-        results.append(Result(method.name, values, class_ap, gain))
+        results.append(Result(method.name, values, class_ap, gain, looked))
     return Comparison(
         split=reference.split,
         images=len(reference.targets),
@@ -116,6 +118,25 @@ def _resampled(runs: list[list[Results]], resamples: int, seed: int) -> list[Ten
     generator = np.random.default_rng([seed, 1])
     wider = widening([len(members) for members in runs], LEVEL)
     return [resampled_mean(torch.stack([next(class_ap) for _ in members]), generator, wider) for members in runs]
+
+
+def _looks(runs: list[list[Results]], resamples: int, seed: int) -> list[dict[str, tuple[Tensor, Gain | None]]]:
+    """Of each method, the measures of localisation over its runs, and their gains over the baseline's."""
+    looks: list[dict[str, tuple[Tensor, Gain | None]]] = [{} for _ in runs]
+    if not localisation.localised([*chain(*runs)]):
+        return looks
+    images, wider = len(runs[0][0].index), widening([len(members) for members in runs], LEVEL)
+    for measure in localisation.COMPARED:
+        generator = np.random.default_rng([seed, 1])
+        baseline: tuple[Tensor, Tensor] | None = None
+        for looked, members in zip(looks, runs, strict=True):
+            means = torch.stack([localisation.class_means(run, measure) for run in members])
+            drawn = [localisation.resampled(run, measure, image_weights(images, resamples, seed)) for run in members]
+            mean, spread = means.mean(0), resampled_mean(torch.stack(drawn), generator, wider)
+            gain = _gain(mean - baseline[0], spread - baseline[1]) if baseline else None
+            baseline = baseline or (mean, spread)
+            looked[measure] = means.nanmean(1), gain
+    return looks
 
 
 def _gain(observed: Tensor, resampled: Tensor) -> Gain:

@@ -18,7 +18,8 @@ PLOT = "per_class_gains.png"
 def show(comparison: Comparison) -> None:
     """Print the tables, the definitions and the notes."""
     console = Console()
-    for table in (tables.metrics(comparison, ("mAP", "CF1", "OF1")), tables.gains(comparison)):
+    shown = tables.metrics(comparison, ("mAP", "CF1", "OF1")), tables.gains(comparison), tables.looks(comparison)
+    for table in filter(None, shown):
         console.print(table.title, highlight=False, markup=False)
         console.print(table.rich())
     definitions = [f"{name}: {meaning}" for name, meaning in comparison.definitions.items()]
@@ -38,7 +39,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
 def _summary_tables(comparison: Comparison) -> list[tables.Table]:
     top3 = tables.metrics(comparison, tables.METRICS[1:], "_top3")
-    return [tables.metrics(comparison), tables.gains(comparison), top3]
+    looks = tables.looks(comparison)
+    return [tables.metrics(comparison), tables.gains(comparison), *([looks] if looks else []), top3]
 
 
 def _markdown(comparison: Comparison) -> str:

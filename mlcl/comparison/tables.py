@@ -65,6 +65,24 @@ def gains(comparison: Comparison) -> Table:
     return Table(title, ["method", "difference", "95 % interval", "below 0", "verdict"], rows)
 
 
+def looks(comparison: Comparison) -> Table | None:
+    """Whether attention lies on the objects, and the differences to the baseline; None where no run was measured."""
+    measures = list(comparison.results[0].looks)
+    if not measures:
+        return None
+    title = (
+        f"does a class look at its objects: percent, mean ± standard deviation over runs, and points minus "
+        f"{comparison.results[0].name} with their 95 % intervals"
+    )
+    rows = []
+    for number, result in enumerate(comparison.results):
+        row = [_name(comparison, number)]
+        for values, g in result.looks.values():
+            row += [_spread(values), f"{_points(g.value)} ({_points(g.low)} to {_points(g.high)})" if g else ""]
+        rows.append(row)
+    return Table(title, ["method", *(name for measure in measures for name in (measure, "difference"))], rows)
+
+
 def per_class(comparison: Comparison) -> Table:
     """AP of every class in every method, mean over runs, and the gains with their intervals."""
     baseline, *others = comparison.results

@@ -34,6 +34,10 @@ class Head(nn.Module, ABC):
         """The logits (B, K) alone, for a training without an embedding loss; a head may save work there."""
         return self(features).logits  # type: ignore[no-any-return]
 
+    def saliency(self, features: Tensor, output: HeadOutput) -> Tensor | None:
+        """Where each class is seen, (B, K, h, w), not negative: the attention; None for a head that cannot say."""
+        return output.attention
+
 
 class PerClassLinear(nn.Module):
     """One linear classifier per class on that class's own embedding: logit_k = <w_k, f_k> + b_k, as one einsum."""

@@ -2,6 +2,7 @@
 
 from typing import Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from mlcl.heads.base import Head, HeadOutput, full_precision
@@ -34,3 +35,13 @@ class GlobalPool(Head):
         with full_precision(pooled):
             logits = self.classifier(self.dropout(pooled).to(self.classifier.weight.dtype))
         return HeadOutput(logits, embeddings, None)
+
+    def saliency(self, features: Tensor, output: HeadOutput) -> Tensor:
+        """Class activation maps, max(<w_k, F(p)>, 0), (B, K, h, w) (Zhou et al., arXiv 1512.04150).
+
+        Where nothing speaks for a class, its map is 1 everywhere.
+        """
+        with full_precision(features):
+            weight = self.classifier.weight
+            maps = torch.einsum("kc,bchw->bkhw", weight, features.to(weight.dtype)).relu()
+        return torch.where(maps.amax((2, 3), keepdim=True) > 0, maps, 1.0)

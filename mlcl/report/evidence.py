@@ -14,6 +14,7 @@ from mlcl.analysis.embeddings import ClassEmbeddings, entries, join
 from mlcl.analysis.evaluation import Errors
 from mlcl.data.images import ImageError, read_image, reading_of
 from mlcl.errors import MlclError
+from mlcl.inference.rebuild import Rebuilt
 from mlcl.runs import record
 from mlcl.runs.folders import beside
 from mlcl.runs.results import Results
@@ -28,6 +29,7 @@ class Evidence:
 
     paths: dict[int, Path] = field(default_factory=dict)  # by row, of the files that exist
     attention: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)  # by row and class, (h, w)
+    objects: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)  # by row and class, (H, W)
     embeddings: ClassEmbeddings | None = None  # present entries of the drawn images
     passed: int = 0  # images that went through the network
     drawn: int = 0  # of them, drawn at random
@@ -44,7 +46,12 @@ class Evidence:
 
 
 def gather(
-    results: Results, errors: dict[int, Errors], data_root: str | None, max_images: int, imports: tuple[str, ...]
+    results: Results,
+    errors: dict[int, Errors],
+    elsewhere: list[tuple[int, int]],
+    data_root: str | None,
+    max_images: int,
+    imports: tuple[str, ...],
 ) -> Evidence:
     """Find the pictures, and send some of them through the network; see :func:`mlcl.report.findings.gather`."""
     evidence = Evidence()
@@ -61,9 +68,16 @@ def gather(
         model = inference.load(checkpoint, imports=imports)
         if list(model.classes) != results.classes:
             raise MlclError(f"{checkpoint} has other classes than these results")
-        _run_network(model, evidence, results, errors, max_images)
+        _run_network(model, evidence, results, errors, elsewhere, max_images)
     except MlclError as error:
         evidence.notes.append(f"no attention maps and no embeddings: {error}")
+        return evidence
+    if results.localisation is not None:
+        pairs = {*elsewhere, *((row, k) for k, error in errors.items() for row in error.present)}
+        try:
+            _find_objects(Rebuilt(checkpoint, imports).datamodule(data_root), evidence, results, sorted(pairs))
+        except MlclError as error:
+            evidence.notes.append(f"no outlines of the objects: {error}")
     return evidence
 
 
@@ -103,12 +117,18 @@ def choose(errors: list[Errors], count: int, most: int) -> tuple[list[int], list
 
 
 def _run_network(
-    model: inference.Model, evidence: Evidence, results: Results, errors: dict[int, Errors], most: int
+    model: inference.Model,
+    evidence: Evidence,
+    results: Results,
+    errors: dict[int, Errors],
+    elsewhere: list[tuple[int, int]],
+    most: int,
 ) -> None:
     """Fill in attention maps and embeddings, a batch at a time."""
     chosen = choose([*errors.values()], len(results.images), most)
     hard, drawn = ([row for row in rows if row in evidence.paths] for rows in chosen)
-    rows = sorted({*hard, *drawn})
+    rows = sorted({*hard, *drawn, *(row for row, _ in elsewhere if row in evidence.paths)})
+    pairs = {*elsewhere, *((row, k) for k, error in errors.items() for row in (*error.absent, *error.present))}
     evidence.passed, evidence.drawn = len(rows), len(drawn)
     parts = []
     for start in range(0, len(rows), _BATCH):
@@ -120,10 +140,23 @@ def _run_network(
         found = entries(out.embeddings, results.targets[[*pictures]], [*pictures])
         parts.append(found.take(np.isin(found.rows, drawn)))
         for row, maps in zip(pictures, out.attention if out.attention is not None else (), strict=False):
-            shown = (k for k, error in errors.items() if row in (*error.absent, *error.present))
-            evidence.attention |= {(row, k): maps[k].numpy() for k in shown}
+            evidence.attention |= {(row, k): maps[k].numpy() for k in range(len(maps)) if (row, k) in pairs}
     if not evidence.attention:
         evidence.notes.append("no attention maps: the head of this network has none")
     if parts and len(every := join(parts)):
         kept = np.random.default_rng(0).permutation(len(every))[:_MOST_EMBEDDINGS]
         evidence.embeddings = every.take(np.sort(kept))
+
+
+def _find_objects(data: Any, evidence: Evidence, results: Results, pairs: list[tuple[int, int]]) -> None:
+    """Fill in the masks of the objects of some rows and classes, as large as the pictures."""
+    samples = data.splits[results.split]
+    paths = {row: samples.paths[results.index[row]] for row, _ in pairs if results.index[row] < len(samples.paths)}
+    rows = [row for row, path in paths.items() if str(path).endswith(results.images[row]) and row in evidence.paths]
+    regions = data.read_regions(samples.source, [paths[row] for row in rows])
+    for row, found in zip(rows, regions.read() if regions else [], strict=False):
+        if (picture := evidence.picture(row)) is None:
+            continue
+        for k in (k for other, k in pairs if other == row):
+            if masks := [region.mask(*picture.shape[-2:]) for region in found if region.column == k]:
+                evidence.objects[row, k] = np.any(masks, axis=0)

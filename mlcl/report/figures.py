@@ -41,6 +41,19 @@ def heat_map(found: Findings) -> Described:
     return viz.cooccurrence(found.co_occurrence.difference[np.ix_(shown, shown)], names), alt
 
 
+def ap_against_energy(found: Findings) -> Described | None:
+    """AP against where the attention lies, where that was measured."""
+    located, classes = found.results.localisation, found.results.classes
+    if located is None or not len(located.index):
+        return None
+    energy, chance = (located.class_means(name, len(classes)) for name in ("energy", "chance"))
+    alt = (
+        f"Average precision of {len(classes)} classes against the share of their attention that lies on their objects, "
+        f"on average {100 * np.nanmean(energy):.0f} %, where chance is {100 * np.nanmean(chance):.0f} %."
+    )
+    return viz.ap_against_energy(found.results.class_ap, energy, chance, classes), alt
+
+
 def embeddings(found: Findings) -> Described | None:
     """The projection of the embeddings, where there are any."""
     if found.projection is None or found.evidence.embeddings is None:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import expit
 
 from mlcl import analysis
+from mlcl.analysis import localisation
 from mlcl.analysis.embeddings import project
 from mlcl.analysis.evaluation import CoOccurrence, Decisions, Errors, Floats, PRCurve, Reliability
 from mlcl.report import evidence
@@ -14,6 +15,7 @@ from mlcl.report.evidence import Evidence
 from mlcl.runs.results import Results, read
 from mlcl.viz import captions
 
+_ELSEWHERE = 12  # pictures of them
 _MOST_CLASSES = 100  # with a curve and pictures, which take some 100 kB of the page per class
 
 
@@ -29,6 +31,7 @@ class Findings:
     curves: dict[int, PRCurve]  # by class, of those with an AP
     evidence: Evidence  # pictures, attention maps, embeddings
     projection: tuple[Floats, str] | None  # of the embeddings: points (R, 2), and the method
+    elsewhere: list[tuple[int, int]]  # row and class of positives that are predicted, but looked for elsewhere
 
     def labels(self, row: int) -> str:
         """The classes that are present in an image, as text."""
@@ -48,7 +51,8 @@ def gather(
     # All classes have a section, or those with the lowest AP; in the order of the dataset.
     shown = sorted(results.class_ap.argsort()[:_MOST_CLASSES].tolist())
     errors = {k: analysis.worst_errors(probabilities[:, k], targets[:, k]) for k in shown}
-    found = evidence.gather(results, errors, data_root, max_images, imports)
+    elsewhere = _elsewhere(results)
+    found = evidence.gather(results, errors, elsewhere, data_root, max_images, imports)
     embeddings = found.embeddings
     return Findings(
         results=results,
@@ -66,4 +70,17 @@ def gather(
         errors=errors,
         evidence=found,
         projection=project(embeddings.vectors) if embeddings is not None else None,
+        elsewhere=elsewhere,
     )
+
+
+def _elsewhere(results: Results) -> list[tuple[int, int]]:
+    """Right for the wrong reason: present, predicted, and with less attention on the objects than chance has."""
+    found = results.localisation
+    if found is None:
+        return []
+    order = np.argsort(results.index)
+    rows = order[np.searchsorted(results.index[order], found.index)]
+    right = found.take(results.predicted[rows, found.classes])
+    rows = order[np.searchsorted(results.index[order], right.index)]
+    return [(int(rows[place]), int(right.classes[place])) for place in localisation.elsewhere(right, _ELSEWHERE)]

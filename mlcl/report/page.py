@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mlcl import analysis, viz
 from mlcl.analysis.evaluation import LEAST_IMAGES
+from mlcl.analysis.localisation import MEASURES
 from mlcl.data.labels import never_absent
 from mlcl.report import figures, locate
 from mlcl.report.findings import Findings, gather
@@ -70,8 +72,26 @@ def _values(found: Findings) -> dict[str, Any]:
         "heat_map": pages.svg(*figures.heat_map(found)),
         "mapped": min(figures.MAP_CLASSES, len(results.classes)),
         "least_images": LEAST_IMAGES,
+        "looks": _looks(found),
         "embeddings": pages.svg(*embeddings) if embeddings else None,
         "training": [pages.svg(*described) for described in (figures.training(log) if log else ())],
+    }
+
+
+def _looks(found: Findings) -> dict[str, Any] | None:
+    """The part about where the attention lies, where that was measured."""
+    results = found.results
+    located, summary = results.localisation, results.summary.get("localisation")
+    if located is None or not isinstance(summary, dict) or not len(located.index):
+        return None
+    drawn = figures.ap_against_energy(found)
+    return {
+        "summary": summary,
+        "plot": pages.svg(*drawn) if drawn else None,
+        "means": {name: located.class_means(name, len(results.classes)) for name in MEASURES},
+        "elsewhere": [
+            {**shot, "class": results.classes[k]} for row, k in found.elsewhere for shot in _pictures(found, k, [row])
+        ],
     }
 
 
@@ -103,13 +123,14 @@ def _pictures(found: Findings, k: int, rows: list[int]) -> list[dict[str, Any]]:
         picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
         width, height = (max(1, round(side * _SIDE / max(picture.size))) for side in picture.size)
         picture.thumbnail((_SIDE, _SIDE))  # never larger than the picture, which the page enlarges
-        weights = evidence.attention.get((row, k))
+        weights, objects = evidence.attention.get((row, k)), evidence.objects.get((row, k))
         shown.append(
             {
                 "source": pages.inline(picture, "jpeg"),
                 "width": width,
                 "height": height,
                 "attention": None if weights is None else pages.inline(Image.fromarray(viz.overlay(weights)), "png"),
+                "objects": None if objects is None else pages.inline(_outline(objects, (width, height)), "png"),
                 "name": results.images[row],
                 "probability": results.probabilities[row, k],
                 "predicted": results.predicted[row, k],
@@ -117,3 +138,10 @@ def _pictures(found: Findings, k: int, rows: list[int]) -> list[dict[str, Any]]:
             }
         )
     return shown
+
+
+def _outline(objects: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+    """The outline of a mask (H, W) for a thumbnail of so many pixels; a small object does not vanish."""
+    shrunk = Image.fromarray(objects).convert("L").resize(size, Image.Resampling.BOX)
+    inside = np.asarray(shrunk) > 127
+    return Image.fromarray(viz.outline(inside if inside.any() else np.asarray(shrunk) > 0))

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from mlcl import viz
 from mlcl.analysis.evaluation import Floats
+from mlcl.analysis.localisation import MEASURES
 from mlcl.report import figures
 from mlcl.report.findings import Findings
 from mlcl.viz import pages
@@ -53,23 +54,26 @@ class Views:
 def views(found: Findings, images: int = 24) -> Views:
     """Everything that a logger shows, with at most so many pictures of errors."""
     diagrams = {"reliability": figures.reliability(found), "co_occurrence": figures.heat_map(found)}
-    if projected := figures.embeddings(found):
-        diagrams["embeddings"] = projected
+    for name, drawn in (("ap_against_energy", figures.ap_against_energy), ("embeddings", figures.embeddings)):
+        if (made := drawn(found)) is not None:
+            diagrams[name] = made
     pictures = {name: [Picture(_pixels(figure), pages.clean(alt))] for name, (figure, alt) in diagrams.items()}
     halves = ("false_positives", "absent", (images + 1) // 2), ("false_negatives", "present", images // 2)
     for name, kind, most in halves:
         if errors := _error_pictures(found, kind, most):
             pictures[name] = errors
     tables = {"metrics": _metrics(found), "per_class": _per_class(found)}
-    made = Views(found.results.split, tables, _curves(found), pictures)
+    if found.results.localisation is not None:
+        tables["localisation"] = _localisation(found)
+    shown = Views(found.results.split, tables, _curves(found), pictures)
     if (embeddings := found.evidence.embeddings) is not None:
-        made.owners = [pages.clean(found.results.classes[k]) for k in embeddings.owners]
-        made.embeddings = embeddings.vectors.astype(np.float64)
-        if min(made.embeddings.shape) > _DIMENSIONS:
+        shown.owners = [pages.clean(found.results.classes[k]) for k in embeddings.owners]
+        shown.embeddings = embeddings.vectors.astype(np.float64)
+        if min(shown.embeddings.shape) > _DIMENSIONS:
             from sklearn.decomposition import PCA  # takes a second, which a page without embeddings does without
 
-            made.embeddings = PCA(_DIMENSIONS, random_state=0).fit_transform(made.embeddings)
-    return made
+            shown.embeddings = PCA(_DIMENSIONS, random_state=0).fit_transform(shown.embeddings)
+    return shown
 
 
 def _metrics(found: Findings) -> Table:
@@ -94,6 +98,18 @@ def _per_class(found: Findings) -> Table:
         numbers = (None if np.isnan(value) else float(value) for value in percents[k])
         rows.append([pages.clean(results.classes[k]), *numbers, int(decisions.positives[k])])
     return Table(["class", *(f"{name} (percent)" for name in names), "positives"], rows)
+
+
+def _localisation(found: Findings) -> Table:
+    """Where each class looks, the least gain first."""
+    located, classes = found.results.localisation, found.results.classes
+    assert located is not None
+    means = {name: located.class_means(name, len(classes)) for name in MEASURES}
+    percents, rows = (100 * np.stack(list(means.values()), axis=1)).round(3), []
+    for k in means["gain"].argsort(kind="stable")[:_MOST_ROWS]:
+        numbers = (None if np.isnan(value) else float(value) for value in percents[k])
+        rows.append([pages.clean(classes[k]), *numbers])
+    return Table(["class", *(f"{name} (percent)" for name in means)], rows)
 
 
 def _curves(found: Findings) -> Table:
@@ -121,7 +137,10 @@ def _error_pictures(found: Findings, kind: str, most: int) -> list[Picture]:
         if (pixels := found.evidence.picture(row)) is not None:
             percent = f"{100 * results.probabilities[row, k]:.0f} %"
             caption = f"{results.classes[k]} {percent} | labels: {found.labels(row)} | {results.images[row]}"
-            shown = beside(pixels.permute(1, 2, 0).numpy(), attention.get((row, k)))
+            picture = pixels.permute(1, 2, 0).numpy()
+            if (objects := found.evidence.objects.get((row, k))) is not None:
+                picture = viz.outlined(picture, objects)
+            shown = beside(picture, attention.get((row, k)))
             pictures.append(Picture(shown, pages.clean(caption)))
     return pictures
 

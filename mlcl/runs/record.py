@@ -26,7 +26,7 @@ _TRAINER_KEYS = ("precision",)
 _DATA_WITHOUT = ("cache", "cache_dir", "augment_on")  # settings for speed on the machine that trained
 # Settings in which a run that goes on, or is tested, may differ without a word.
 _OF_ONE_CALL = (
-    *("name", "ckpt_path", "import", "test_after_fit", "report", "log_images"),
+    *("name", "ckpt_path", "import", "test_after_fit", "report", "localise", "log_images"),
     *("data.interpolation", "model.init_from"),
 )
 

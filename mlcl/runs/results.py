@@ -1,11 +1,11 @@
-"""Reading what an evaluation wrote: ``scores.npz``, ``metrics.json`` and ``per_class.csv``."""
+"""Reading what an evaluation wrote: ``scores.npz``, ``metrics.json``, ``per_class.csv`` and ``localisation.npz``."""
 
 import csv
 import json
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from mlcl.analysis.localisation import Localisation
 from mlcl.analysis.measures import NAMES
 from mlcl.errors import MlclError
 from mlcl.runs.folders import CONFIG, beside
 from mlcl.system import yaml_text
 
+LOCALISATION = "localisation.npz"
 _ARRAYS = ("logits", "targets", "index", "images", "classes", "thresholds", "temperature")
 # What numpy, zipfile, json and csv raise for files that are cut off, changed or of another kind.
 _DAMAGE = (
@@ -65,6 +67,27 @@ class Results:
         except _DAMAGE as error:
             raise _unreadable(self.folder, error) from error
         return np.array(values)
+
+    @cached_property
+    def localisation(self) -> Localisation | None:
+        """Where each class looked, if the run was tested with ``--localise true``; its index is that of the images."""
+        path = self.folder / LOCALISATION
+        if not path.exists():
+            return None
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                columns = {field.name: stored[field.name] for field in fields(Localisation)}
+            kinds = {name: column.dtype.kind for name, column in columns.items()}
+            if any(kind not in ("iu" if name in ("index", "classes") else "f") for name, kind in kinds.items()):
+                raise ValueError(f"{LOCALISATION} holds other kinds of numbers")
+            index, classes = columns["index"], columns["classes"]
+            if index.ndim != 1 or any(column.shape != index.shape for column in columns.values()):
+                raise ValueError(f"columns of {LOCALISATION} differ in length")
+            if not np.isin(index, self.index).all() or not np.isin(classes, range(len(self.classes))).all():
+                raise ValueError(f"{LOCALISATION} is of other images or classes than scores.npz")
+        except _DAMAGE as error:
+            raise _unreadable(self.folder, error) from error
+        return Localisation(**columns)
 
     @cached_property
     def config(self) -> dict[str, Any]:

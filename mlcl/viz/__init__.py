@@ -7,12 +7,14 @@ from matplotlib.figure import Figure
 
 from mlcl.viz.curves import lines, pr_curve, reliability
 from mlcl.viz.embeddings import class_distances, embedding_scatter, projections
-from mlcl.viz.images import captions, overlay, pictures, veiled
+from mlcl.viz.images import captions, outline, outlined, overlay, pictures, veiled
+from mlcl.viz.localisation import ap_against_energy
 from mlcl.viz.per_class import bars, cooccurrence, cooccurrence_share
 from mlcl.viz.style import show_in_notebooks
 
 __all__ = [
     "Figure",
+    "ap_against_energy",
     "bars",
     "captions",
     "class_distances",
@@ -20,6 +22,8 @@ __all__ = [
     "cooccurrence_share",
     "embedding_scatter",
     "lines",
+    "outline",
+    "outlined",
     "overlay",
     "pictures",
     "pr_curve",

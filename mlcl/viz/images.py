@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from mlcl.viz.style import styled
 
@@ -72,3 +73,24 @@ def veiled(image: ArrayLike, weights: ArrayLike) -> NDArray[np.uint8]:
     picture = Image.fromarray(_channels_last(image))
     layer = Image.fromarray(overlay(weights)).resize(picture.size, Image.Resampling.BILINEAR)
     return np.asarray(Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB"), dtype=np.uint8)
+
+
+def outlined(image: ArrayLike, mask: ArrayLike, width: int = 2) -> NDArray[np.uint8]:
+    """A picture, (H, W, 3) or (3, H, W) uint8, with the outline of a mask (H, W), ``width`` pixels wide: (H, W, 3)."""
+    picture = np.array(_channels_last(image), dtype=np.uint8)
+    layer = outline(mask, width)
+    drawn = layer[..., 3] > 0
+    picture[drawn] = layer[drawn][:, :3]
+    return picture
+
+
+def outline(mask: ArrayLike, width: int = 2) -> NDArray[np.uint8]:
+    """The outline of a mask (H, W), inside it, bright with a dark edge: a layer (H, W, 4) uint8 RGBA."""
+    inside = np.asarray(mask, dtype=bool)
+    padded = np.pad(inside, 1)
+    layer = np.zeros((*inside.shape, 4), dtype=np.uint8)
+    bright = padded & ~binary_erosion(padded, iterations=width)
+    dark = binary_dilation(padded) & ~padded
+    layer[bright[1:-1, 1:-1]] = (255, 214, 10, 255)
+    layer[dark[1:-1, 1:-1]] = (12, 14, 34, 255)
+    return layer
