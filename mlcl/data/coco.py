@@ -1,8 +1,6 @@
 """MS-COCO 2014, and anything in its layout."""
 
 import hashlib
-import json
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.coco_file import load, selected
 from mlcl.data.dataset import Samples
 from mlcl.data.download import fetch
-from mlcl.data.file_names import below, checked, short
+from mlcl.data.file_names import below, short
 from mlcl.data.labels import encode
 from mlcl.data.row_file import cache_folder
 from mlcl.errors import MlclError
@@ -33,13 +32,6 @@ _ARCHIVES = (
     (f"{_HOST}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014"),
     (f"{_HOST}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014"),
 )
-_ID = int | float | str
-_KEYS: dict[str, dict[str, Any]] = {  # the keys that are used, of the entries of each list
-    "categories": {"id": _ID, "name": str},
-    "images": {"id": _ID, "file_name": str},
-    "annotations": {"image_id": _ID, "category_id": _ID},
-}
-_LONGEST = 5000  # characters of a name: NumPy uses as many for every other name, 4 bytes each
 _CACHE_FORMAT = 3  # to be raised when _parse returns something else
 _FOLDERS: dict[Split, str] = {"train": "train2014", "test": "val2014"}
 
@@ -107,94 +99,29 @@ def read_coco(annotations: Path, images: Path, classes: tuple[str, ...]) -> Samp
     return Samples([below(images, name, root, place) for name in table["file_names"].tolist()], table["targets"])
 
 
-def _cached(annotations: Path) -> dict[str, Any]:
+def _cached(annotations: Path, min_area: float = 0, crowd: str = "keep") -> dict[str, Any]:
     """The parsed file. Parsing COCO's own takes 10 s and 2 GB in every process; reading this cache takes 0.1 s."""
     state = annotations.stat()
-    key = f"{_CACHE_FORMAT}:{annotations.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+    key = f"{_CACHE_FORMAT}:{annotations.resolve()}:{state.st_size}:{state.st_mtime_ns}:{min_area}:{crowd}"
     name = f"{annotations.stem}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.npz"
     cache = cache_folder() / "labels" / name
     with suppress(Exception):  # missing or damaged
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in ("classes", "file_names", "targets", "unused")}
-    table = _parse(annotations)
+    table = _parse(annotations, min_area, crowd)
     with suppress(MlclError):  # without a cache it is only slower
         write_whole(cache, lambda partial: np.savez_compressed(partial, **table))
     return table
 
 
-def _parse(annotations: Path) -> dict[str, Any]:
-    """Not by pycocotools, which silently drops an image whose id is that of another."""
-    try:
-        content = json.loads(annotations.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise MlclError(f"{annotations} cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise _NotCOCO(annotations, "it is nested without end") from None
-    except ValueError as error:  # truncated or wrong JSON, with its line; or not UTF-8
-        raise _NotCOCO(annotations, str(error)) from None
-    categories, images, objects = (_entries(content, key, annotations) for key in _KEYS)
-    categories = sorted(categories, key=lambda entry: _order(_number(entry["id"])))
-    images = sorted(images, key=lambda entry: _order(entry["id"]))
-    column, row = _places(categories, "categories", annotations), _places(images, "images", annotations)
-    present: list[set[int]] = [set() for _ in images]
-    unused = 0
-    for number, entry in enumerate(objects):
-        if (category := _number(entry["category_id"])) not in column:
-            unknown = short(repr(entry["category_id"]))
-            raise _NotCOCO(annotations, f"annotations[{number}]: category {unknown} is unknown")
-        if (image := _number(entry["image_id"])) in row:  # many use a part of the images with all of the annotations
-            present[row[image]].add(column[category])
-        else:
-            unused += 1
-    if objects and not any(present):
-        raise MlclError(
-            f"{annotations}: none of its {len(objects):,} annotations belongs to one of its {len(images):,} images: "
-            f"image_id {short(repr(objects[0]['image_id']))} is none of {short(str([i['id'] for i in images[:5]]))}..."
-        )
-    names = [checked(entry["file_name"], f"{annotations}, image {entry['id']}") for entry in images]
+def _parse(annotations: Path, min_area: float, crowd: str) -> dict[str, Any]:
+    content = load(annotations)
+    present: list[set[int]] = [set() for _ in content.images]
+    for row, column, _ in selected(content, content.names, min_area, crowd):
+        present[row].add(column)
     return {
-        "classes": np.array([entry["name"] for entry in categories], dtype=str),
-        "file_names": np.array(names, dtype=str),
-        "targets": encode(present, len(column)),
-        "unused": np.array(unused),
+        "classes": np.array(content.names, dtype=str),
+        "file_names": np.array([entry["file_name"] for entry in content.images], dtype=str),
+        "targets": encode(present, len(content.names)),
+        "unused": np.array(content.unused),
     }
-
-
-class _NotCOCO(MlclError):
-    def __init__(self, annotations: Path, reason: str) -> None:
-        super().__init__(f"{annotations} is not a COCO annotation file: {reason}")
-
-
-def _entries(content: Any, key: str, annotations: Path) -> list[dict[str, Any]]:
-    """One of the lists in the file; what we use of each entry is number or text."""
-    entries = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise _NotCOCO(annotations, f"it has no list {key!r}")
-    for number, entry in enumerate(entries):
-        for name, kind in _KEYS[key].items():
-            value = entry.get(name) if isinstance(entry, dict) else None
-            if not isinstance(value, kind) or value != value or len(str(value)) > _LONGEST:  # NaN differs from itself
-                raise _NotCOCO(annotations, f"{key}[{number}]: {name} is {short(repr(value))}")
-    return entries
-
-
-def _number(id: Any) -> Any:
-    """An id as a number if it is one: exporters write 3, 3.0, "3" and "003", at times all in one file."""
-    text = re.fullmatch(r"\s*(-?[0-9]{1,300})(\.0*)?\s*", id) if isinstance(id, str) else None
-    return int(text[1]) if text else id
-
-
-def _order(id: Any) -> tuple[bool, Any]:
-    """Numbers before text."""
-    return isinstance(id, str), id
-
-
-def _places(entries: list[dict[str, Any]], key: str, annotations: Path) -> dict[Any, int]:
-    """The position of each id."""
-    places: dict[Any, int] = {}
-    for place, entry in enumerate(entries):
-        first = places.setdefault(_number(entry["id"]), place)
-        if first != place:
-            ids = dict.fromkeys(short(repr(entries[n]["id"])) for n in (first, place))
-            raise _NotCOCO(annotations, f"two of the {key} have the id {' and '.join(ids)}")
-    return places
