@@ -3,6 +3,7 @@
 import math
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from mlcl.data.augment import AUGMENTATIONS
 from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
+from mlcl.data.coverage import Coverage, open_coverage
 from mlcl.data.dataset import ImageDataset, Samples, collate
 from mlcl.data.doubts import contradiction, doubts
 from mlcl.data.features import Extractor, FeatureDataset, cached
@@ -22,6 +24,7 @@ from mlcl.data.file_names import short
 from mlcl.data.images import check_files, reading_of
 from mlcl.data.labels import PRESENT, describe
 from mlcl.data.options import at_least, one_of
+from mlcl.data.regions import Regions
 from mlcl.data.sampler import EpochSampler
 from mlcl.errors import MlclError
 from mlcl.system.console import say
@@ -131,6 +134,10 @@ class MultiLabelDataModule(LightningDataModule):
     def read_split(self, split: Split) -> Samples | None:
         """Paths and targets of a split, or None if there is none; MlclError names the file that is missing or wrong."""
 
+    def read_regions(self, source: Split, paths: Sequence[Path]) -> Regions | None:
+        """Where the objects of these pictures of a split of the dataset's files are; None without masks and boxes."""
+        return None
+
     def portable_arguments(self) -> dict[str, Any]:
         """Constructor arguments with which another process, in another folder, makes the same dataset."""
         return {"root": str(self.root.resolve()), "interpolation": self.interpolation}
@@ -225,6 +232,10 @@ class MultiLabelDataModule(LightningDataModule):
         views, on_device = (self.views, self.augment_on == "device") if training else (1, False)
         return ImageDataset(samples, augmentation, views, global_seed(), pixels, on_device, bad, self.reading)
 
+    def coverage(self, split: Split, grid: tuple[int, int]) -> Coverage:
+        """Where a split's objects lie on a map of ``grid`` (h, w) cells; MlclError if it has no masks or boxes."""
+        return open_coverage(self, split, grid)
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """As Lightning does, then the remaining steps of the augmentation; their random numbers stay on the CPU."""
         drawn = batch.pop("drawn", None) if isinstance(batch, dict) else None
@@ -259,7 +270,7 @@ class MultiLabelDataModule(LightningDataModule):
             raise MlclError(f"{split}: {short(str(twice))} is listed twice, with different labels")
         if samples is not None and self.empty_images == "drop":
             samples = samples.take((samples.targets == PRESENT).any(1))
-        return samples
+        return samples and samples._replace(source=split)
 
     def _loader(self, split: Split) -> DataLoader[dict[str, Tensor]]:
         pictures, training, workers = self.dataset(split), split == "train", self.workers

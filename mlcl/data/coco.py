@@ -1,6 +1,7 @@
 """MS-COCO 2014, and anything in its layout."""
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mlcl.data.dataset import Samples
 from mlcl.data.download import fetch
 from mlcl.data.file_names import below, short
 from mlcl.data.labels import encode
+from mlcl.data.regions import Regions, of_coco
 from mlcl.data.row_file import cache_folder
 from mlcl.errors import MlclError
 from mlcl.system.files import write_whole
@@ -75,6 +77,12 @@ class COCO2014(MultiLabelDataModule):
         if unused := int(_cached(annotations)["unused"]):
             self.notes[split] = f"{split}: {unused:,} annotations are of images that {annotations.name} does not list"
         return samples
+
+    def read_regions(self, source: Split, paths: Sequence[Path]) -> Regions | None:
+        """From the same annotation file: polygons, run lengths, or boxes."""
+        folder = _FOLDERS[source]
+        annotations = self.root / "annotations" / f"instances_{folder}.json"
+        return of_coco(annotations, self.root / folder, self.classes, paths)
 
 
 def read_coco(annotations: Path, images: Path, classes: tuple[str, ...]) -> Samples:

@@ -28,12 +28,13 @@ class Samples(NamedTuple):
     paths: Sequence[Path]  # N
     targets: Targets  # (N, K) int8 in {1, 0, -1}
     groups: Sequence[str] | None = None  # N; images of a group, such as a patient, are never divided at random
+    source: str = ""  # the split of the dataset's files that they come from: validation images may be held out
 
     def take(self, rows: Any) -> "Samples":
         """The samples at these row numbers, or where a boolean (N,) mask is true."""
         rows = np.arange(len(self.paths))[rows]
         groups = None if self.groups is None else [self.groups[row] for row in rows]
-        return Samples([self.paths[row] for row in rows], self.targets[rows], groups)
+        return Samples([self.paths[row] for row in rows], self.targets[rows], groups, self.source)
 
     def hold_out(self, fraction: float, seed: int) -> tuple["Samples", "Samples"]:
         """A random share of the samples apart from the rest: the rest, and the share.

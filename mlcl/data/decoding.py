@@ -6,7 +6,8 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _FORMATS = [kind for kind in Image.ID if kind != "EPS"]  # which Pillow would ha
 # JPEG's markers: a Huffman-coded frame (baseline, extended, progressive), and the segments allowed before it.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339  # tags of TIFF, and of EXIF
 
 
 class ImageError(MlclError):
@@ -66,19 +67,34 @@ def read_pixels(
     Raises:
         ImageError: if the file is missing, truncated, no picture, too large, or its values are not 0 to white.
     """
+    with _reading(path, max_pixels):
+        data = bytearray(Path(path).read_bytes())  # a writable buffer, which torch uses without a copy
+        if decode_jpeg is not None and is_plain_jpeg(data):
+            return decode_jpeg(data)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            return from_pillow(picture, white)
+
+
+def read_size(path: str | Path, max_pixels: int | None = None) -> tuple[int, int]:
+    """Height and width of a picture as :func:`read_pixels` turns it, mostly from its header alone; the same errors."""
+    with _reading(path, max_pixels), Image.open(path, formats=_FORMATS) as picture:
+        turned = picture.getexif().get(_ORIENTATION, 1) != 1
+        width, height = (ImageOps.exif_transpose(picture) if turned else picture).size
+        return height, width
+
+
+@contextmanager
+def _reading(path: str | Path, max_pixels: int | None) -> Iterator[None]:
+    """Whatever goes wrong while a picture is read becomes an ImageError."""
     limit = Image.MAX_IMAGE_PIXELS
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for ever
             raise ImageError(f"{path}: not a regular file")
-        data = bytearray(Path(path).read_bytes())  # a writable buffer, which torch uses without a copy
         Image.MAX_IMAGE_PIXELS = max_pixels or limit  # the whole process has one
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; torchvision 0.29 deprecates its decoders
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if decode_jpeg is not None and is_plain_jpeg(data):
-                return decode_jpeg(data)
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-                return from_pillow(picture, white)
+            yield
     except ImageError:
         raise
     except FileNotFoundError:

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
 from mlcl.data.coco import COCO2014
 from mlcl.data.demo_painting import BLACK, LOOKALIKES, PAINTERS, Tile, colour, polar
 from mlcl.errors import MlclError
 
-_FORMAT = 1  # to be raised when the same request gives other pictures
+_FORMAT = 2  # to be raised when the same request gives other pictures or annotations
 _MIN_VISIBLE = 0.25  # share of an object that must be in view for a label
 _ID_OFFSETS = {"train": 0, "val": 1_000_000}  # files are numbered from 1 in both splits, ids must differ
 
@@ -91,14 +92,16 @@ class _Scene:
         self._owner.paste(len(self._things), (left, top), alpha.convert("1", dither=Image.Dither.NONE))
         self._things.append((name, int(np.count_nonzero(np.asarray(alpha) > 127))))
 
-    def boxes(self) -> list[tuple[str, list[int], int]]:
-        """Class, [x, y, width, height] and visible pixels of the objects that are not hidden or cut off."""
+    def objects(self) -> list[tuple[str, list[int], int, list[int]]]:
+        """Those that are not hidden or cut off: class, [x, y, width, height], visible pixels, and their run lengths."""
         found, owner = [], np.asarray(self._owner)
         for number, (name, area) in enumerate(self._things):
-            rows, columns = np.nonzero(owner == number)
+            mask = owner == number
+            rows, columns = np.nonzero(mask)
             if name and len(rows) >= max(1, _MIN_VISIBLE * area):
                 x, y = int(columns.min()), int(rows.min())
-                found.append((name, [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1], len(rows)))
+                box = [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
+                found.append((name, box, len(rows), _runs(mask)))
         return found
 
     def photograph(self) -> Image.Image:
@@ -127,6 +130,14 @@ def _compose(rng: Generator, size: int) -> _Scene:
     return scene
 
 
+def _runs(mask: NDArray[np.bool_]) -> list[int]:
+    """COCO's uncompressed form: pixels outside, inside, outside, ..., down one column after the other."""
+    pixels = np.concatenate([[False], mask.ravel(order="F")])  # a mask that begins inside has 0 pixels outside first
+    ends = np.flatnonzero(np.append(pixels[1:] != pixels[:-1], True))
+    lengths: list[int] = np.diff(ends, prepend=0).tolist()
+    return lengths
+
+
 def _write_split(root: Path, split: str, count: int, size: int, seed: int) -> None:
     folder = root / f"{split}2014"
     folder.mkdir(parents=True)
@@ -139,10 +150,10 @@ def _write_split(root: Path, split: str, count: int, size: int, seed: int) -> No
         scene.photograph().save(folder / file_name, quality=85)
         width, height = scene.canvas.size
         content["images"].append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        for k, (name, (x, y, w, h), area) in enumerate(scene.boxes()):
+        for k, (name, box, area, runs) in enumerate(scene.objects()):
             entry = {"id": 10 * image_id + k, "image_id": image_id, "category_id": _CATEGORY_IDS[name], "iscrowd": 0}
-            outline = [x, y, x + w, y, x + w, y + h, x, y + h]
-            content["annotations"].append(entry | {"bbox": [x, y, w, h], "area": area, "segmentation": [outline]})
+            mask = {"size": [height, width], "counts": runs}
+            content["annotations"].append(entry | {"bbox": box, "area": area, "segmentation": mask})
     (root / "annotations").mkdir(exist_ok=True)
     (root / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(content))
 

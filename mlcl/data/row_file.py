@@ -18,6 +18,7 @@ from mlcl.errors import MlclError, visible
 from mlcl.system.files import write_whole
 
 Opened = TypeVar("Opened")
+INSTEAD = ", or --data.cache none"  # what else to do where a cache finds no place
 
 
 def open_or_write(path: Path, opened: Callable[[], Opened], write: Callable[[], None]) -> Opened:
@@ -47,16 +48,23 @@ def read_rows(path: Path, count: int | None = None) -> NDArray[Any]:
 
 
 def write_rows(
-    path: Path, dtype: np.dtype[Any], count: int, batches: Iterable[NDArray[Any]], what: str, spare: float = 0.0
+    path: Path,
+    dtype: np.dtype[Any],
+    count: int,
+    batches: Iterable[NDArray[Any]],
+    what: str,
+    spare: float = 0.0,
+    instead: str = INSTEAD,
 ) -> None:
     """Write ``count`` rows of ``dtype``, batch by batch, if a share ``spare`` of the free space remains.
 
-    The size is said before. An MlclError if there is not enough space; ``what`` describes the rows.
+    The size is said before. An MlclError if there is not enough space; ``what`` describes the rows, ``instead`` is what
+    else can be done about it.
     """
     needed, free = count * dtype.itemsize / 1e9, shutil.disk_usage(path.parent).free / 1e9
     what = f"{what} takes {needed:.3g} GB in {path.parent}"
     if needed > (1 - spare) * free:
-        raise MlclError(f"{what}, {free:.3g} GB are free: give --data.cache_dir another folder, or --data.cache none")
+        raise MlclError(f"{what}, {free:.3g} GB are free: give --data.cache_dir another folder{instead}")
     print(visible(what), file=sys.stderr, flush=True)  # not say: any rank may be the one that writes
     for stale in path.parent.glob(f".{path.stem}.*"):  # of a killed process; as we have the lock, nobody is writing it
         stale.unlink()
@@ -97,12 +105,10 @@ def with_progress(loader: DataLoader[Any], what: str) -> Iterable[Any]:
     return track(loader, what, console=Console(stderr=True))
 
 
-def no_cache(folder: Path, error: OSError) -> MlclError:
+def no_cache(folder: Path, error: OSError, what: str = "pictures", instead: str = INSTEAD) -> MlclError:
     """The error of a cache's folder that cannot be used."""
-    return MlclError(
-        f"no cache of pictures in {folder}: {error.strerror or error}; give --data.cache_dir another folder, or "
-        "--data.cache none"
-    )
+    reason = error.strerror or error
+    return MlclError(f"no cache of {what} in {folder}: {reason}; give --data.cache_dir another folder{instead}")
 
 
 def cache_folder() -> Path:

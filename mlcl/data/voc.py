@@ -1,7 +1,10 @@
 """PASCAL VOC 2007 and 2012, from the image-level flags of ``ImageSets/Main``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+from xml.etree import ElementTree
+from xml.etree.ElementTree import TreeBuilder, XMLParser
 
 import numpy as np
 from torchvision.datasets.voc import DATASET_YEAR_DICT
@@ -12,6 +15,7 @@ from mlcl.data.download import fetch
 from mlcl.data.file_names import below, checked, short
 from mlcl.data.labels import from_voc
 from mlcl.data.options import one_of
+from mlcl.data.regions import Region, Regions, state_of
 from mlcl.data.voc_classes import VOC_CLASSES as VOC_CLASSES
 from mlcl.errors import MlclError
 
@@ -74,6 +78,12 @@ class _VOC(MultiLabelDataModule):
         place = f"image set {image_set} in {devkit}"
         images = [below(devkit / "JPEGImages", f"{name}.jpg", devkit, place) for name in ids]
         return Samples(images, from_voc(flags, self.difficult[split]))
+
+    def read_regions(self, source: Split, paths: Sequence[Path]) -> Regions | None:
+        """The boxes of ``Annotations/<id>.xml``. Difficult ones, too: where the class is present, they show it."""
+        devkit = self._devkit()
+        files = [devkit / "Annotations" / path.relative_to(devkit / "JPEGImages").with_suffix(".xml") for path in paths]
+        return Regions(("voc", [state_of(file) for file in files]), lambda: [read_boxes(file) for file in files])
 
     def _devkit(self) -> Path:
         folder = f"VOC{self.year}"
@@ -150,3 +160,45 @@ def _read_list(file: Path, flagged: bool = False) -> dict[str, int]:
             raise MlclError(f"{file} lists {short(row[0])} twice")
         flags[row[0]] = int(row[-1]) if flagged else -1
     return flags
+
+
+class _Plain(TreeBuilder):
+    """An XML file without a document type, whose entities could make a small file a large one."""
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        raise MlclError("it has a document type (DOCTYPE), which VOC's files have not")
+
+
+def read_boxes(file: Path) -> list[Region]:
+    """The objects in an annotation file, none if there is no such file; their parts (head, hand, foot) are none.
+
+    Pixels are counted from 1, and ``xmax`` is the last that the box holds.
+
+    Raises:
+        MlclError: if it is no XML, or an object's box is not within reason.
+    """
+    try:
+        root = ElementTree.fromstring(file.read_bytes(), XMLParser(target=_Plain()))
+        size = [int(root.findtext(f"size/{name}") or 0) for name in ("height", "width")]
+        return [
+            Region(VOC_CLASSES.index(name), (size[0], size[1]) if all(size) else None, box=_box(entry))
+            for entry in root.iterfind("object")
+            if (name := (entry.findtext("name") or "").strip()) in VOC_CLASSES
+        ]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise MlclError(f"{file} cannot be read: {error.strerror}") from None
+    except (ElementTree.ParseError, ValueError, LookupError, MlclError) as error:  # LookupError: an unknown encoding
+        raise MlclError(f"{file} is no annotation file of VOC: {error}") from None
+
+
+def _box(entry: ElementTree.Element) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom in pixels counted from 0, the last two not included; some files have fractions."""
+    corners = [float(entry.findtext(f"bndbox/{name}") or "nan") for name in ("xmin", "ymin", "xmax", "ymax")]
+    left, top, right, bottom = corners
+    if not (-1e6 < left <= right < 1e6 and -1e6 < top <= bottom < 1e6):
+        raise MlclError(
+            f"the box of {entry.findtext('name')} is {short(str(corners))}, it must be xmin, ymin, xmax, ymax"
+        )
+    return left - 1, top - 1, right, bottom

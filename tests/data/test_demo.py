@@ -40,7 +40,11 @@ def test_a_split_has_the_layout_and_the_fields_of_coco(tree, split, first):
     for entry in content["annotations"]:
         (x, y, w, h), image = entry["bbox"], content["images"][entry["image_id"] - first]
         assert 0 <= x <= image["width"] - w and 0 <= y <= image["height"] - h and 0 < entry["area"] <= w * h
-        assert entry["iscrowd"] == 0 and entry["segmentation"] == [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        assert entry["iscrowd"] == 0 and entry["segmentation"]["size"] == [image["height"], image["width"]]
+        pixels = [n % 2 for n, run in enumerate(entry["segmentation"]["counts"]) for _ in range(run)]
+        rows, columns = np.nonzero(np.reshape(pixels, (image["width"], image["height"])).T)
+        assert len(rows) == entry["area"]
+        assert [columns.min(), rows.min(), columns.max() - x + 1, rows.max() - y + 1] == [x, y, w, h]
 
 
 def test_classes_are_as_frequent_and_as_entangled_as_promised(tree):
@@ -69,7 +73,7 @@ def test_what_is_hidden_or_cut_off_has_no_label(x, seen):
     scene = scenes._Scene(96, 64, np.random.default_rng(0))
     for name, left, diameter in (("ball", 32, 14), ("star", 98, 16), ("cookie", x, 28)):  # most of the star is outside
         scene.add(name, left, 32, diameter)
-    assert [name for name, _, _ in scene.boxes()] == seen
+    assert [name for name, *_ in scene.objects()] == seen
 
 
 def test_a_second_call_draws_nothing_and_another_request_is_refused(tree, monkeypatch):
@@ -89,7 +93,7 @@ def test_an_interrupted_run_leaves_nothing_and_a_late_one_yields(tree, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(scenes._Scene, "boxes", interrupt)
+        patch.setattr(scenes._Scene, "objects", interrupt)
         write_scenes(tmp_path / "demo", **WANTED)
     assert not any(tmp_path.iterdir())
     fill = partial(shutil.copytree, tree, dirs_exist_ok=True)
