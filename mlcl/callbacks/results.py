@@ -167,18 +167,18 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
 
 def _localised(found: dict[str, Any]) -> Table:
     """Whether the attention of each class lies on its objects, over all positives and by the size of the object."""
-    names = "energy", "chance", "gain", "pointing", "pointing_chance", "specificity", "AP", "AP_chance"
-    title = "attention on the objects, and AP by their size (percent; means over classes)"
-    table = Table(
-        title=title,
-        caption=f"{found['positives_without_region']:,} positives have no mask or box"
-        * (found["positives_without_region"] > 0),
-    )
-    for name in ("", "positives", *(name.replace("_", " ") for name in names)):
-        table.add_column(name, justify="right")
+    left_out = found["positives_without_region"]
+    note = f"{left_out:,} positives have no mask or box" if left_out else None
+    title = "attention on the objects, and AP by their size (percent, that of chance in brackets)"
+    table = Table(title=title, caption=note)
+    for name in ("", "positives", "energy", "gain", "pointing", "specificity", "AP"):
+        table.add_column(name, justify="right", no_wrap=True)
     for size, row in {"all": found, **found["sizes"]}.items():
         if row["positives"]:
-            table.add_row(size, f"{row['positives']:,}", *(_percent(row.get(name)) for name in names))
+            shown = {name: _percent(value) for name, value in row.items() if value is None or isinstance(value, float)}
+            pairs = ("energy", "chance"), ("pointing", "pointing_chance"), ("AP", "AP_chance")
+            energy, pointing, ap = (f"{shown[name]} ({shown[by]})" if name in shown else "" for name, by in pairs)
+            table.add_row(size, f"{row['positives']:,}", energy, shown["gain"], pointing, shown["specificity"], ap)
     return table
 
 

@@ -131,6 +131,7 @@ def _pictures(found: Findings, k: int, rows: list[int]) -> list[dict[str, Any]]:
                 "height": height,
                 "attention": None if weights is None else pages.inline(Image.fromarray(viz.overlay(weights)), "png"),
                 "objects": None if objects is None else pages.inline(_outline(objects, (width, height)), "png"),
+                "class": "",
                 "name": results.images[row],
                 "probability": results.probabilities[row, k],
                 "predicted": results.predicted[row, k],
