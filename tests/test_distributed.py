@@ -15,6 +15,7 @@ from support.wandb_file import read_run
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mlcl.analysis.localisation import MEASURES
 from mlcl.callbacks.one_run import naming_ranks
 from mlcl.data.sampler import EpochSampler
 from mlcl.distributed import SharedError, broadcast_buffers, global_batch, rank, require_equal, world_size
@@ -23,6 +24,7 @@ from mlcl.losses import EMBEDDING_LOSSES
 from mlcl.metrics import MultiLabelMetrics
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
+from mlcl.runs.results import read
 
 N, K, D = 23, 5, 4  # 23 divides by neither 2 nor 3
 
@@ -279,7 +281,7 @@ def test_fit_on_two_processes(mlcl, trained: Path, demo: list[str]):
         *("--model.embedding_loss", "DualContrastiveLoss", "--model.embedding_loss.confidence", "0.1"),
         *("--model.init_from", str(trained), "--ema_decay", "0.9", "--data.val_fraction", "0.14"),
         *("--trainer.logger", "WandbLogger", "--trainer.logger.offline", "true", "--trainer.log_every_n_steps", "2"),
-        *("--log_images", "0"),
+        *("--log_images", "0", "--localise", "true"),
     ]
     here = Path.cwd()
     done = run_process("fit", *demo, *flags, cwd=here, GLOO_SOCKET_IFNAME="lo")
@@ -297,6 +299,10 @@ def test_fit_on_two_processes(mlcl, trained: Path, demo: list[str]):
     tracked = read_run(folder)
     assert len([row for row in tracked.history if "val/mAP" in row]) == 2 and tracked.configured == 1
     assert {"test/per_class", "test/embeddings"} <= {*tracked.summary}
-    assert mlcl("test", "--ckpt_path", checkpoint, "--trainer.logger", "false").status == 0
-    both, one = (json.loads((run / name / "metrics.json").read_text())["metrics"] for name in (".", "test_0"))
-    assert both == pytest.approx(one, abs=1e-6)
+    assert mlcl("test", "--ckpt_path", checkpoint, "--trainer.logger", "false", "--localise", "true").status == 0
+    both, one = (json.loads((run / name / "metrics.json").read_text()) for name in (".", "test_0"))
+    assert both["metrics"] == pytest.approx(one["metrics"], abs=1e-6)
+    looks, look = (read(run / name).localisation for name in (".", "test_0"))
+    assert looks.index.tolist() == look.index.tolist() and looks.classes.tolist() == look.classes.tolist()
+    for name in MEASURES:
+        assert getattr(looks, name) == pytest.approx(getattr(look, name), abs=1e-5, nan_ok=True)

@@ -15,6 +15,7 @@ from mlcl import callbacks
 from mlcl.callbacks import loggers
 from mlcl.callbacks.one_run import naming_ranks
 from mlcl.cli.settings import Settings, parse
+from mlcl.data import MultiLabelDataModule
 from mlcl.errors import MlclError
 from mlcl.runs import continuing, folders, provenance
 from mlcl.system import console, signals
@@ -46,6 +47,9 @@ class Run:
                 f"the checkpoint knows {len(stored)} classes ({', '.join(stored[:3])}, ...), the data has "
                 f"{len(classes)} ({', '.join(classes[:3])}, ...): give its own dataset"
             )
+        kind = type(self.datamodule)
+        if settings.config.localise and kind.read_regions is MultiLabelDataModule.read_regions:
+            raise MlclError(f"--localise true: {kind.__name__} has no masks or boxes; go without")
         config = settings.as_dict()
         self.model.config = {key: value for key, value in config.items() if key not in ("ckpt_path", "import")}
         self.folder = self._run_folder()

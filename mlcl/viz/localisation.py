@@ -32,6 +32,9 @@ def ap_against_energy(class_ap: ArrayLike, energy: ArrayLike, chance: ArrayLike,
     for k in shown[np.argsort(-distance, kind="stable")[:_NAMED]]:
         name = shortened(classes[k])
         axes.annotate(name, (own[k], ap[k]), (5, 3), textcoords="offset points", fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of the attention on the objects", ylabel="average precision")
+    right = min(1.0, 1.25 * float(np.max([own[shown], base[shown]], initial=0.05)))
+    axes.set(
+        xlim=(0, right), ylim=(0, 1.02), xlabel="share of the attention on the objects", ylabel="average precision"
+    )
     axes.legend(loc="lower right", handlelength=1)
     return figure
