@@ -34,7 +34,8 @@ def localised_run(name, gain=0.0, seed=0, order=None):
     specificity = np.where(shared.random(len(index)) < 0.3, np.nan, energy - 0.1)
     np.savez(
         folder / "localisation.npz", index=place[index], classes=classes, area=np.full(len(index), 500.0),
-        energy=energy, chance=chance, pointing=(energy > 0.4).astype(float), pointing_chance=chance, specificity=specificity,
+        energy=energy, chance=chance,
+        pointing=(energy > 0.4).astype(float), pointing_chance=chance, specificity=specificity,
     )  # fmt: skip
     return folder
 
