@@ -183,22 +183,37 @@ def covered(mask: NDArray[np.bool_], grid: Size) -> NDArray[np.uint8]:
 
     In units of 1/h x 1/w pixels all areas are whole numbers, so the sums are exact.
     """
-    whole = mask.size  # in these units, each cell has the area H W
+    whole, (rows, columns) = mask.size, _extent(mask)  # in these units, each cell has the area H W
     exact = torch.float32 if whole < 2**24 else torch.float64
-    down, across = (_overlaps(side, cells).to(exact) for side, cells in zip(mask.shape, grid, strict=True))
+    down, across = (_overlaps(side, cells) for side, cells in zip(mask.shape, grid, strict=True))
     # torch, not NumPy, whose BLAS would start threads in every loader process.
-    areas = (down @ torch.from_numpy(mask).to(exact) @ across.T).to(torch.int64).numpy()
+    part = torch.from_numpy(np.ascontiguousarray(mask[rows, columns].T)).to(exact)
+    areas = (across[:, columns].to(exact) @ part @ down[:, rows].to(exact).T).to(torch.int64).numpy().T
     shares: NDArray[np.uint8] = ((2 * 255 * areas + whole) // (2 * whole)).astype(np.uint8)
     return shares
 
 
 def near(mask: NDArray[np.bool_], grid: Size) -> NDArray[np.bool_]:
     """(h, w) whether the centre of a cell is at most 15 pixels from the centre of a pixel of a mask (H, W)."""
-    top, left, disc = _discs(*mask.shape, grid)
-    padded = np.pad(mask, NEAR + 1)
+    found, extent = np.zeros(grid, dtype=bool), _extent(mask)
+    padded = np.pad(mask[extent], _WINDOW - 1)
+    *starts, disc = _discs(*mask.shape, grid)
+    # Only windows that reach the object's extent, in which they begin at 0 if their last pixel is its first.
+    begins = [start - side.start + _WINDOW - 1 for start, side in zip(starts, extent, strict=True)]
+    reach = [(begin >= 0) & (begin + _WINDOW <= size) for begin, size in zip(begins, padded.shape, strict=True)]
+    top, left = (begin[close] for begin, close in zip(begins, reach, strict=True))
+    cells = np.ix_(*reach)
     windows = sliding_window_view(padded, (_WINDOW, _WINDOW))[top[:, None], left]
-    found: NDArray[np.bool_] = np.asarray((windows & disc).any((2, 3)))
+    found[cells] = (windows & disc[cells]).any((2, 3))
     return found
+
+
+def _extent(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The rows and columns between a mask's first and last; most objects are small."""
+    columns = np.flatnonzero(mask.any(0))
+    across = slice(int(columns[0]), int(columns[-1]) + 1) if columns.size else slice(0, 0)
+    rows = np.flatnonzero(mask[:, across].any(1))
+    return slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 0), across
 
 
 @lru_cache(maxsize=64)
@@ -209,9 +224,9 @@ def _overlaps(side: int, cells: int) -> Tensor:
     return torch.from_numpy(np.maximum(common, 0))
 
 
-@lru_cache(maxsize=16)  # pictures have few sizes
+@lru_cache(maxsize=64)  # pictures have few sizes
 def _discs(height: int, width: int, grid: Size) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Around each cell's centre: first row and column of a window in the padded mask, and the pixels near enough.
+    """Around each cell's centre: first row and column of a window, and which of its pixels are near enough.
 
     In units of 1/2h and 1/2w pixels all centres are whole numbers, so that 15 pixels are neither more nor less.
     """
@@ -220,7 +235,7 @@ def _discs(height: int, width: int, grid: Size) -> tuple[NDArray[np.int64], NDAr
         centre = (2 * np.arange(cells) + 1) * side
         start = -((_WINDOW * cells - centre) // (2 * cells))  # rounded up
         pixels = start[:, None] + np.arange(_WINDOW)
-        starts.append(start + NEAR + 1)
+        starts.append(start)
         distances.append((2 * pixels + 1) * cells - centre[:, None])
     h, w = grid
     down, across = (distances[0] * w) ** 2, (distances[1] * h) ** 2
