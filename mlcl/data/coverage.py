@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlcl.data.decoding import ImageError, read_size
 from mlcl.data.labels import PRESENT
-from mlcl.data.regions import Region, check_rasteriser
+from mlcl.data.regions import Region, check_rasteriser, union
 from mlcl.data.row_file import cache_folder, no_cache, open_or_write, read_rows, with_progress, write_rows
 from mlcl.errors import MlclError
 from mlcl.system.console import say
@@ -30,6 +30,7 @@ _KEPT, _NO_REGION, _OTHER_SIZE, _UNREADABLE = range(4)  # what became of a pair
 _WINDOW = 2 * NEAR + 1  # pixels whose centres can lie that near to a point, in each direction
 
 Size = tuple[int, int]  # height and width
+Extent = tuple[slice, slice]  # rows and columns
 
 
 @dataclass(frozen=True)
@@ -157,17 +158,13 @@ class _Maps(Dataset[NDArray[Any]]):
             rows["state"] = _OTHER_SIZE
             return rows
         for number, column in enumerate(classes):
-            masks = [region.mask(*size) for region in regions if region.column == column]
-            areas = [int(np.count_nonzero(mask)) for mask in masks]
-            if not any(areas):
+            mask, rows["area"][number] = union([region for region in regions if region.column == column], *size)
+            if not rows["area"][number]:
                 rows["state"][number] = _NO_REGION
                 continue
-            union = masks[0]
-            for mask in masks[1:]:
-                union |= mask
-            rows["area"][number] = max(areas)
-            rows["cells"][number] = covered(union, self.grid)
-            rows["near"][number] = np.packbits(near(union, self.grid))
+            extent = _extent(mask)
+            rows["cells"][number] = covered(mask, self.grid, extent)
+            rows["near"][number] = np.packbits(near(mask, self.grid, extent))
         return rows
 
 
@@ -178,24 +175,24 @@ def _computed(maps: _Maps, workers: int) -> Iterator[NDArray[Any]]:
     yield from with_progress(loader, "coverage")
 
 
-def covered(mask: NDArray[np.bool_], grid: Size) -> NDArray[np.uint8]:
-    """The share of each cell of ``grid`` that a mask (H, W) covers, rounded to 255ths, half up: (h, w).
+def covered(mask: NDArray[np.bool_], grid: Size, extent: Extent) -> NDArray[np.uint8]:
+    """The share of each cell of ``grid`` that a mask (H, W), which is false outside ``extent``, covers: (h, w).
 
-    In units of 1/h x 1/w pixels all areas are whole numbers, so the sums are exact.
+    It is rounded to 255ths, half up. In units of 1/h x 1/w pixels all areas are whole numbers, so the sums are exact.
     """
-    whole, (rows, columns) = mask.size, _extent(mask)  # in these units, each cell has the area H W
+    whole, (rows, columns) = mask.size, extent  # in these units, each cell has the area H W
     exact = torch.float32 if whole < 2**24 else torch.float64
-    down, across = (_overlaps(side, cells) for side, cells in zip(mask.shape, grid, strict=True))
+    down, across = (_overlaps(side, cells, exact) for side, cells in zip(mask.shape, grid, strict=True))
     # torch, not NumPy, whose BLAS would start threads in every loader process.
     part = torch.from_numpy(np.ascontiguousarray(mask[rows, columns].T)).to(exact)
-    areas = (across[:, columns].to(exact) @ part @ down[:, rows].to(exact).T).to(torch.int64).numpy().T
+    areas = (across[:, columns] @ part @ down[:, rows].T).to(torch.int64).numpy().T
     shares: NDArray[np.uint8] = ((2 * 255 * areas + whole) // (2 * whole)).astype(np.uint8)
     return shares
 
 
-def near(mask: NDArray[np.bool_], grid: Size) -> NDArray[np.bool_]:
+def near(mask: NDArray[np.bool_], grid: Size, extent: Extent) -> NDArray[np.bool_]:
     """(h, w) whether the centre of a cell is at most 15 pixels from the centre of a pixel of a mask (H, W)."""
-    found, extent = np.zeros(grid, dtype=bool), _extent(mask)
+    found = np.zeros(grid, dtype=bool)
     padded = np.pad(mask[extent], _WINDOW - 1)
     *starts, disc = _discs(*mask.shape, grid)
     # Only windows that reach the object's extent, in which they begin at 0 if their last pixel is its first.
@@ -208,7 +205,7 @@ def near(mask: NDArray[np.bool_], grid: Size) -> NDArray[np.bool_]:
     return found
 
 
-def _extent(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+def _extent(mask: NDArray[np.bool_]) -> Extent:
     """The rows and columns between a mask's first and last; most objects are small."""
     columns = np.flatnonzero(mask.any(0))
     across = slice(int(columns[0]), int(columns[-1]) + 1) if columns.size else slice(0, 0)
@@ -217,11 +214,11 @@ def _extent(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 @lru_cache(maxsize=64)
-def _overlaps(side: int, cells: int) -> Tensor:
+def _overlaps(side: int, cells: int, exact: torch.dtype) -> Tensor:
     """(cells, side) length that each cell and each pixel have in common, in units of 1/cells pixel."""
     pixel, cell = np.arange(side) * cells, np.arange(cells)[:, None] * side
     common = np.minimum(pixel + cells, cell + side) - np.maximum(pixel, cell)
-    return torch.from_numpy(np.maximum(common, 0))
+    return torch.from_numpy(np.maximum(common, 0)).to(exact)
 
 
 @lru_cache(maxsize=64)  # pictures have few sizes

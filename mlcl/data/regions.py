@@ -1,5 +1,6 @@
 """Where the objects of a picture are: masks and boxes as datasets give them, checked before anything is drawn."""
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -26,26 +27,7 @@ class Region(NamedTuple):
     size: tuple[int, int] | None = None  # height and width of the picture, as far as the annotation says
     outlines: tuple[NDArray[np.float64], ...] = ()  # each x1, y1, x2, y2, ...; all of them together
     runs: NDArray[np.uint32] | None = None  # column by column: so many pixels outside, inside, outside, ...
-    box: tuple[float, float, float, float] | None = None  # left, top, right, bottom; where there is no mask
-
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
-        """(height, width) whether a pixel is the object's, in column-major order.
-
-        A box counts with each pixel that it touches; an outline that encloses no pixel counts with its box.
-        """
-        mask = np.zeros((width, height), dtype=bool).T
-        runs: NDArray[Any] | None = self.runs
-        if self.outlines:
-            masks = _rasteriser()
-            drawn = masks.merge(masks.frPyObjects([outline.tolist() for outline in self.outlines], height, width))
-            runs = uncompressed(drawn["counts"])  # masks.decode takes five times as long
-        if runs is not None:
-            mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-        if self.box is not None and not mask.any():
-            left, top, right, bottom = self.box
-            rows = slice(max(0, int(np.floor(top))), max(0, int(np.ceil(bottom))))
-            mask[rows, max(0, int(np.floor(left))) : max(0, int(np.ceil(right)))] = True
-        return mask
+    box: tuple[int, int, int, int] | None = None  # left, top, right, bottom (not included), where there is no mask
 
 
 @dataclass(frozen=True)
@@ -63,6 +45,35 @@ def _rasteriser() -> Any:
     except ImportError:
         raise MlclError(_NO_MASKS) from None
     return mask
+
+
+def union(regions: Iterable[Region], height: int, width: int) -> tuple[NDArray[np.bool_], int]:
+    """(height, width) whether a pixel is one of these objects', in column-major order, and the largest one's pixels.
+
+    A mask without a pixel, or an outline that encloses none, counts with its box.
+    """
+    mask, largest, drawn = np.zeros((width, height), dtype=bool).T, 0, []
+    for region in regions:
+        area = 0
+        if region.outlines:
+            masks = _rasteriser()
+            drawn.append(masks.merge(masks.frPyObjects([one.tolist() for one in region.outlines], height, width)))
+            area = int(masks.area(drawn[-1]))
+        elif region.runs is not None:
+            area = int(region.runs[1::2].sum())
+            mask |= _spread(region.runs, height, width)
+        if not area and region.box is not None:
+            left, top, right, bottom = (max(0, side) for side in region.box)
+            touched = mask[top:bottom, left:right]
+            touched[...], area = True, touched.size
+        largest = max(largest, area)
+    if drawn:  # pycocotools.mask.decode takes five times as long
+        mask |= _spread(uncompressed(_rasteriser().merge(drawn)["counts"]), height, width)
+    return mask, largest
+
+
+def _spread(runs: Any, height: int, width: int) -> NDArray[np.bool_]:
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
 def check_rasteriser(found: Iterable[Iterable[Region]]) -> None:
@@ -139,15 +150,15 @@ def _region(entry: Entry, column: int, size: tuple[int, int] | None, place: str)
     return Region(column, size, outlines, box=box) if outlines or box else None
 
 
-def _box(box: Any, place: str) -> tuple[float, float, float, float] | None:
-    """COCO's x, y, width, height as left, top, right, bottom."""
+def _box(box: Any, place: str) -> tuple[int, int, int, int] | None:
+    """COCO's x, y, width, height as left, top, right, bottom of the pixels that the box touches."""
     if not box:
         return None
     numbers = _numbers(box)
     if numbers is None or len(numbers) != 4 or (numbers[2:] < 0).any() or (np.abs(numbers) > _FARTHEST).any():
         raise MlclError(f"{place}: bbox is {short(repr(box))}, it must be x, y, width, height in pixels")
     x, y, width, height = numbers.tolist()
-    return x, y, x + width, y + height
+    return math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
 
 
 def _outlines(mask: Any, place: str) -> tuple[NDArray[np.float64], ...]:

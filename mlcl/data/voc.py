@@ -1,5 +1,6 @@
 """PASCAL VOC 2007 and 2012, from the image-level flags of ``ImageSets/Main``."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -193,7 +194,7 @@ def read_boxes(file: Path) -> list[Region]:
         raise MlclError(f"{file} is no annotation file of VOC: {error}") from None
 
 
-def _box(entry: ElementTree.Element) -> tuple[float, float, float, float]:
+def _box(entry: ElementTree.Element) -> tuple[int, int, int, int]:
     """Left, top, right and bottom in pixels counted from 0, the last two not included; some files have fractions."""
     corners = [float(entry.findtext(f"bndbox/{name}") or "nan") for name in ("xmin", "ymin", "xmax", "ymax")]
     left, top, right, bottom = corners
@@ -201,4 +202,4 @@ def _box(entry: ElementTree.Element) -> tuple[float, float, float, float]:
         raise MlclError(
             f"the box of {entry.findtext('name')} is {short(str(corners))}, it must be xmin, ymin, xmax, ymax"
         )
-    return left - 1, top - 1, right, bottom
+    return math.floor(left) - 1, math.floor(top) - 1, math.ceil(right), math.ceil(bottom)

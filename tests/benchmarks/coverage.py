@@ -109,9 +109,8 @@ def main() -> None:
         report: dict = {"images": round(part * IMAGES), "objects": objects, "workers": workers}
         for name in ("built", "opened", "opened again"):
             command = [sys.executable, __file__, "--run", root, *(["--smoke"] if options.smoke else [])]
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False
-            )  # with the memory of none before
+            # Each in a process of its own: with the memory of none before.
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(done.stderr[-2000:])
             report[name] = one = json.loads(done.stdout)

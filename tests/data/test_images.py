@@ -22,7 +22,7 @@ from mlcl.data.augment import Augmentation
 from mlcl.data.cache import open_cache
 from mlcl.data.csv_file import CSVDataset
 from mlcl.data.dataset import collate
-from mlcl.data.decoding import is_plain_jpeg
+from mlcl.data.decoding import is_plain_jpeg, read_size
 from mlcl.data.images import ImageError, check_files, read_image, resize
 from mlcl.errors import MlclError
 from mlcl.inference import load
@@ -285,6 +285,20 @@ def test_an_exif_rotation_is_applied(tmp_path, ending):
         image = read(path)
         assert image.shape == ((40, 60, 3) if orientation <= 4 else (60, 40, 3))
         np.testing.assert_array_equal(image, by_pillow(path))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tiff", "webp"])
+def test_the_size_alone_is_that_of_the_upright_picture(tmp_path, ending):
+    path, exif = tmp_path / f"a.{ending}", Image.Exif()
+    for orientation in range(1, 9):
+        exif[ORIENTATION] = orientation
+        picture(60, 40).save(path, exif=exif)
+        assert read_size(path) == tuple(read_image(path).shape[1:])
+    with pytest.raises(ImageError, match="max_pixels"):
+        read_size(path, max_pixels=500)
+    path.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match="not a picture"):
+        read_size(path)
 
 
 @pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (-1, -1)), (6, (0, -1)), (8, (-1, 0))])
