@@ -82,7 +82,9 @@ class COCO2014(MultiLabelDataModule):
         """From the same annotation file: polygons, run lengths, or boxes."""
         folder = _FOLDERS[source]
         annotations = self.root / "annotations" / f"instances_{folder}.json"
-        return of_coco(annotations, self.root / folder, self.classes, paths)
+        return of_coco(
+            annotations, lambda: read_coco(annotations, self.root / folder, self.classes).paths, self.classes, paths
+        )
 
 
 def read_coco(annotations: Path, images: Path, classes: tuple[str, ...]) -> Samples:

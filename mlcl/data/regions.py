@@ -93,7 +93,7 @@ def state_of(file: Path) -> tuple[str, int, int]:
 
 def of_coco(
     annotations: Path,
-    images: Path,
+    listed: Callable[[], Sequence[Path]],
     classes: Sequence[str],
     paths: Sequence[Path],
     min_area: float = 0,
@@ -103,7 +103,7 @@ def of_coco(
 
     Args:
         annotations: the file.
-        images: folder that its file names start from.
+        listed: gives the paths of all of its images, in the order of :attr:`mlcl.data.coco_file.Content.images`.
         classes: names; the objects of others are left out.
         paths: of the pictures.
         min_area: see :func:`mlcl.data.coco_file.selected`.
@@ -114,8 +114,7 @@ def of_coco(
     """
 
     def read() -> list[list[Region]]:
-        content, wanted = load(annotations), set(paths)
-        pictures = [images / entry["file_name"] for entry in content.images]
+        content, pictures, wanted = load(annotations), listed(), set(paths)
         sizes = [_size(entry, annotations) for entry in content.images]
         found: dict[Path, list[Region]] = defaultdict(list)
         for row, column, entry in selected(content, classes, min_area, crowd):

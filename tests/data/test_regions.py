@@ -25,7 +25,7 @@ def read(tmp_path, *objects, **more):
         content["images"][0][name] = value
     file = tmp_path / "a.json"
     file.write_text(json.dumps(content))
-    (regions,) = of_coco(file, tmp_path, ("cat", "dog"), [tmp_path / f"{1:012d}.jpg"]).read()
+    (regions,) = of_coco(file, lambda: [tmp_path / "1.jpg"], ("cat", "dog"), [tmp_path / "1.jpg"]).read()
     return regions
 
 
