@@ -104,7 +104,8 @@ def area_of(entry: Entry, place: str) -> float:
     Raises:
         MlclError: if it has none of the three; the message begins with ``place``.
     """
-    area, box, outlines = entry.get("area"), entry.get("bbox"), entry.get("segmentation")
+    area: Any = entry.get("area")
+    box, outlines = entry.get("bbox"), entry.get("segmentation")
     if _is_number(area) and area > 0:
         return float(area)
     if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
