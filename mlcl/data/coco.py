@@ -1,23 +1,17 @@
-"""MS-COCO 2014, and anything in its layout."""
+"""MS-COCO 2014 and 2017, and anything in their layout."""
 
-import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from mlcl.data.base import MultiLabelDataModule, Split
-from mlcl.data.coco_file import load, selected
+from mlcl.data.coco_labels import check_objects, chosen, note_unused, read_table
 from mlcl.data.dataset import Samples
 from mlcl.data.download import fetch
 from mlcl.data.file_names import below, short
-from mlcl.data.labels import encode
+from mlcl.data.options import one_of
 from mlcl.data.regions import Regions, of_coco
-from mlcl.data.row_file import cache_folder
 from mlcl.errors import MlclError
-from mlcl.system.files import write_whole
 
 # In the order of the category ids, which run from 1 to 90 with holes.
 COCO_CLASSES = tuple(
@@ -34,104 +28,115 @@ _ARCHIVES = (
     (f"{_HOST}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014"),
     (f"{_HOST}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014"),
 )
-_CACHE_FORMAT = 3  # to be raised when _parse returns something else
-_FOLDERS: dict[Split, str] = {"train": "train2014", "test": "val2014"}
+_ARCHIVES_2017 = (
+    (
+        f"{_HOST}/annotations/annotations_trainval2017.zip",
+        "f4bbac642086de4f52a3fdda2de5fa2c",
+        "annotations/instances_train2017.json",  # the folder may be there, with the annotations of 2014
+    ),
+    (f"{_HOST}/zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2", "train2017"),
+    (f"{_HOST}/zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80", "val2017"),
+)
 
 
 class COCO2014(MultiLabelDataModule):
     """MS-COCO 2014: train2014 (82,783 images, 702 without a label) and val2014 (40,504, 367 without) as the test.
 
     Papers that drop the images without a label (ML-GCN, ASL, MulCon) have 82,081 and 40,137: ``empty_images: drop``.
-    ``root`` holds ``annotations/instances_{train,val}2014.json``, ``train2014/`` and ``val2014/``.
+    ``root`` holds ``annotations/instances_{train,val}2014.json``, ``train2014/`` and ``val2014/``. With ``year`` 2017
+    it is train2017 (118,287 images) and val2017 (5,000) in the same layout: the same pictures, divided anew.
 
     Args:
-        download: fetch the archives (19 GB) where the tree is missing, checksums verified.
+        year: 2014 or 2017.
+        classes: some of the 80, or all in another order; objects of other classes are ignored.
+        min_area: smaller objects are ignored; pixels of the original picture (COCO calls those below 1024 small).
+        crowd: keep or drop groups outlined as one object (``iscrowd`` 1).
+        download: fetch the archives (19 GB; of 2017, 20 GB) where the tree is missing, checksums verified.
         **settings: see :class:`MultiLabelDataModule`.
     """
 
     classes = COCO_CLASSES
 
-    def __init__(self, root: str = "data/coco", download: bool = False, **settings: Any) -> None:
+    def __init__(
+        self,
+        root: str = "data/coco",
+        download: bool = False,
+        year: Literal[2014, 2017] = 2014,
+        classes: list[str] | None = None,
+        min_area: float = 0.0,
+        crowd: Literal["keep", "drop"] = "keep",
+        **settings: Any,
+    ) -> None:
         super().__init__(root=root, **settings)
-        self.download = download
+        one_of("year", str(year), "2014", "2017")
+        check_objects(min_area, crowd)
+        self.known = type(self).classes  # the categories of the annotation files, in the order of their ids
+        self.classes = chosen(classes, self.known, type(self).__name__)
+        self.download, self.min_area, self.crowd = download, min_area, crowd
+        self.folders: dict[Split, str] = {"train": f"train{year}", "test": f"val{year}"}
+        self.archives = _ARCHIVES_2017 if year == 2017 else _ARCHIVES
 
     def prepare_data(self) -> None:
         """Download if asked to; check that every image is there."""
         if self.download:
-            for url, md5, folder in _ARCHIVES:
-                fetch(url, self.root, md5, self.root / folder)
+            for url, md5, brings in self.archives:
+                fetch(url, self.root, md5, self.root / brings)
         super().prepare_data()
 
     def read_split(self, split: Split) -> Samples | None:
-        """``train`` is train2014, ``test`` is val2014; there is no validation split of its own."""
-        if split not in _FOLDERS:
+        """``train`` is train2014 (2017), ``test`` is val2014 (2017); there is no validation split of its own."""
+        if split not in self.folders:
             return None
-        folder = _FOLDERS[split]
-        annotations = self.root / "annotations" / f"instances_{folder}.json"
+        folder = self.folders[split]
+        annotations = self.annotations(split)
         if not annotations.is_file():
             raise MlclError(
-                f"{annotations} is missing: give --data.root a folder in the COCO layout (annotations/, train2014/, "
-                "val2014/), or download it with --data.download true"
+                f"{annotations} is missing: give --data.root a folder in the COCO layout (annotations/, "
+                f"{self.folders['train']}/, {self.folders['test']}/), or download it with --data.download true"
             )
-        samples = read_coco(annotations, self.root / folder, self.classes)
-        if unused := int(_cached(annotations)["unused"]):
-            self.notes[split] = f"{split}: {unused:,} annotations are of images that {annotations.name} does not list"
+        table = read_table(annotations, self.min_area, self.crowd)
+        samples = read_coco(annotations, self.root / folder, self.known, self.classes, self.min_area, self.crowd)
+        self.notes |= note_unused(table, annotations, split)
         return samples
 
     def read_regions(self, source: Split, paths: Sequence[Path]) -> Regions | None:
         """From the same annotation file: polygons, run lengths, or boxes."""
-        folder = _FOLDERS[source]
-        annotations = self.root / "annotations" / f"instances_{folder}.json"
-        return of_coco(
-            annotations, lambda: read_coco(annotations, self.root / folder, self.classes).paths, self.classes, paths
-        )
+        every, options = lambda: self.read_split(source).paths, (self.min_area, self.crowd)  # type: ignore[union-attr]
+        return of_coco(self.annotations(source), every, self.classes, paths, *options)
+
+    def annotations(self, split: Split) -> Path:
+        """The annotation file of train or test."""
+        return self.root / "annotations" / f"instances_{self.folders[split]}.json"
 
 
-def read_coco(annotations: Path, images: Path, classes: tuple[str, ...]) -> Samples:
-    """Paths and targets from a COCO annotation file; an object of any size, crowds included, makes its class present.
+def read_coco(
+    annotations: Path,
+    images: Path,
+    known: tuple[str, ...],
+    classes: Sequence[str] | None = None,
+    min_area: float = 0.0,
+    crowd: str = "keep",
+) -> Samples:
+    """Paths and targets from a COCO annotation file.
 
     Args:
         annotations: an ``instances_*.json``.
         images: folder of the pictures.
-        classes: the names expected, in the order of the category ids.
+        known: the names expected, in the order of the category ids.
+        classes: those of the targets' columns; by default all.
+        min_area: see :class:`COCO2014`; by default an object of any size makes its class present.
+        crowd: see :class:`COCO2014`.
 
     Raises:
         MlclError: if the file is not COCO JSON, its categories are others, or a name leads out of the folder that
             holds the folder of pictures.
     """
-    table = _cached(annotations)
-    names = tuple(str(name) for name in table["classes"])
-    if names != classes:
-        differ = sorted(set(names) ^ set(classes)) or ["their order"]
+    table = read_table(annotations, min_area, crowd)
+    names = tuple(table.classes.tolist())
+    if names != known:
+        differ = sorted(set(names) ^ set(known)) or ["their order"]
         listed = short(", ".join(differ[:5]))
-        raise MlclError(f"{annotations} has {len(names)} categories, expected {len(classes)}; different: {listed}")
+        raise MlclError(f"{annotations} has {len(names)} categories, expected {len(known)}; different: {listed}")
     place, root = str(annotations), images.parent
-    return Samples([below(images, name, root, place) for name in table["file_names"].tolist()], table["targets"])
-
-
-def _cached(annotations: Path, min_area: float = 0, crowd: str = "keep") -> dict[str, Any]:
-    """The parsed file. Parsing COCO's own takes 10 s and 2 GB in every process; reading this cache takes 0.1 s."""
-    state = annotations.stat()
-    key = f"{_CACHE_FORMAT}:{annotations.resolve()}:{state.st_size}:{state.st_mtime_ns}:{min_area}:{crowd}"
-    name = f"{annotations.stem}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.npz"
-    cache = cache_folder() / "labels" / name
-    with suppress(Exception):  # missing or damaged
-        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {key: stored[key] for key in ("classes", "file_names", "targets", "unused")}
-    table = _parse(annotations, min_area, crowd)
-    with suppress(MlclError):  # without a cache it is only slower
-        write_whole(cache, lambda partial: np.savez_compressed(partial, **table))
-    return table
-
-
-def _parse(annotations: Path, min_area: float, crowd: str) -> dict[str, Any]:
-    content = load(annotations)
-    present: list[set[int]] = [set() for _ in content.images]
-    for row, column, _ in selected(content, content.names, min_area, crowd):
-        present[row].add(column)
-    return {
-        "classes": np.array(content.names, dtype=str),
-        "file_names": np.array([entry["file_name"] for entry in content.images], dtype=str),
-        "targets": encode(present, len(content.names)),
-        "unused": np.array(content.unused),
-    }
+    paths = [below(images, name, root, place) for name in table.file_names.tolist()]
+    return Samples(paths, table.columns(known if classes is None else classes))

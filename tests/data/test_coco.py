@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.trees import REAL_DATA, WHY_NO_REAL_DATA, coco_json, write_coco
 
-from mlcl.data import coco
+from mlcl.data import coco_labels
 from mlcl.data.coco import COCO2014, COCO_CLASSES, read_coco
 from mlcl.errors import MlclError
 
@@ -179,7 +179,7 @@ def test_a_part_of_the_images_with_all_of_the_annotations_is_fine(annotations):
 
 def test_a_cache_of_the_format_before_is_not_used(annotations, cache, monkeypatch):
     """It may hold no label where ids were text."""
-    monkeypatch.setattr(coco, "_CACHE_FORMAT", 2)
+    monkeypatch.setattr(coco_labels, "_CACHE_FORMAT", 3)
     read(annotations)
     (old,) = cache.iterdir()
     monkeypatch.undo()
@@ -215,6 +215,8 @@ def test_the_cache_holds_no_pickle(annotations, cache):
         assert stored["classes"].tolist() == list(CLASSES)
         assert {key: stored[key].dtype.kind for key in stored.files} == {
             "classes": "U",
+            "supercategories": "U",
+            "counts": "i",
             "file_names": "U",
             "targets": "i",
             "unused": "i",
