@@ -136,6 +136,8 @@ def _entries(content: Any, key: str, annotations: Path) -> list[Entry]:
     if not isinstance(entries, list):
         raise NotCOCO(annotations, f"it has no list {key!r}")
     for place, entry in enumerate(entries):
+        if key == "images" and isinstance(entry, dict) and isinstance(url := entry.get("coco_url"), str):
+            entry.setdefault("file_name", "/".join(url.split("/")[-2:]))  # LVIS v1 gives no other name
         for name, kind in _KEYS[key].items():
             value = entry.get(name) if isinstance(entry, dict) else None
             if not isinstance(value, kind) or value != value or len(str(value)) > _LONGEST:  # NaN differs from itself

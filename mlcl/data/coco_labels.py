@@ -44,19 +44,19 @@ class Table(NamedTuple):
         return np.ascontiguousarray(self.targets[:, [place[name] for name in classes]])
 
 
-def objects(content: Content, min_area: float, crowd: str) -> Targets:
-    """(N, K) targets: a category is present in an image where one of its objects counts, else absent."""
+def objects(content: Content, min_area: float, crowd: str) -> tuple[list[str], Targets]:
+    """N names and (N, K) targets: a category is present in an image where one of its objects counts, else absent."""
     present: list[set[int]] = [set() for _ in content.images]
     for row, column, _ in selected(content, content.names, min_area, crowd):
         present[row].add(column)
-    return encode(present, len(content.categories))
+    return [entry["file_name"] for entry in content.images], encode(present, len(content.categories))
 
 
 def read_table(
     annotations: Path,
     min_area: float = 0,
     crowd: str = "keep",
-    targets_of: Callable[[Content, float, str], Targets] = objects,
+    labels_of: Callable[[Content, float, str], tuple[list[str], Targets]] = objects,
 ) -> Table:
     """The labels of a file, from the cache if it was read before with these options; 0.1 s for COCO's own.
 
@@ -64,7 +64,7 @@ def read_table(
         annotations: in COCO's form.
         min_area: see :func:`mlcl.data.coco_file.selected`.
         crowd: see :func:`mlcl.data.coco_file.selected`.
-        targets_of: makes (N, K) targets of the file's content and the two options.
+        labels_of: makes the images' names and targets from the file's content and the two options.
 
     Raises:
         MlclError: for what is wrong with the file; nothing is cached then.
@@ -74,20 +74,21 @@ def read_table(
     except OSError as error:
         raise MlclError(f"{annotations} cannot be read: {error.strerror}") from None
     key = f"{_CACHE_FORMAT}:{annotations.resolve()}:{state.st_size}:{state.st_mtime_ns}"
-    key += f":{float(min_area)}:{crowd}:{targets_of.__module__}.{targets_of.__qualname__}"
+    key += f":{float(min_area)}:{crowd}:{labels_of.__module__}.{labels_of.__qualname__}"
     name = f"{annotations.stem}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.npz"
     cache = cache_folder() / "labels" / name
     with suppress(Exception):  # missing or damaged
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return Table(**{key: stored[key] for key in Table._fields})
     content = load(annotations)
+    names, targets = labels_of(content, min_area, crowd)
     seen = Counter(number(entry["category_id"]) for entry in content.annotations)
     table = Table(
         classes=np.array(content.names, dtype=str),
         supercategories=np.array([str(entry.get("supercategory") or "") for entry in content.categories], dtype=str),
         counts=np.array([seen[number(entry["id"])] for entry in content.categories], dtype=np.int64),
-        file_names=np.array([entry["file_name"] for entry in content.images], dtype=str),
-        targets=targets_of(content, min_area, crowd),
+        file_names=np.array(names, dtype=str),
+        targets=targets,
         unused=np.array(content.unused),
     )
     arrays: dict[str, Any] = table._asdict()

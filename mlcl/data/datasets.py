@@ -2,10 +2,13 @@
 
 from mlcl.data.base import MultiLabelDataModule as MultiLabelDataModule
 from mlcl.data.coco import COCO2014 as COCO2014
+from mlcl.data.coco_json import COCOJSON as COCOJSON
 from mlcl.data.csv_file import CSVDataset as CSVDataset
 from mlcl.data.dataset import ImageDataset as ImageDataset
 from mlcl.data.dataset import Samples as Samples
 from mlcl.data.demo import Demo as Demo
+from mlcl.data.lvis import LVIS as LVIS
+from mlcl.data.open_images import OpenImages as OpenImages
 from mlcl.data.voc import VOC2007 as VOC2007
 from mlcl.data.voc import VOC2012 as VOC2012
 
