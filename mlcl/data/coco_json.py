@@ -146,11 +146,9 @@ class COCOJSON(MultiLabelDataModule):
             self.notes[f"{split} groups"] = f"{split}: {text} (data.classes)"
         kept = [k for k in range(len(names)) if k not in groups]
         if twice := [name for name, times in Counter(names[k] for k in kept).items() if times > 1]:
-            raise MlclError(
-                f"{self.files[split]}: two categories are named {short(twice[0])!r}; give each its own name"
-            )
-        of_class = {"classes": table.classes, "supercategories": table.supercategories, "counts": table.counts}
-        return table._replace(targets=table.targets[:, kept], **{key: value[kept] for key, value in of_class.items()})
+            raise MlclError(f"{self.files[split]}: two categories are named {short(twice[0])!r}; rename or merge them")
+        of_classes = table.classes[kept], table.supercategories[kept], table.counts[kept]
+        return Table(*of_classes, table.file_names, table.targets[:, kept], table.unused)
 
     def _paths(self, split: Split, names: list[str]) -> list[Path]:
         """Each picture's path, all in the folder and with the spelling that finds most of them."""
@@ -162,12 +160,17 @@ class COCOJSON(MultiLabelDataModule):
             if how == "without their folders" and len(set(spelled)) < len(names):
                 continue  # a/1.jpg and b/1.jpg would be one picture
             for folder in folders:
-                found = sum(_is_there(folder, name, present) for name in spelled)
-                if found > best[0]:
-                    best = found, folder, how
+                count = sum(_is_there(folder, name, present) for name in spelled)
+                if count > best[0]:
+                    best = count, folder, how
             if best[0] == len(names):
                 break
-        _, folder, how = best
+        found, folder, how = best
+        if names and not found:
+            places = short(", ".join(map(str, folders)))
+            raise MlclError(
+                f"{file}: none of its pictures, such as {short(names[0])}, is in {places}; give --data.images"
+            )
         if how == "without their folders":
             self.notes[f"{split} names"] = f"{split}: the pictures of {file.name} are found in {folder} by name alone"
         return [below(folder, _SPELLINGS[how](name), self.root, str(file)) for name in names]
@@ -197,7 +200,7 @@ def _folders(file: Path, root: Path) -> list[Path]:
     subset = file.stem.removeprefix("instances_")
     folders = [own, own / "images", own / "data"]
     if own != root and root in own.parents:
-        folders = [above / "images" / subset, above / subset, *folders, above / "images", above / "data"]
+        folders += [above / "images" / subset, above / subset, above / "images", above / "data"]
     return folders
 
 

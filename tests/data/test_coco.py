@@ -9,6 +9,7 @@ from support.trees import REAL_DATA, WHY_NO_REAL_DATA, coco_json, write_coco
 
 from mlcl.data import coco_labels
 from mlcl.data.coco import COCO2014, COCO_CLASSES, read_coco
+from mlcl.data.demo import Demo
 from mlcl.errors import MlclError
 
 CATEGORIES = {90: "zebra", 3: "cat", 17: "ant"}  # ids with holes, in no order, against the alphabet
@@ -186,6 +187,149 @@ def test_a_cache_of_the_format_before_is_not_used(annotations, cache, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
     read(annotations)
     assert len(list(cache.iterdir())) == 2 and old.is_file()
+
+
+# --- Which objects count
+
+
+def slow(content, classes, min_area, crowd):
+    """File name -> names present, object by object."""
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    present = {image["file_name"]: set() for image in content["images"]}
+    files = {image["id"]: image["file_name"] for image in content["images"]}
+    for entry in content["annotations"]:
+        name = names[entry["category_id"]]
+        if name in classes and entry["area"] >= min_area and not (crowd == "drop" and entry["iscrowd"] == 1):
+            present[files[entry["image_id"]]].add(name)
+    return present
+
+
+def many_objects(seed):
+    rng = np.random.default_rng(seed)
+    images = {}
+    for image in range(1, 30):
+        images[image] = [
+            {
+                "category_id": int(rng.choice([3, 17, 90])),
+                "area": float(rng.choice([5.5, 1024, 4000])),
+                "iscrowd": int(rng.random() < 0.3),
+            }
+            for _ in range(rng.integers(0, 5))
+        ]
+    return coco_json(CATEGORIES, images)
+
+
+@pytest.mark.parametrize("classes", [None, ["zebra", "cat"], ["ant"]])
+@pytest.mark.parametrize(("min_area", "crowd"), [(0, "keep"), (1024, "keep"), (1024.5, "drop"), (0, "drop")])
+def test_classes_size_and_crowds_are_as_in_a_slow_loop(tmp_path, cache, classes, min_area, crowd):
+    content = many_objects(seed=len(classes or ()) + int(min_area))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train2014.json").write_text(json.dumps(content))
+    data = Animals(str(tmp_path), classes=classes, min_area=min_area, crowd=crowd)
+    for _ in range(2):  # the second time from the cache
+        train = data.read_split("train")
+        assert data.classes == tuple(classes or CLASSES)
+        found = {
+            path.name: {data.classes[k] for k in np.flatnonzero(row)}
+            for path, row in zip(train.paths, train.targets, strict=True)
+        }
+        assert found == slow(content, data.classes, min_area, crowd)
+
+
+def test_other_options_are_cached_apart(root, cache):
+    assert Animals(str(root), min_area=50).read_split("train").targets.sum() == 3
+    assert Animals(str(root), crowd="drop").read_split("train").targets.sum() == 3
+    assert Animals(str(root), classes=["ant"]).read_split("train").targets.tolist() == [[1], [0], [0], [0]]
+    assert Animals(str(root)).read_split("train").targets.sum() == 4
+    assert len(list(cache.iterdir())) == 3  # classes are columns of one table
+
+
+AREAS = {  # an entry without its usual area, and its pixels
+    "bbox": ({"area": None, "bbox": [0, 0, 10, 8.5]}, 85),
+    "an area of 0 beside a bbox": ({"area": 0, "bbox": [0, 0, 10, 8.5]}, 85),
+    "a polygon": ({"area": None, "bbox": None, "segmentation": [[0, 0, 10, 0, 10, 10]]}, 50),
+    "two polygons": ({"area": None, "bbox": [], "segmentation": [[0, 0, 10, 0, 10, 10], [20, 20, 20, 26, 26, 26]]}, 68),
+    "nothing but 0": ({"area": 0, "bbox": None}, 0),
+}
+
+
+@pytest.mark.parametrize("name", AREAS)
+def test_the_area_of_an_object_that_gives_none(annotations, name):
+    entry, pixels = AREAS[name]
+    annotations.write_text(json.dumps(coco_json(CATEGORIES, {1: [{"category_id": 3, **entry}]})))
+    for min_area, expected in ((max(pixels, 0.1), pixels > 0), (pixels + 0.5, False)):
+        targets = Animals(str(annotations.parents[1]), min_area=min_area).read_split("train").targets
+        assert targets.tolist() == [[int(expected), 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"area": None, "bbox": None, "segmentation": None},
+        {"area": "large", "bbox": [1, 2, 3], "segmentation": []},
+        {"area": None, "bbox": None, "segmentation": [[0, 0, 1]]},
+        {"area": float("nan"), "bbox": [0, 0, float("nan"), 1], "segmentation": {"counts": "x", "size": [1, 1]}},
+    ],
+)
+def test_an_object_without_any_area_is_told_where_one_is_needed(annotations, entry):
+    annotations.write_text(json.dumps(coco_json(CATEGORIES, {1: [3, {"category_id": 3, **entry}]})))
+    assert Animals(str(annotations.parents[1])).read_split("train").targets.tolist() == [[1, 0, 0]]
+    with pytest.raises(MlclError) as error:
+        Animals(str(annotations.parents[1]), min_area=1).read_split("train")
+    one_line(error, annotations, "annotations[1]", "data.min_area")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"classes": ["cat", "Zebr"]}, ("'Zebr'", "did you mean 'zebra'?")),
+        ({"classes": ["CAT"]}, ("'CAT'", "did you mean 'cat'?")),
+        ({"classes": ["qqq"]}, ("'qqq'", "known: cat, ant, zebra")),
+        ({"classes": ["cat", "cat"]}, ("'cat' more than once",)),
+        ({"classes": []}, ("no class",)),
+        ({"min_area": -1}, ("data.min_area",)),
+        ({"min_area": float("nan")}, ("data.min_area",)),
+        ({"crowd": "no"}, ("data.crowd", "keep, drop")),
+        ({"year": 2015}, ("data.year", "2014, 2017")),
+    ],
+)
+def test_wrong_options_are_told(settings, words):
+    with pytest.raises(MlclError) as error:
+        Animals("nowhere", **settings)
+    one_line(error, *words)
+
+
+def test_the_demo_takes_the_options_of_coco(tmp_path):
+    small = {"train_images": 6, "test_images": 2, "scene_size": 32}
+    demo = Demo(str(tmp_path / "demo"), classes=["tree", "moon"], **small)
+    demo.prepare_data()
+    whole = Demo(str(tmp_path / "demo"), **small)
+    columns = [whole.classes.index(name) for name in ("tree", "moon")]
+    np.testing.assert_array_equal(demo.read_split("train").targets, whole.read_split("train").targets[:, columns])
+    assert whole.num_classes == 12
+
+
+# --- 2017
+
+
+def test_2017_is_the_same_layout_with_other_names(tmp_path, cache):
+    write_coco(tmp_path, CATEGORIES, TRAIN, VAL)
+    for old in ("train2014", "val2014"):
+        (tmp_path / old).rename(tmp_path / old.replace("2014", "2017"))
+        annotations = tmp_path / "annotations" / f"instances_{old}.json"
+        annotations.rename(annotations.with_stem(annotations.stem.replace("2014", "2017")))
+    data = Animals(str(tmp_path), year=2017)
+    data.prepare_data()
+    assert data.read_split("train").paths[0] == tmp_path / "train2017" / "000000000007.jpg"
+    assert data.read_split("test").targets.tolist() == [[1, 0, 0], [1, 1, 1]]
+    with pytest.raises(MlclError, match=r"instances_train2014.json is missing"):
+        Animals(str(tmp_path)).prepare_data()
+
+
+def test_what_is_missing_of_2017_is_named_by_its_year(tmp_path):
+    with pytest.raises(MlclError) as error:
+        Animals(str(tmp_path), year=2017).prepare_data()
+    one_line(error, "instances_train2017.json is missing", "train2017/, val2017/", "--data.download")
 
 
 # --- The cache
