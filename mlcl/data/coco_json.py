@@ -168,9 +168,8 @@ class COCOJSON(MultiLabelDataModule):
         found, folder, how = best
         if names and not found:
             places = short(", ".join(map(str, folders)))
-            raise MlclError(
-                f"{file}: none of its pictures, such as {short(names[0])}, is in {places}; give --data.images"
-            )
+            what = f"its pictures, such as {short(names[0])}, are not in {places}"
+            raise MlclError(f"{file}: {what}; say with --data.images where they are")
         if how == "without their folders":
             self.notes[f"{split} names"] = f"{split}: the pictures of {file.name} are found in {folder} by name alone"
         return [below(folder, _SPELLINGS[how](name), self.root, str(file)) for name in names]
