@@ -183,7 +183,7 @@ def _find(root: Path) -> dict[Split, Path]:
             found.setdefault(split, []).append(file)
     for split, files in found.items():
         if len(files) > 1:
-            several = short(" and ".join(map(str, files)))
+            several = " and ".join(short(str(file)) for file in files[:2])
             raise MlclError(f"{several} may both be the {split} annotations; choose with --data.{split} FILE")
     if not found:
         raise MlclError(

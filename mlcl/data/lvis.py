@@ -57,6 +57,10 @@ class LVIS(MultiLabelDataModule):
         known = self._table("test" if self.test_only else "train").classes.tolist()
         self.classes = chosen(classes, known, f"LVIS {version}")
 
+    def portable_arguments(self) -> dict[str, Any]:
+        """As in the base, with the classes, so that a test needs no training file."""
+        return {**super().portable_arguments(), "classes": list(self.classes)}
+
     def read_split(self, split: Split) -> Samples | None:
         """``train``, and val as ``test``; there is no validation split of its own."""
         if split not in _PARTS or (split == "train" and self.test_only):

@@ -151,7 +151,7 @@ class OpenImages(MultiLabelDataModule):
         places = self.root, self.root / "annotations"
         found = sorted({file for place in places for pattern in patterns for file in place.glob(pattern)})
         if len(found) > 1:
-            several = short(" and ".join(map(str, found)))
+            several = " and ".join(short(str(file)) for file in found[:2])
             raise MlclError(f"{several} may both be meant: choose with --{option} FILE, or keep only one there")
         return found
 
@@ -166,7 +166,9 @@ class OpenImages(MultiLabelDataModule):
             labels = read_labels(self.files[split], present, wanted, self.machine_confidence)
             if not labels.images:
                 where = f"picture in {folder}" if present is not None else "image"
-                raise MlclError(f"{self.files[split][0]}: no {where} has a label of the classes; check --data.root")
+                raise MlclError(
+                    f"{self.files[split][0]}: no {where} has a label of the classes: check --data.root and data.classes"
+                )
             if present is not None:
                 text = f"{len(labels.images):,} images are used; others that have labels are not in {folder}"
                 self.notes[f"{split} images"] = f"{split}: {text}"

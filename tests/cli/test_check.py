@@ -214,7 +214,7 @@ def test_mistakes_that_need_no_class(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["--data", "Nope"], 2, "--data: unknown class 'Nope'; known: COCO2014, CSVDataset"),
+        (["--data", "Nope"], 2, "--data: unknown class 'Nope'; known: COCO2014, COCOJSON"),
         ([*FLAGS, "data", "--data.rot", "x"], 2, "--data.rot: unknown option (did you mean root?)"),
         ([*FLAGS, "data", "--data.batch_size", "many"], 2, "--data.batch_size: expected an integer, got 'many'"),
         ([*FLAGS, "data", "--data.batch_size", "0"], 1, "data.batch_size is 0, it must be at least 1"),

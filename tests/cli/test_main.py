@@ -83,7 +83,7 @@ def test_mistakes_that_need_no_class_are_answered_at_once(tmp_path):
 
 
 MISTAKES = [
-    (["--data", "Nope"], 2, "--data: unknown class 'Nope'; known: COCO2014, CSVDataset, Demo, VOC2007, VOC2012"),
+    (["--data", "Nope"], 2, "--data: unknown class 'Nope'; known: COCO2014, COCOJSON"),
     (["--model.network.head", "Nope"], 2, "--model.network.head: unknown class 'Nope'; known: CSRA, GlobalPool, Label"),
     (["--model.classification_loss", "Nope"], 2, "--model.classification_loss: unknown class 'Nope'; known: Asym"),
     (["--model.embedding_loss", "no_file.Loss"], 2, "unknown class 'no_file.Loss' (No module named 'no_file')"),

@@ -1,0 +1,60 @@
+"""The datasets of objects and verified labels through the command line: checked, trained on, tested anew."""
+
+import shutil
+
+import numpy as np
+import pytest
+from support.object_trees import write_cvat, write_lvis, write_open_images, write_roboflow
+from support.running import REPOSITORY
+
+SMALL = [
+    *("--config", str(REPOSITORY / "configs" / "voc2007.yaml")),
+    *("--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"),
+    *("--data.image_size", "32", "--data.batch_size", "4", "--data.num_workers", "0"),
+    *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.devices", "1"),
+    *("--name", "mine", "--report", "false"),
+]
+KINDS = {
+    "COCOJSON": (write_roboflow, ["cat", "dog", "emu"], []),
+    "COCOJSON of CVAT": (write_cvat, ["emu", "cat"], ["--data.classes", '["emu","cat"]', "--data.min_area", "50"]),
+    "LVIS": (write_lvis, ["aerosol_can", "bow_(weapon)", "dog", "cat"], []),
+    "OpenImages": (
+        write_open_images,
+        ["Crane (/m/0a)", "Bat, animal", "Crane (/m/0c)", "Dog"],
+        ["--data.images", "present"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] if "CVAT" in k else []) for k in KINDS])
+def test_check_fit_and_test_elsewhere(mlcl, tmp_path, kind):
+    write, classes, flags = KINDS[kind]
+    write(tmp_path / "data")
+    data = ["--data", kind.split()[0], "--data.root", "data", *flags]
+    checked = mlcl("check", *data, "--data.num_workers", "0")
+    assert checked.status == 0, (checked.out, checked.err)
+    assert "images can be read" in checked.out
+    trained = mlcl("fit", *SMALL, *data)
+    assert trained.status == 0, trained.err
+    before = scores(tmp_path)
+    assert before["classes"].tolist() == classes
+
+    shutil.move(tmp_path / "data", tmp_path / "elsewhere")  # where the training images are not
+    for name in ("train", "images/Train", "annotations/instances_Train.json"):
+        place = tmp_path / "elsewhere" / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    for file in (tmp_path / "elsewhere").rglob("*train*.*"):
+        file.unlink()
+    tested = mlcl("test", "--ckpt_path", "runs/mine", "--data.root", "elsewhere", "--trainer.accelerator", "cpu")
+    assert tested.status == 0, tested.err
+    after = scores(tmp_path)
+    for name in ("classes", "targets", "images"):
+        np.testing.assert_array_equal(after[name], before[name])
+    np.testing.assert_allclose(after["logits"], before["logits"], atol=1e-5)
+
+
+def scores(folder):
+    """What the newest evaluation wrote."""
+    newest = max(folder.rglob("scores.npz"), key=lambda file: file.stat().st_mtime_ns)
+    with np.load(newest, allow_pickle=False) as stored:
+        return dict(stored)
