@@ -162,7 +162,7 @@ def _places(entries: list[Entry], key: str, annotations: Path) -> dict[Any, int]
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= abs(value) < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
 
 
 def _is_polygon(outline: Any) -> bool:

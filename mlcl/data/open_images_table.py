@@ -31,7 +31,7 @@ class Labels(NamedTuple):
 def read_labels(
     files: Sequence[Path], present: set[str] | None, wanted: set[str] | None, machine_confidence: float | None
 ) -> Labels:
-    """The rows that count, read one by one: a row takes 9 bytes, and each image some 150.
+    """The rows that count, read one by one: a row takes 9 bytes, and each image some 200.
 
     Args:
         files: comma-separated, in UTF-8, with ImageID, Source, LabelName and Confidence.

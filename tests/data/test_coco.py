@@ -267,6 +267,7 @@ def test_the_area_of_an_object_that_gives_none(annotations, name):
     [
         {"area": None, "bbox": None, "segmentation": None},
         {"area": "large", "bbox": [1, 2, 3], "segmentation": []},
+        {"area": 10**400, "bbox": [1, 2, True, 3], "segmentation": []},
         {"area": None, "bbox": None, "segmentation": [[0, 0, 1]]},
         {"area": float("nan"), "bbox": [0, 0, float("nan"), 1], "segmentation": {"counts": "x", "size": [1, 1]}},
     ],

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.object_trees import write_open_images, write_roboflow
 from support.running import REPOSITORY, tiny_data
 
 from mlcl.cli import verbs
@@ -21,6 +22,8 @@ TINY = [
     *("--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"),
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1"),
 ]
+
+OBJECTS = {"COCOJSON": write_roboflow, "OpenImages": write_open_images}
 
 
 def commands() -> list[tuple[str, ...]]:
@@ -95,6 +98,9 @@ def data_for(words: tuple[str, ...], place: Path) -> list[str]:
             place / "csv", ["image,labels", *(f"{i}.jpg,{'cat;dog' if i % 2 else ''}" for i in range(4))], "new.csv"
         )
         return ["--data.root", str(place / "csv")]
+    for kind, write in OBJECTS.items():
+        if kind in words:
+            return ["--data.root", str((place / kind) if (place / kind).exists() else write(place / kind))]
     stem = next((Path(word).stem for word in words if word.endswith(".yaml")), "demo")
     kind = {"coco": "COCO2014", "voc2007": "VOC2007", "voc2012": "VOC2012"}.get(stem, "Demo")
     if not (place / kind).exists() or kind == "Demo":
