@@ -18,6 +18,7 @@ from mlcl.data.doubts import doubts
 from mlcl.data.file_names import short
 from mlcl.data.images import ImageError, read_image
 from mlcl.data.labels import PRESENT, Targets, describe, measurable, never_absent
+from mlcl.data.protocols import protocol_line
 from mlcl.data.row_file import with_progress
 from mlcl.errors import cell, visible
 from mlcl.system.console import say
@@ -60,6 +61,7 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
     for split, samples in data.splits.items():
         lines.append(f"{split:5} {describe(samples.targets, data.classes)}{f' ({val_source})' * (split == 'val')}")
     lines += [*data.notes.values(), *doubts(data.splits, data.classes)]
+    lines += [line] if (line := protocol_line(data)) else []
     empty = [split for split in get_args(Split) if split not in data.splits or not data.splits[split].paths]
     lines += [f"no {', no '.join(empty)} images: mlcl fit would stop"] if empty else []
     lines += ["no train image has a label: mlcl fit would stop"] if data.nothing_to_learn else []

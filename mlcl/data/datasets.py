@@ -8,7 +8,9 @@ from mlcl.data.dataset import ImageDataset as ImageDataset
 from mlcl.data.dataset import Samples as Samples
 from mlcl.data.demo import Demo as Demo
 from mlcl.data.lvis import LVIS as LVIS
+from mlcl.data.nuswide import NUSWIDE as NUSWIDE
 from mlcl.data.open_images import OpenImages as OpenImages
+from mlcl.data.vg500 import VG500 as VG500
 from mlcl.data.voc import VOC2007 as VOC2007
 from mlcl.data.voc import VOC2012 as VOC2012
 

@@ -24,7 +24,7 @@ TINY = [
 
 
 def test_there_are_configs():
-    assert {path.stem for path in CONFIGS} >= {"coco", "voc2007", "voc2012", "demo"}
+    assert {path.stem for path in CONFIGS} >= {"coco", "nuswide", "vg500", "voc2007", "voc2012", "demo"}
 
 
 @every_config
@@ -146,6 +146,24 @@ def test_the_control_differs_in_the_contrastive_loss_only(mlcl, method):
         a, b = (yaml.safe_load(mlcl("fit", *flags, "--print_config").out) for flags in (second, control))
         assert a["model"].pop("embedding_loss") and not b["model"].pop("embedding_loss")
         assert a == b
+
+
+@pytest.mark.parametrize("config", ["nuswide", "vg500"])
+def test_the_methods_of_the_papers_lie_over_their_datasets(mlcl, config):
+    """MulCon and SADCL report on both; the size of the pictures and the dataset stay the config's own."""
+    folder = REPOSITORY / "configs"
+    own = yaml.safe_load((folder / f"{config}.yaml").read_text())["data"]
+    for method in ("mulcon_stage1", "mulcon", "sadcl_stage1", "sadcl"):
+        layers = [
+            folder / f"{config}.yaml",
+            folder / "methods" / f"{method}.yaml",
+            folder / "recipes" / f"{method}.yaml",
+        ]
+        outcome = mlcl("fit", *(part for layer in layers for part in ("--config", layer)), "--print_config")
+        assert outcome.status == 0, outcome.err
+        data = yaml.safe_load(outcome.out)["data"]
+        assert data["class_path"].rpartition(".")[2] == own["class_path"]
+        assert data["init_args"]["image_size"] == own["init_args"]["image_size"]
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(r, id=r.stem, marks=[pytest.mark.slow] * (r.stem != "sadcl"))

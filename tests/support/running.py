@@ -35,6 +35,7 @@ def run_process(*arguments: str, cwd: Path, **environment: str) -> subprocess.Co
 
 def tiny_data(kind: str, folder: Path) -> list[str]:
     """Write a tiny dataset of this class in its real layout; returns the flags that point to it."""
+    from support.photo_lists import write_nuswide, write_vg500
     from support.trees import write_coco, write_voc
 
     from mlcl.data.coco import COCO_CLASSES
@@ -46,6 +47,15 @@ def tiny_data(kind: str, folder: Path) -> list[str]:
         categories = {i + 1: name for i, name in enumerate(COCO_CLASSES)}
         images = {i: [1 + i % 3, 5] for i in range(1, 9)}
         write_coco(folder, categories, images, images)
+        flags = {"root": folder}
+    elif kind == "NUSWIDE":
+        photos = [f"sky/{i:04d}_{i}.jpg" for i in range(16)]
+        labels = [["clouds", "sky"] if i % 2 else ["dog"] for i in range(8)]
+        write_nuswide(folder, *(dict(zip(part, labels, strict=True)) for part in (photos[:8], photos[8:])))
+        flags = {"root": folder}
+    elif kind == "VG500":
+        folder.mkdir(parents=True, exist_ok=True)
+        write_vg500(folder, *({f"{n}{i}.jpg": [i % 3, 499] if i % 2 else [i] for i in range(8)} for n in (1, 2)))
         flags = {"root": folder}
     else:
         sets = {"VOC2007": ("trainval", "test"), "VOC2012": ("train", "val")}[kind]
