@@ -114,7 +114,10 @@ class NUSWIDE(MultiLabelDataModule):
             file = self.root / "Groundtruth" / "TrainTestLabels" / f"Labels_{concept}_{_SETS[split]}.txt"
             targets[:, k] = _column(file, len(names), listing)
         if faults := int((targets == UNKNOWN).sum()):
-            self.notes[split] = f"{split}: {faults} label of the published files is {_FAULT.decode()}, it is unknown"
+            label = (
+                "1 label in the published files is" if faults == 1 else f"{faults} labels in the published files are"
+            )
+            self.notes[split] = f"{split}: {label} {_FAULT.decode()}, {'it is' if faults == 1 else 'they are'} unknown"
         samples = Samples(self._paths(names, listing), targets)
         return samples if self.protocol == "official" else samples.take((targets == PRESENT).any(1))
 
