@@ -114,12 +114,10 @@ class NUSWIDE(MultiLabelDataModule):
             file = self.root / "Groundtruth" / "TrainTestLabels" / f"Labels_{concept}_{_SETS[split]}.txt"
             targets[:, k] = _column(file, len(names), listing)
         if faults := int((targets == UNKNOWN).sum()):
-            label = (
-                "1 label in the published files is" if faults == 1 else f"{faults} labels in the published files are"
-            )
-            self.notes[split] = f"{split}: {label} {_FAULT.decode()}, {'it is' if faults == 1 else 'they are'} unknown"
+            here = f"{faults} labels are {_FAULT.decode()} in the published files"
+            self.notes[split] = f"{split}: {here}; these are unknown"
         samples = Samples(self._paths(names, listing), targets)
-        return samples if self.protocol == "official" else samples.take((targets == PRESENT).any(1))
+        return samples if self.protocol == "official" else samples.take((targets != ABSENT).any(1))
 
     def _check_concepts(self) -> None:
         for file in (self.root / "ConceptsList" / "Concepts81.txt", self.root / "Concepts81.txt"):
