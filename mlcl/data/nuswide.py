@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.cells import names_in
@@ -30,8 +29,8 @@ _TABLES = ("nus_wid_data.csv", "nus_wide_data.csv")
 _IMAGES = ("Flickr", "images", "")  # folders below root
 _SETS: dict[Split, str] = {"train": "Train", "test": "Test"}  # of the original files
 _PARTS: dict[Split, str] = {"train": "train", "test": "val"}  # of the table
-_LABELS = {b"1": PRESENT, b"0": ABSENT}
-_FAULT = b"-1130179"  # line 78,372 of the published Labels_lake_Train.txt
+_FAULT = "-1130179"  # line 78,372 of the published Labels_lake_Train.txt
+_CODES = {b"1": PRESENT, b"0": ABSENT, _FAULT.encode(): UNKNOWN}
 
 
 class NUSWIDE(MultiLabelDataModule):
@@ -84,8 +83,8 @@ class NUSWIDE(MultiLabelDataModule):
         if split not in _SETS:
             return None
         if split not in self._read:
-            samples = self._original(split) if self._source() == "original" else self._table(split)
-            self._read[split] = self._present(split, samples) if self.images == "present" else samples
+            read = {split: self._original(split)} if self._source() == "original" else self._table()
+            self._read |= {part: self._present(part, samples) for part, samples in read.items()}
         return self._read[split]
 
     def _source(self) -> str:
@@ -108,23 +107,23 @@ class NUSWIDE(MultiLabelDataModule):
         """From the list of a set and a file of 0 and 1 for each concept."""
         self._check_concepts()
         listing = self.root / "ImageList" / f"{_SETS[split]}Imagelist.txt"
-        names = [name.decode(errors="surrogateescape") for name in _lines(listing)]
+        names = _lines(listing)
         targets = np.empty((len(names), len(self.classes)), dtype=np.int8)
         for k, concept in enumerate(self.classes):
             file = self.root / "Groundtruth" / "TrainTestLabels" / f"Labels_{concept}_{_SETS[split]}.txt"
             targets[:, k] = _column(file, len(names), listing)
         if faults := int((targets == UNKNOWN).sum()):
-            here = f"{faults} labels are {_FAULT.decode()} in the published files"
+            here = f"{faults} labels are {_FAULT} in the published files"
             self.notes[split] = f"{split}: {here}; these are unknown"
         samples = Samples(self._paths(names, listing), targets)
         return samples if self.protocol == "official" else samples.take((targets != ABSENT).any(1))
 
     def _check_concepts(self) -> None:
         for file in (self.root / "ConceptsList" / "Concepts81.txt", self.root / "Concepts81.txt"):
-            if file.is_file() and (differ := {name.decode() for name in _lines(file)} ^ set(self.classes)):
+            if file.is_file() and (differ := set(_lines(file)) ^ set(self.classes)):
                 raise MlclError(f"{file} does not list the 81 concepts of NUS-WIDE; different: {short(min(differ))}")
 
-    def _table(self, split: Split) -> Samples:
+    def _table(self) -> dict[Split, Samples]:
         """From ASL's table: beside the column ``label`` the path on its left and the split on its right."""
         file = next(self.root / name for name in _TABLES if (self.root / name).is_file())
         rows = read_rows(file, "label", "data.root")
@@ -132,22 +131,27 @@ class NUSWIDE(MultiLabelDataModule):
         if "label" not in header[1:-1]:
             raise MlclError(f"{file}: the header must be a path, label and a split, not {short(', '.join(header))}")
         column, place = header.index("label"), {name: k for k, name in enumerate(self.classes)}
-        names, present = [], []
-        read: dict[str, set[str]] = {}  # most cells are the same few combinations of concepts
+        names: dict[str, list[str]] = {part: [] for part in _PARTS.values()}
+        present: dict[str, list[list[int]]] = {part: [] for part in _PARTS.values()}
+        read: dict[str, list[int]] = {}  # most cells are the same combinations of concepts
         for number, row in rows.items():
-            if len(row) != len(header) or row[column + 1].strip() not in _PARTS.values():
+            part = row[column + 1].strip() if len(row) == len(header) else ""
+            if part not in names:
                 raise MlclError(f"{file}, row {number}: {len(header)} cells are needed, the split is train or val")
-            if row[column + 1].strip() == _PARTS[split]:
-                cell = row[column]
+            if (cell := row[column]) not in read:
                 try:
-                    read[cell] = read[cell] if cell in read else names_in(cell, ",")
+                    concepts = names_in(cell, ",")
                 except MlclError as error:
                     raise MlclError(f"{file}, row {number}: {error}") from None
-                if unknown := read[cell] - place.keys():
+                if unknown := concepts - place.keys():
                     raise MlclError(f"{file}, row {number}: {short(min(unknown))!r} is no concept of NUS-WIDE")
-                names.append(row[column - 1].strip())
-                present.append([place[name] for name in read[cell]])
-        return Samples(self._paths(names, file), encode(present, len(self.classes)))
+                read[cell] = [place[name] for name in concepts]
+            names[part].append(row[column - 1].strip())
+            present[part].append(read[cell])
+        return {
+            split: Samples(self._paths(names[part], file), encode(present[part], len(self.classes)))
+            for split, part in _PARTS.items()
+        }
 
     def _paths(self, names: list[str], listing: Path) -> list[Path]:
         """The photos, in the first of the folders that has the first photo of the list."""
@@ -160,7 +164,9 @@ class NUSWIDE(MultiLabelDataModule):
         return [below(folder, name, self.root, str(listing)) for name in names]
 
     def _present(self, split: Split, samples: Samples) -> Samples:
-        """The samples whose photos exist."""
+        """The samples whose photos exist, if these are wanted."""
+        if self.images == "listed":
+            return samples
         files = {
             folder: set(os.listdir(folder)) for folder in {path.parent for path in samples.paths} if folder.is_dir()
         }
@@ -171,23 +177,26 @@ class NUSWIDE(MultiLabelDataModule):
         return samples.take(there)
 
 
-def _lines(file: Path) -> list[bytes]:
-    """The lines that are not blank, without spaces and line ends."""
+def _content(file: Path) -> bytes:
     try:
-        lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+        return file.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         raise MlclError(f"{file} cannot be read: {error.strerror}; give --data.root the folder of NUS-WIDE") from None
-    return [line for line in map(bytes.strip, lines) if line]
 
 
-def _column(file: Path, count: int, listing: Path) -> NDArray[np.int8]:
+def _lines(file: Path) -> list[str]:
+    """The lines that are not blank, without spaces and line ends."""
+    lines = (line.strip() for line in _content(file).decode(errors="surrogateescape").splitlines())
+    return [line for line in lines if line]
+
+
+def _column(file: Path, count: int, listing: Path) -> Targets:
     """(count,) int8 in {1, 0, -1}, the labels of a concept."""
-    lines = _lines(file)
-    if len(lines) != count:
-        raise MlclError(f"{file} has {len(lines):,} labels, but {listing} has {count:,} images")
-    codes = {**_LABELS, _FAULT: UNKNOWN}
-    column: Targets = np.fromiter((codes.get(line, 2) for line in lines), dtype=np.int8, count=count)
+    values = np.array(_content(file).split(), dtype=bytes)
+    if len(values) != count:
+        raise MlclError(f"{file} has {len(values):,} labels, but {listing} has {count:,} images")
+    column = np.select([values == text for text in _CODES], list(_CODES.values()), 2).astype(np.int8)
     if (wrong := (column == 2).nonzero()[0]).size:
-        value = short(lines[wrong[0]].decode(errors="backslashreplace"))
+        value = short(values[wrong[0]].decode(errors="backslashreplace"))
         raise MlclError(f"{file}, label {wrong[0] + 1:,}: {value} is neither 0 nor 1")
     return column

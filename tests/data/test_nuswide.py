@@ -121,7 +121,7 @@ def test_the_fault_of_the_published_files_is_unknown(root):
         (lambda lines: [*lines, "0"], ("Labels_dog_Train.txt", "5 labels", "4 images")),
         (lambda lines: ["", *lines[1:]], ("Labels_dog_Train.txt", "3 labels")),
         (lambda lines: [lines[0], "2", *lines[2:]], ("Labels_dog_Train.txt", "label 2", "2 is neither")),
-        (lambda lines: ["0 1", *lines[1:]], ("Labels_dog_Train.txt", "label 1", "0 1 is neither")),
+        (lambda lines: ["0 1", *lines[1:]], ("Labels_dog_Train.txt", "5 labels", "4 images")),
         (lambda lines: ["-1", *lines[1:]], ("label 1", "-1 is neither 0 nor 1")),
     ],
 )
