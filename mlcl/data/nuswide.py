@@ -34,7 +34,7 @@ _CODES = {b"1": PRESENT, b"0": ABSENT, _FAULT.encode(): UNKNOWN}
 
 
 class NUSWIDE(MultiLabelDataModule):
-    """NUS-WIDE with 81 concepts, by one of three protocols, which no paper's numbers may be compared across.
+    """NUS-WIDE with 81 concepts, by one of three protocols; numbers of different protocols cannot be compared.
 
     ``root`` holds the original files (``ImageList/{Train,Test}Imagelist.txt`` and
     ``Groundtruth/TrainTestLabels/Labels_<concept>_{Train,Test}.txt``, line i of which is image i of the list), or ASL's
@@ -116,7 +116,7 @@ class NUSWIDE(MultiLabelDataModule):
             here = f"{faults} labels are {_FAULT} in the published files"
             self.notes[split] = f"{split}: {here}; these are unknown"
         samples = Samples(self._paths(names, listing), targets)
-        return samples if self.protocol == "official" else samples.take((targets != ABSENT).any(1))
+        return samples if self.protocol == "official" else samples.take((targets == PRESENT).any(1))
 
     def _check_concepts(self) -> None:
         for file in (self.root / "ConceptsList" / "Concepts81.txt", self.root / "Concepts81.txt"):
@@ -135,9 +135,10 @@ class NUSWIDE(MultiLabelDataModule):
         present: dict[str, list[list[int]]] = {part: [] for part in _PARTS.values()}
         read: dict[str, list[int]] = {}  # most cells are the same combinations of concepts
         for number, row in rows.items():
-            part = row[column + 1].strip() if len(row) == len(header) else ""
-            if part not in names:
-                raise MlclError(f"{file}, row {number}: {len(header)} cells are needed, the split is train or val")
+            if len(row) != len(header):
+                raise MlclError(f"{file}, row {number}: {len(row)} cells, the header has {len(header)}")
+            if (part := row[column + 1].strip()) not in names:
+                raise MlclError(f"{file}, row {number}: the split is {short(part)!r}, it must be train or val")
             if (cell := row[column]) not in read:
                 try:
                     concepts = names_in(cell, ",")
@@ -154,12 +155,12 @@ class NUSWIDE(MultiLabelDataModule):
         }
 
     def _paths(self, names: list[str], listing: Path) -> list[Path]:
-        """The photos, in the first of the folders that has the first photo of the list."""
+        """The photos, in the first of the folders that holds any of the first thousand."""
         names = [checked(name.replace("\\", "/"), str(listing)) for name in names]
         if twice := [name for name, times in Counter(names).items() if times > 1]:
             raise MlclError(f"{listing} lists {short(twice[0])} twice")
         folders = [self.root / folder for folder in _IMAGES if (self.root / folder).is_dir()]
-        with_some = (folder for folder in folders if any((folder / name).exists() for name in names[:1000]))
+        with_some = (folder for folder in folders if any(os.path.exists(folder / name) for name in names[:1000]))
         folder = next(with_some, self.root / _IMAGES[0])
         return [below(folder, name, self.root, str(listing)) for name in names]
 
@@ -167,9 +168,8 @@ class NUSWIDE(MultiLabelDataModule):
         """The samples whose photos exist, if these are wanted."""
         if self.images == "listed":
             return samples
-        files = {
-            folder: set(os.listdir(folder)) for folder in {path.parent for path in samples.paths} if folder.is_dir()
-        }
+        folders = {path.parent for path in samples.paths}
+        files = {folder: set(os.listdir(folder)) for folder in folders if os.path.isdir(folder)}
         there = np.array([path.name in files.get(path.parent, ()) for path in samples.paths], dtype=bool)
         if missing := int((~there).sum()):
             counts = f"{missing:,} of {len(there):,} listed images are missing and left out (data.images present)"

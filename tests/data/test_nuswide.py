@@ -109,8 +109,8 @@ def test_the_fault_of_the_published_files_is_unknown(root):
     """Line 78,372 of Labels_lake_Train.txt is -1130179."""
     (root / FILES / "Labels_lake_Train.txt").write_text("-1130179\n-1130179\n0\n1\n")
     data, lake = NUSWIDE(str(root)), NUSWIDE_CLASSES.index("lake")
-    # The second has no other label; of it something is unknown, so it is not known to have none.
-    assert data.read_split("train").targets[:, lake].tolist() == [-1, -1, 0, 1]
+    # The second has no other label, so that it is none of those with a label, as in SADCL, which counts 125,449, too.
+    assert data.read_split("train").targets[:, lake].tolist() == [-1, 0, 1]
     assert data.notes == {"train": "train: 2 labels are -1130179 in the published files; these are unknown"}
 
 
@@ -154,8 +154,8 @@ def test_lists_that_are_wrong(root):
     [
         ("a.jpg,\"['unicorn']\",train", ("row 2", "unicorn")),
         ("a.jpg,\"['cat' 'dog']\",train", ("row 2", "no list of names")),
-        ("a.jpg,\"['cat']\",test", ("row 2", "train or val")),
-        ("a.jpg,['cat', 'dog'],train", ("row 2", "3 cells")),
+        ("a.jpg,\"['cat']\",test", ("row 2", "'test'", "train or val")),
+        ("a.jpg,['cat', 'dog'],train", ("row 2", "4 cells", "3")),
         ("../../a.jpg,\"['cat']\",train", ("../../a.jpg", "out of")),
         ("b/1.jpg,\"['cat']\",train", ("nus_wid_data.csv", "b/1.jpg twice")),
     ],
@@ -205,3 +205,12 @@ def test_a_training_and_a_check(mlcl, tmp_path, write):
     trained = mlcl("fit", *flags, *small, *network, "--trainer.accelerator", "cpu")
     assert trained.status == 0, trained.err
     assert "results in" in trained.out
+
+
+def test_a_name_that_no_file_system_takes_is_a_photo_that_is_missing(root):
+    listing = root / "ImageList" / "TrainImagelist.txt"
+    long = "x" * 300
+    listing.write_text("\n".join([f"{long}\\{long}.jpg", *listing.read_text().splitlines()[1:]]))
+    assert len(NUSWIDE(str(root), images="present").read_split("train").paths) == 2
+    with pytest.raises(MlclError, match="1 of 3 train images are missing"):
+        NUSWIDE(str(root)).prepare_data()

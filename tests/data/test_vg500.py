@@ -39,6 +39,14 @@ def test_the_lists_and_the_index(root):
     data.prepare_data()
 
 
+@pytest.mark.parametrize(
+    "text", ["2360596.jpg\r\n2385068.jpg\r\n", "2360596.jpg\n2385068.jpg", "2360596.jpg \n\n2385068.jpg\n"]
+)
+def test_ends_of_lines(root, text):
+    (root / "train_list_500.txt").write_bytes(text.encode())
+    assert [path.name for path in VG500(str(root)).read_split("train").paths] == ["2360596.jpg", "2385068.jpg"]
+
+
 @pytest.mark.parametrize("folder", ["VG_100K", "VG_100K_2", "images"])
 def test_the_pictures_may_be_merged(root, folder):
     (root / "merged").mkdir()
