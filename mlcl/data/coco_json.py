@@ -13,6 +13,7 @@ from mlcl.data.coco_labels import Table, check_objects, chosen, note_unused, rea
 from mlcl.data.dataset import Samples
 from mlcl.data.file_names import below, short
 from mlcl.data.labels import UNKNOWN, some
+from mlcl.data.regions import Regions, of_coco
 from mlcl.errors import MlclError
 
 _ALIASES: dict[Split, tuple[str, ...]] = {
@@ -78,7 +79,7 @@ class COCOJSON(MultiLabelDataModule):
         super().__init__(root=root, **settings)
         check_objects(min_area, crowd)
         given: dict[Split, str | None] = {"train": train, "val": val, "test": test}
-        self.images = images
+        self.images, self.min_area, self.crowd = images, min_area, crowd
         named = {split: self.root / os.path.expanduser(name) for split, name in given.items() if name}
         self.files: dict[Split, Path] = named or _find(self.root)
         own = self.files.get("train")
@@ -120,6 +121,11 @@ class COCOJSON(MultiLabelDataModule):
             self.notes[f"{split} categories"] = text
         self.notes |= note_unused(table, file, split)
         return Samples(self._paths(split, table.file_names.tolist()), targets)
+
+    def read_regions(self, source: Split, paths: Sequence[Path]) -> Regions | None:
+        """From the same annotation file: polygons, run lengths, or boxes."""
+        every, options = lambda: self.read_split(source).paths, (self.min_area, self.crowd)  # type: ignore[union-attr]
+        return of_coco(self.files[source], every, self.classes, paths, *options)
 
     def _without_groups(
         self, split: Split, table: Table, tables: dict[Split, Table], classes: Sequence[str] | None

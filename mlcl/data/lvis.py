@@ -1,5 +1,6 @@
 """LVIS, whose images are each annotated for some of its categories only."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from mlcl.data.dataset import Samples
 from mlcl.data.file_names import below, checked, short
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets
 from mlcl.data.options import one_of
+from mlcl.data.regions import Regions, of_coco
 from mlcl.errors import MlclError
 
 _PARTS: dict[Split, str] = {"train": "train", "test": "val"}
@@ -71,6 +73,11 @@ class LVIS(MultiLabelDataModule):
         self.notes |= note_unused(table, file, split)
         paths = [below(self.root, name, self.root, str(file)) for name in table.file_names.tolist()]
         return Samples(paths, table.columns(self.classes))
+
+    def read_regions(self, source: Split, paths: Sequence[Path]) -> Regions | None:
+        """From the same annotation file: polygons, run lengths, or boxes."""
+        every, options = lambda: self.read_split(source).paths, (self.min_area, "keep")  # type: ignore[union-attr]
+        return of_coco(self._annotations(source), every, self.classes, paths, *options)
 
     def _annotations(self, split: Split) -> Path:
         name = f"lvis_{self.version}_{_PARTS[split]}.json"
