@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of check; what PASSED_ON names is listed for the help."""
     parser.add_argument("--config", metavar="FILE", help="YAML, as for mlcl fit; several are laid over each other")
     parser.add_argument(
-        "--data", metavar="CLASS", help="COCO2014, VOC2007, VOC2012, CSVDataset, Demo, or yours as file.Class"
+        "--data",
+        metavar="CLASS",
+        help="COCO2014, VOC2007, CSVDataset, ... (mlcl fit --help), or yours as file.Class",
     )
     parser.add_argument("--data.root", metavar="DIR", help="where it lies")
     parser.add_argument("--data.num_workers", metavar="N", help="processes that read (default: as for training)")

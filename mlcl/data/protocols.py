@@ -20,7 +20,7 @@ class Protocol(NamedTuple):
 PROTOCOLS = (
     Protocol("COCO2014", 82783, 40504, 80, 'COCO 2014 "official"', "Query2Label, SADCL"),
     Protocol("COCO2014", 82081, 40137, 80, 'COCO 2014 "images with labels"', "ML-GCN, ASL, MulCon"),
-    Protocol("COCO2017", 118287, 5000, 80, 'COCO 2017 "official"', "SADCL's code"),
+    Protocol("COCO2014", 118287, 5000, 80, 'COCO 2017 "official"', "SADCL's code"),
     Protocol("VOC2007", 5011, 4952, 20, 'VOC 2007 "trainval and test"', "ML-GCN, CSRA, SADCL"),
     Protocol("VOC2012", 5717, 5823, 20, 'VOC 2012 "train and val"', "the labels of its test images are not public"),
     Protocol("NUSWIDE", 161789, 107859, 81, 'NUS-WIDE "official"', "the dataset's own split"),
@@ -36,10 +36,13 @@ def protocol_line(data: MultiLabelDataModule) -> str | None:
 
     Images held out of the training images for validation count as training images.
     """
-    known = [one for one in PROTOCOLS if one.dataset == type(data).__name__]
+    kind = type(data).__name__
+    known = [one for one in PROTOCOLS if one.dataset == kind]
     train, val, test = (data.splits.get(split) for split in ("train", "val", "test"))
     if not known or train is None or test is None:
         return None
+    if getattr(data, "min_area", 0) or getattr(data, "crowd", "keep") != "keep":
+        return f"protocol: data.min_area or data.crowd leave objects out: no published table of {kind} has these labels"
     count = len(train.paths) + (len(val.paths) if val is not None and val is not test else 0)
     found = count, len(test.paths), data.num_classes
     for one in known:
@@ -48,4 +51,4 @@ def protocol_line(data: MultiLabelDataModule) -> str | None:
             return f"protocol: {counts}: {one.name} ({one.users})"
     tables = "; ".join(f"{one.train:,} and {one.test:,}, {one.name}" for one in known)
     counts = f"{count:,} train and {found[1]:,} test images, {found[2]} classes"
-    return f"protocol: {counts}: these counts fit no published table of {type(data).__name__} (known: {tables})"
+    return f"protocol: {counts}: these counts fit no published table of {kind} (known: {tables})"
