@@ -103,6 +103,7 @@ bench: .venv/installed  ## speed as ratios to reference code: an hour on two CPU
 	$(call benchmark,step)
 	$(call benchmark,features)
 	$(call benchmark,coverage,OMP_NUM_THREADS=1)
+	$(call benchmark,localise,OMP_NUM_THREADS=1)
 	$(call benchmark,curve,OMP_NUM_THREADS=1)
 	$(call benchmark,metrics,OMP_NUM_THREADS=1)
 
