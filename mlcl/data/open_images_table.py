@@ -51,7 +51,7 @@ def read_labels(
                 reader = csv.reader(stream)
                 header = [cell.strip() for cell in next(reader, [])]
                 if missing := [name for name in _COLUMNS if name not in header]:
-                    columns = short(", ".join(header))
+                    columns = short(" ".join(", ".join(header).split()))  # an open quote takes in whole lines
                     raise MlclError(f"{file} has no column {missing[0]!r}; its columns are {columns}")
                 cells = itemgetter(*map(header.index, _COLUMNS))
                 for row in reader:

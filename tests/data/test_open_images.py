@@ -181,6 +181,7 @@ def test_random_tables_are_as_in_a_slow_loop(tmp_path, seed):
 HEADER = "ImageID,Source,LabelName,Confidence"
 WRONG = {
     "no column": (["ImageID,Source,Label,Confidence", "a,verification,/m/0a,1"], ("no column 'LabelName'",)),
+    "an open quote": (['ImageID,"Source', "a,verification,/m/0a,1"], ("no column 'Source'", "Source a,verification")),
     "empty": ([""], ("no column 'ImageID'",)),
     "few cells": ([HEADER, "a,verification,/m/0a,1", "b,verification"], ("line 3", "2 cells, the header has 4")),
     "doubtful": ([HEADER, "a,verification,/m/0a,0.5"], ("line 2", "'0.5'", "must be 1 or 0, or the source machine")),
