@@ -129,6 +129,12 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path, content, words):
     assert words in str(error.value) and str(file) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_object_that_is_ignored_still_contradicts(tmp_path):
+    write_json(tmp_path / "lvis_v1_train.json", change(LVIS_TRAIN, "absent", [4]))
+    with pytest.raises(MlclError, match=r"'dog' is annotated and also in neg_category_ids"):
+        LVIS(str(tmp_path), min_area=1024)
+
+
 def test_a_category_that_one_file_lacks_is_told(tmp_path):
     root = write_lvis(tmp_path)
     few = {id: name for id, name in LVIS_NAMES.items() if name != "aerosol_can"}
