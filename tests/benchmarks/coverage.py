@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,8 +88,10 @@ def drawing(root: str, most: int) -> float:
     with open(f"{root}/annotations/instances_val2014.json") as file:
         objects = json.load(file)["annotations"][:most]
     start = time.perf_counter()
-    for entry in objects:
-        mask.decode(mask.merge(mask.frPyObjects(entry["segmentation"], HEIGHT, WIDTH)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of decode (2.0.11), with NumPy 2
+        for entry in objects:
+            mask.decode(mask.merge(mask.frPyObjects(entry["segmentation"], HEIGHT, WIDTH)))
     return (time.perf_counter() - start) / len(objects)
 
 
