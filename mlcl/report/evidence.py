@@ -13,6 +13,7 @@ from mlcl import inference
 from mlcl.analysis.embeddings import ClassEmbeddings, entries, join
 from mlcl.analysis.evaluation import Errors
 from mlcl.data.images import ImageError, read_image, reading_of
+from mlcl.data.regions import union
 from mlcl.errors import MlclError
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.runs import record
@@ -155,8 +156,11 @@ def _find_objects(data: Any, evidence: Evidence, results: Results, pairs: list[t
     rows = [row for row, path in paths.items() if str(path).endswith(results.images[row]) and row in evidence.paths]
     regions = data.read_regions(samples.source, [paths[row] for row in rows])
     for row, found in zip(rows, regions.read() if regions else [], strict=False):
-        if (picture := evidence.picture(row)) is None:
+        picture = evidence.picture(row)
+        size = None if picture is None else tuple(picture.shape[-2:])
+        if size is None or any(region.size not in (None, size) for region in found):  # not measured, either
             continue
         for k in (k for other, k in pairs if other == row):
-            if masks := [region.mask(*picture.shape[-2:]) for region in found if region.column == k]:
-                evidence.objects[row, k] = np.any(masks, axis=0)
+            mask, area = union([region for region in found if region.column == k], *size)
+            if area:
+                evidence.objects[row, k] = mask

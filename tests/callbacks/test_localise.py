@@ -14,6 +14,7 @@ from support.trees import write_pictures
 import mlcl as package
 from mlcl.analysis.localisation import MEASURES, SIZES
 from mlcl.data.coverage import covered
+from mlcl.data.regions import union
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.runs.results import read
 
@@ -48,11 +49,11 @@ def test_numbers_of_a_test_are_those_of_the_network_and_the_masks(localised):
     assert list(zip(found.index.tolist(), found.classes.tolist(), strict=True)) == pairs
     for place, (i, k) in enumerate(pairs):
         height, width = next(region.size for region in regions[i])
-        masks = [region.mask(height, width) for region in regions[i] if region.column == k]
-        cover = covered(np.any(masks, axis=0), attention.shape[2:]) / 255
+        mask, largest = union([region for region in regions[i] if region.column == k], height, width)
+        cover = covered(mask, attention.shape[2:], (slice(None), slice(None))) / 255
         assert found.energy[place] == pytest.approx((attention[i, k] * cover).sum(), abs=1e-5)
         assert found.chance[place] == pytest.approx(cover.mean(), abs=1e-9)
-        assert found.area[place] == max(mask.sum() for mask in masks)
+        assert found.area[place] == largest
     summary = json.loads((folder / "metrics.json").read_text())["localisation"]
     rows = list(csv.DictReader((folder / "localisation.csv").read_text().splitlines()))
     assert summary["positives"] == len(pairs) == sum(int(row["positives"]) for row in rows)
