@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from mlcl.data.decoding import ImageError, read_size
 from mlcl.data.labels import PRESENT
 from mlcl.data.regions import Region, check_rasteriser, union
-from mlcl.data.row_file import cache_folder, no_cache, open_or_write, read_rows, with_progress, write_rows
+from mlcl.data.row_file import cache_folder, key_of, no_cache, open_or_write, read_rows, with_progress, write_rows
 from mlcl.errors import MlclError
 from mlcl.system.console import say
 
@@ -78,10 +78,10 @@ def open_coverage(data: Any, split: str, grid: Size) -> Coverage:
     images, classes = np.nonzero(present)
     folder = Path(data.cache_dir) if data.cache_dir else cache_folder() / "coverage"
     largest = data.reading.get("max_pixels")
-    digest = hashlib.blake2b(repr((_FORMAT, regions.key, grid, largest, os.path.abspath(data.root))).encode())
-    digest.update(np.packbits(present).tobytes())
-    digest.update("\n".join(map(str, samples.paths)).encode(errors="surrogateescape"))
-    path, row = folder / f"{digest.hexdigest()[:24]}.npy", _row(grid)
+    labels = hashlib.blake2b(np.packbits(present).tobytes()).hexdigest()
+    # With the pictures' own states: what was of another size, or damaged, may be repaired.
+    key = key_of(samples.paths, (_FORMAT, regions.key, grid, largest, labels), skip=True)
+    path, row = folder / f"{key}.npy", _row(grid)
 
     def opened() -> NDArray[Any]:
         rows = read_rows(path, len(images))
