@@ -169,16 +169,22 @@ def _localised(found: dict[str, Any]) -> Table:
     """Whether the attention of each class lies on its objects, over all positives and by the size of the object."""
     left_out = found["positives_without_region"]
     note = f"{left_out:,} positives have no mask or box" if left_out else None
-    title = "attention on the objects, and AP by their size (percent, that of chance in brackets)"
-    table = Table(title=title, caption=note)
-    for name in ("", "positives", "energy", "gain", "pointing", "specificity", "AP"):
+    table = Table(title="attention on the objects, and AP by their size (percent)", caption=note)
+    measures = (
+        ("energy", "chance"),
+        ("gain", ""),
+        ("pointing", "pointing_chance"),
+        ("specificity", ""),
+        ("AP", "AP_chance"),
+    )
+    for name in ("", "positives", *(name for name, _ in measures)):
         table.add_column(name, justify="right", no_wrap=True)
     for size, row in {"all": found, **found["sizes"]}.items():
         if row["positives"]:
-            shown = {name: _percent(value) for name, value in row.items() if value is None or isinstance(value, float)}
-            pairs = ("energy", "chance"), ("pointing", "pointing_chance"), ("AP", "AP_chance")
-            energy, pointing, ap = (f"{shown[name]} ({shown[by]})" if name in shown else "" for name, by in pairs)
-            table.add_row(size, f"{row['positives']:,}", energy, shown["gain"], pointing, shown["specificity"], ap)
+            for label, number, names in zip(
+                (size, "chance"), (f"{row['positives']:,}", ""), zip(*measures), strict=True
+            ):
+                table.add_row(label, number, *(_percent(row[name]) if name in row else "" for name in names))
     return table
 
 
