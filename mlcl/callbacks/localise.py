@@ -106,9 +106,7 @@ class Localise(Callback):
         """Write ``localisation.csv`` and ``.npz`` of what was found; returns the summary for ``metrics.json``."""
         found, covered = self.found, self.covered
         if found is None or covered is None or not len(found.index):
-            say(
-                "--localise true: no positive of these images has a mask or box that fits it, so there is nothing to measure"
-            )
+            say("--localise true: no positive of these images has a mask or box that fits, so nothing is measured")
             return {"positives": 0, "positives_without_region": int((evaluation.targets == 1).sum())}
         arrays = {name: getattr(found, name) for name in (*(field.name for field in fields(found)), "gain")}
         write_whole(folder / LOCALISATION, lambda partial: np.savez_compressed(partial, **arrays))

@@ -170,20 +170,12 @@ def _localised(found: dict[str, Any]) -> Table:
     left_out = found["positives_without_region"]
     note = f"{left_out:,} positives have no mask or box" if left_out else None
     table = Table(title="attention on the objects, and AP by their size (percent)", caption=note)
-    measures = (
-        ("energy", "chance"),
-        ("gain", ""),
-        ("pointing", "pointing_chance"),
-        ("specificity", ""),
-        ("AP", "AP_chance"),
-    )
-    for name in ("", "positives", *(name for name, _ in measures)):
+    by = {"energy": "chance", "gain": "", "pointing": "pointing_chance", "specificity": "", "AP": "AP_chance"}
+    for name in ("", "positives", *by):
         table.add_column(name, justify="right", no_wrap=True)
     for size, row in {"all": found, **found["sizes"]}.items():
         if row["positives"]:
-            for label, number, names in zip(
-                (size, "chance"), (f"{row['positives']:,}", ""), zip(*measures), strict=True
-            ):
+            for label, number, names in ((size, f"{row['positives']:,}", by), ("chance", "", by.values())):
                 table.add_row(label, number, *(_percent(row[name]) if name in row else "" for name in names))
     return table
 
