@@ -4,18 +4,39 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
 from mlcl.analysis.localisation import Localisation
+from mlcl.comparison.folders import shown
 from mlcl.runs.results import Results
 
 COMPARED = ("gain", "pointing", "specificity")  # energy and chance are in each run's own files
 
 
-def localised(runs: Sequence[Results]) -> bool:
-    """Whether all of them were tested with ``--localise true``."""
-    return all(run.localisation is not None for run in runs)
+def not_compared(runs: Sequence[Results]) -> str:
+    """Why aligned runs cannot be compared in this, or nothing: not all were tested so, or they measured other pairs."""
+    if without := [shown(run.folder) for run in runs if run.localisation is None]:
+        return f"{len(without)} runs, such as {without[0]}, were tested without --localise true"
+    first = _measured(runs[0])
+    for run in runs[1:]:
+        if not np.array_equal(first, own := _measured(run)):
+            counts = f"{shown(runs[0].folder)} measured {len(first):,} positives, {shown(run.folder)} {len(own):,}"
+            return f"{counts}, not the same ones; test both again on the same pictures and annotations"
+    return ""
+
+
+def _measured(run: Results) -> NDArray[np.int64]:
+    """Row and class of the measured positives, as one ascending number each."""
+    found = run.localisation
+    assert found is not None
+    return np.sort(_rows(run, found.index) * len(run.classes) + found.classes)
+
+
+def _rows(run: Results, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    order = np.argsort(run.index)
+    return np.asarray(order[np.searchsorted(run.index[order], index)])
 
 
 def class_means(run: Results, measure: str) -> Tensor:
@@ -39,8 +60,7 @@ def resampled(run: Results, measure: str, weights: Iterable[Tensor]) -> Tensor:
     assert isinstance(found, Localisation)
     values = getattr(found, measure)
     kept = np.isfinite(values)
-    order = np.argsort(run.index)
-    rows = order[np.searchsorted(run.index[order], found.index[kept])]
+    rows = _rows(run, found.index[kept])
     shape, places = (len(run.classes), len(run.index)), (found.classes[kept], rows)
     total, number = (csr_array((data, places), shape) for data in (values[kept], np.ones(len(rows))))
     parts = []

@@ -1,8 +1,10 @@
 """Notes under the tables: no reasons to refuse, but facts that change what the numbers mean."""
 
 from collections import Counter
+from itertools import chain
 from typing import Any
 
+from mlcl.comparison import localisation
 from mlcl.comparison.folders import shown
 from mlcl.runs.record import differences
 from mlcl.runs.results import Results
@@ -27,10 +29,9 @@ def of(methods: dict[str, list[Results]]) -> list[str]:
         lines.append(
             f"{', '.join(few)}: fewer than {_ENOUGH} runs tell little of their spread, so the interval is wide"
         )
-    without = [shown(run.folder) for runs in methods.values() for run in runs if run.localisation is None]
-    if 0 < len(without) < sum(map(len, methods.values())):
-        missing = f"{len(without)} runs, such as {without[0]}, were tested without --localise true"
-        lines.append(f"no comparison of where classes look: {missing}")
+    every = [*chain(*methods.values())]
+    if any(run.localisation is not None for run in every) and (reason := localisation.not_compared(every)):
+        lines.append(f"no comparison of where classes look: {reason}")
     if len(methods) > 2:
         lines.append("every interval is for its method alone: of many methods some differ by chance")
     first, *_ = methods.values()

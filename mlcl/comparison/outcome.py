@@ -123,7 +123,7 @@ def _resampled(runs: list[list[Results]], resamples: int, seed: int) -> list[Ten
 def _looks(runs: list[list[Results]], resamples: int, seed: int) -> list[dict[str, tuple[Tensor, Gain | None]]]:
     """Of each method, the measures of localisation over its runs, and their gains over the baseline's."""
     looks: list[dict[str, tuple[Tensor, Gain | None]]] = [{} for _ in runs]
-    if not localisation.localised([*chain(*runs)]):
+    if localisation.not_compared([*chain(*runs)]):
         return looks
     images, wider = len(runs[0][0].index), widening([len(members) for members in runs], LEVEL)
     for measure in localisation.COMPARED:

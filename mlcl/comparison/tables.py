@@ -70,17 +70,18 @@ def looks(comparison: Comparison) -> Table | None:
     measures = list(comparison.results[0].looks)
     if not measures:
         return None
+    baseline = comparison.results[0].name
     title = (
-        f"does a class look at its objects: percent, mean ± standard deviation over runs, and points minus "
-        f"{comparison.results[0].name} with their 95 % intervals"
+        f"does a class look at its objects: percent, mean ± standard deviation over runs, and points minus {baseline} "
+        "with their 95 % intervals"
     )
     rows = []
-    for number, result in enumerate(comparison.results):
-        row = [_name(comparison, number)]
-        for values, g in result.looks.values():
-            row += [_spread(values), f"{_points(g.value)} ({_points(g.low)} to {_points(g.high)})" if g else ""]
-        rows.append(row)
-    return Table(title, ["method", *(name for measure in measures for name in (measure, "difference"))], rows)
+    for measure in measures:  # in rows, so that they fit a terminal
+        for number, result in enumerate(comparison.results):
+            values, g = result.looks[measure]
+            gained = [_points(g.value), f"{_points(g.low)} to {_points(g.high)}"] if g else ["", ""]
+            rows.append([_name(comparison, number), measure, _spread(values), *gained])
+    return Table(title, ["method", "measure", "mean", "difference", "95 % interval"], rows)
 
 
 def per_class(comparison: Comparison) -> Table:

@@ -134,9 +134,8 @@ def _size(entry: Entry, annotations: Path) -> tuple[int, int] | None:
         return None
     if not all(isinstance(side, int | float) and side >= 1 and side % 1 == 0 for side in (height, width)):
         said = short(f"{width!r} x {height!r}")
-        raise MlclError(
-            f"{annotations}: image {short(str(entry['id']))}: width x height is {said}; correct or delete them"
-        )
+        where = f"{annotations}: image {short(str(entry['id']))}"
+        raise MlclError(f"{where}: width x height is {said}; correct or delete them")
     return int(height), int(width)
 
 

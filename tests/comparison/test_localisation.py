@@ -1,10 +1,12 @@
 """Comparing where methods look: resampled means against repeated images, and what is concluded."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from support.saved_runs import compare, write_run
 
 from mlcl.comparison import localisation, tables
@@ -75,7 +77,31 @@ def test_a_planted_gain_is_found_and_equal_methods_are_not_different():
         assert gain.verdict == "better"
     assert better.looks["specificity"][1].value == pytest.approx(0.03, abs=0.01)
     table = tables.looks(comparison)
-    assert len(table.rows) == 3 and table.rows[0][2] == "" and " to " in table.rows[2][2]
+    assert len(table.rows) == 9 and table.rows[0][3:] == ["", ""] and " to " in table.rows[2][4]
+
+
+def test_runs_that_measured_other_positives_are_not_compared():
+    localised_run("a")
+    folder = localised_run("b", seed=1)
+    assert compare("runs/a", "runs/b").results[1].looks
+    stored = dict(np.load(folder / "localisation.npz"))
+    np.savez(folder / "localisation.npz", **{name: column[1:] for name, column in stored.items()})
+    comparison = compare("runs/a", "runs/b")
+    count = len(stored["index"])
+    assert not comparison.results[1].looks and tables.looks(comparison) is None
+    assert any(
+        f"measured {count} positives" in note and f" {count - 1}, not the same" in note for note in comparison.notes
+    )
+
+
+def test_the_printed_table_has_all_of_its_numbers_at_80_columns():
+    localised_run("a")
+    localised_run("b", gain=0.03)
+    table = tables.looks(compare("runs/a", "runs/b"))
+    console = Console(width=80, file=io.StringIO())
+    console.print(table.rich())
+    printed = console.file.getvalue()
+    assert all(text in printed for row in table.rows for text in row)
 
 
 def test_equal_runs_differ_by_nothing():
