@@ -108,7 +108,7 @@ def area_of(entry: Entry, place: str) -> float:
     box, outlines = entry.get("bbox"), entry.get("segmentation")
     if _is_number(area) and area > 0:
         return float(area)
-    if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
+    if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and min(box[2:]) >= 0:
         return float(box[2] * box[3])
     if isinstance(outlines, list) and outlines and all(map(_is_polygon, outlines)):
         return sum(map(_polygon_area, outlines))

@@ -18,6 +18,7 @@ from support.object_trees import (
 )
 from support.trees import write_pictures
 
+from mlcl.data.coco_file import area_of
 from mlcl.data.coco_json import COCOJSON
 from mlcl.errors import MlclError
 
@@ -303,3 +304,8 @@ def test_random_exports_are_as_in_a_slow_loop(tmp_path, seed):
     data = COCOJSON(str(tmp_path))
     for split, images in truth.items():
         assert labels(data, split) == expected(images)
+
+
+def test_a_box_of_negative_sides_has_no_area():
+    with pytest.raises(MlclError, match="entry 3 has no area"):
+        area_of({"area": -1, "bbox": [1, 1, -9, -9]}, "entry 3")
