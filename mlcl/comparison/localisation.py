@@ -27,6 +27,14 @@ def not_compared(runs: Sequence[Results]) -> str:
     return ""
 
 
+def other_map(run: Results, other: Results) -> bool:
+    """Whether two comparable runs have attention maps of other sizes: then chance differs a little."""
+    if run.localisation is None or other.localisation is None:
+        return False
+    chances = (one.class_means("chance", len(run.classes)) for one in (run.localisation, other.localisation))
+    return not np.allclose(next(chances), next(chances), equal_nan=True)
+
+
 def _measured(run: Results) -> NDArray[np.int64]:
     """Row and class of the measured positives, as one ascending number each."""
     found = run.localisation

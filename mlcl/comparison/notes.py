@@ -32,6 +32,9 @@ def of(methods: dict[str, list[Results]]) -> list[str]:
     every = [*chain(*methods.values())]
     if any(run.localisation is not None for run in every) and (reason := localisation.not_compared(every)):
         lines.append(f"no comparison of where classes look: {reason}")
+    elif other := [shown(run.folder) for run in every[1:] if localisation.other_map(every[0], run)]:
+        where = f"{shown(every[0].folder)} and {other[0]}"
+        lines.append(f"{where} look at maps of other sizes, so their chance differs; gain takes it into account")
     if len(methods) > 2:
         lines.append("every interval is for its method alone: of many methods some differ by chance")
     first, *_ = methods.values()

@@ -69,7 +69,10 @@ def open_coverage(data: Any, split: str, grid: Size) -> Coverage:
         raise MlclError(f"{type(data).__name__} at {data.root} has no {split} images")
     if min(grid) < 1:
         raise MlclError(f"a map of {grid[0]} x {grid[1]} cells covers nothing")
-    samples, none = data.splits[split], f"{type(data).__name__} at {data.root} has no masks or boxes"
+    samples, none = (
+        data.splits[split],
+        f"{type(data).__name__} at {data.root} has no masks or boxes",
+    )
     regions = data.read_regions(samples.source, samples.paths)
     if regions is None:
         raise MlclError(none)
@@ -91,7 +94,7 @@ def open_coverage(data: Any, split: str, grid: Size) -> Coverage:
     def write() -> None:
         found = regions.read()
         if not any(found):
-            raise MlclError(none)
+            raise MlclError(f"{none} of the classes in its {split} images")
         check_rasteriser(found)
         maps = _Maps(samples.paths, present, found, grid, largest)
         what = f"a cache of where the objects of {len(maps):,} pictures are, on {grid[0]} x {grid[1]} cells,"

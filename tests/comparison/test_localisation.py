@@ -104,6 +104,15 @@ def test_the_printed_table_has_all_of_its_numbers_at_80_columns():
     assert all(text in printed for row in table.rows for text in row)
 
 
+def test_another_map_is_noted():
+    localised_run("a")
+    folder = localised_run("b", seed=1)
+    assert "maps of other sizes" not in " ".join(compare("runs/a", "runs/b").notes)
+    columns = dict(np.load(folder / "localisation.npz"))
+    np.savez(folder / "localisation.npz", **columns | {"chance": 0.9 * columns["chance"]})
+    assert "maps of other sizes" in " ".join(compare("runs/a", "runs/b").notes)
+
+
 def test_equal_runs_differ_by_nothing():
     localised_run("a")
     localised_run("b")
