@@ -86,9 +86,10 @@ def test_fifteen_pixels_are_near_and_more_are_not():
 
 
 def test_areas_of_a_very_large_picture_are_exact():
-    mask = filled(4100, 4200, (0, 2051, 1, 4200))  # float32 holds no sum of 17,220,000
-    shares = 255 * np.outer([1, 1 / 2050], [2099 / 2100, 1])
-    assert np.array_equal(covered(mask, (2, 2), _extent(mask)), np.floor(shares + 0.5))
+    """509 of 510 parts are 254.5 of 255, rounded up; float32 has no 16,779,185, but the even number below it."""
+    mask = ~filled(3470, 4845, (100, 195, 1000, 1347))
+    assert 510 * mask.sum() == 509 * mask.size and mask.sum() == 16_779_185
+    assert covered(mask, (1, 1), _extent(mask)).tolist() == [[255]]
 
 
 # --- Datasets
@@ -279,14 +280,28 @@ def test_all_that_changes_a_map_changes_the_name(tree, tmp_path):
     assert len(files(folder)) == 4
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "fewer", "others"])
+def test_other_labels_of_the_same_pictures_have_maps_of_their_own(tmp_path):
+    """As many as before, so that the file's length does not tell."""
+    for name, other, box in (("dog", "cat", (0, 5, 0, 10)), ("cat", "dog", (10, 30, 20, 40))):
+        devkit = write_voc(tmp_path / name, {"trainval": {"z": {"dog": 1}}, "test": {"a": {name: 1, other: -1}}})
+        write_boxes(devkit, {"a": [("dog", 1, 1, 10, 5), ("cat", 21, 11, 40, 30)]})
+        os.utime(devkit / "Annotations" / "a.xml", (1, 1))
+        (tmp_path / "voc").unlink(missing_ok=True)
+        (tmp_path / "voc").symlink_to(tmp_path / name)
+        found = maps(VOC2007(str(tmp_path / "voc"), num_workers=0))
+        assert [VOC_CLASSES[k] for k in found.classes] == [name]
+        same(found, 0, filled(HEIGHT, WIDTH, box))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "fewer", "others", "columns"])
 def test_a_damaged_file_is_written_again(tree, tmp_path, damage):
     folder = tmp_path / "cache"
     opened(tree, folder)
     path = folder / files(folder)[0]
     whole, stale = path.read_bytes(), folder / f".{path.stem}.123.partial.npy"
-    if damage in ("fewer", "others"):
-        np.save(path, np.load(path)[:3] if damage == "fewer" else np.arange(16))
+    if damage in ("fewer", "others", "columns"):
+        rows = np.load(path)
+        np.save(path, {"fewer": rows[:3], "others": np.arange(len(rows)), "columns": rows[["state", "area"]]}[damage])
     else:
         path.write_bytes({"cut": whole[:-20], "empty": b"", "text": b"hello\n"}[damage])
     stale.write_bytes(whole[:300])  # of a killed process
