@@ -59,7 +59,7 @@ def gather(
         decisions=analysis.decisions(probabilities, targets, results.thresholds),
         co_occurrence=analysis.co_occurrence(results.predicted, targets),
         reliability={
-            temperature: analysis.reliability(expit(results.logits / temperature), targets)
+            temperature: analysis.reliability(expit(results.logits.astype(np.float64) / temperature), targets)
             for temperature in (1.0, results.temperature)
         },
         curves={

@@ -12,6 +12,7 @@ from mlcl.data.coverage import Coverage, covered, near
 from mlcl.heads import GlobalPool
 
 GRID = 4, 3
+WHOLE = slice(0, 15 * GRID[0]), slice(0, 17 * GRID[1])
 HEIGHT, WIDTH = 15 * GRID[0], 17 * GRID[1]  # a cell has 255 pixels, so that no share of it is rounded
 
 
@@ -19,12 +20,12 @@ def coverage(masks):
     """Of {(row, class): masks of its objects (H, W)}."""
     pairs = sorted(masks)
     unions = [np.any(masks[pair], axis=0) for pair in pairs]
-    bits = [np.packbits(near(union, GRID)) for union in unions]
+    bits = [np.packbits(near(union, GRID, WHOLE)) for union in unions]
     return Coverage(
         rows=np.array([row for row, _ in pairs]),
         classes=np.array([k for _, k in pairs]),
         area=np.array([max(np.count_nonzero(mask) for mask in masks[pair]) for pair in pairs], dtype=np.float32),
-        cells=np.stack([covered(union, GRID) for union in unions]),
+        cells=np.stack([covered(union, GRID, WHOLE) for union in unions]),
         near_bits=np.stack(bits),
     )
 
@@ -126,7 +127,7 @@ def test_permuted_classes_are_specific_by_chance_only():
     sums = []
     for seed in range(12):
         masks, attention = scenes(images=10, seed=seed)
-        right = {pair: np.maximum(covered(np.any(masks[pair], axis=0), GRID), 1) for pair in masks}
+        right = {pair: np.maximum(covered(np.any(masks[pair], axis=0), GRID, WHOLE), 1) for pair in masks}
         assert np.nanmean(measured(masks, right).specificity) > 0.1
         for row in range(10):
             own = [pair for pair in right if pair[0] == row]

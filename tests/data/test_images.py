@@ -656,7 +656,7 @@ def test_what_is_white_goes_from_the_training_to_all_that_comes_after(mlcl, tmp_
     outcome = mlcl("calibrate", "--ckpt_path", run)
     assert outcome.status == 0, outcome.err
     assert load(run / "checkpoints" / "calibrated.ckpt").reading == model.reading
-    evidence = gather(results.read(run), {}, None, 0, ())
+    evidence = gather(results.read(run), {}, [], None, 0, ())
     assert all(torch.equal(evidence.picture(row), read_image(path, white=4095)) for row, path in enumerate(paths))
     outcome = mlcl("test", "--ckpt_path", run, "--data.white", "2000")
     assert outcome.status == 1 and "where 0 would be black and 2000 white; --data.white" in outcome.err.splitlines()[-1]
