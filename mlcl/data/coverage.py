@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from mlcl.data.decoding import ImageError, read_size
 from mlcl.data.labels import PRESENT
 from mlcl.data.regions import Region, check_rasteriser, union
-from mlcl.data.row_file import cache_folder, key_of, no_cache, open_or_write, read_rows, with_progress, write_rows
+from mlcl.data.row_file import cache_folder, no_cache, open_or_write, read_rows, with_progress, write_rows
 from mlcl.errors import MlclError
 from mlcl.system.console import say
 
@@ -69,10 +70,7 @@ def open_coverage(data: Any, split: str, grid: Size) -> Coverage:
         raise MlclError(f"{type(data).__name__} at {data.root} has no {split} images")
     if min(grid) < 1:
         raise MlclError(f"a map of {grid[0]} x {grid[1]} cells covers nothing")
-    samples, none = (
-        data.splits[split],
-        f"{type(data).__name__} at {data.root} has no masks or boxes",
-    )
+    samples, none = data.splits[split], f"{type(data).__name__} at {data.root} has no masks or boxes"
     regions = data.read_regions(samples.source, samples.paths)
     if regions is None:
         raise MlclError(none)
@@ -80,15 +78,19 @@ def open_coverage(data: Any, split: str, grid: Size) -> Coverage:
     images, classes = np.nonzero(present)
     folder = Path(data.cache_dir) if data.cache_dir else cache_folder() / "coverage"
     largest = data.reading.get("max_pixels")
-    labels = hashlib.blake2b(np.packbits(present).tobytes()).hexdigest()
-    # With the pictures' own states: what was of another size, or damaged, may be repaired.
-    key = key_of(samples.paths, (_FORMAT, regions.key, grid, largest, labels), skip=True)
-    path, row = folder / f"{key}.npy", _row(grid)
+    digest = hashlib.blake2b(repr((_FORMAT, regions.key, grid, largest, os.path.abspath(data.root))).encode())
+    digest.update(np.packbits(present).tobytes())
+    digest.update("\n".join(map(str, samples.paths)).encode(errors="surrogateescape"))
+    path, row = folder / f"{digest.hexdigest()[:24]}.npy", _row(grid)
 
     def opened() -> NDArray[Any]:
         rows = read_rows(path, len(images))
         if rows.dtype != row:
             raise ValueError(f"{path} holds other maps")
+        left_out = np.isin(rows["state"], (_OTHER_SIZE, _UNREADABLE))
+        written = path.stat().st_mtime_ns
+        if any(_changed_since(samples.paths[image], written) for image in np.unique(images[left_out])):
+            raise ValueError(f"{path} was written before pictures were repaired")
         return rows
 
     def write() -> None:
@@ -111,6 +113,14 @@ def open_coverage(data: Any, split: str, grid: Size) -> Coverage:
         say(f"warning: {line}")
     rows, images, classes = (rows, images, classes) if kept.all() else (rows[kept], images[kept], classes[kept])
     return Coverage(images, classes, np.array(rows["area"]), rows["cells"], rows["near"], notes)
+
+
+def _changed_since(path: Path, then: int) -> bool:
+    """Whether a file was written, or put in its place, after a time in ns."""
+    try:
+        return os.stat(path).st_ctime_ns > then
+    except OSError:
+        return False
 
 
 def _notes(split: str, state: NDArray[np.uint8], images: NDArray[np.int64]) -> tuple[str, ...]:
