@@ -19,10 +19,11 @@ from torch import Tensor
 
 from mlcl.analysis.probe import probe
 from mlcl.callbacks.finite import broken_scores
-from mlcl.callbacks.localise import Localise
+from mlcl.callbacks.localise import CSV, Localise
 from mlcl.distributed import SharedError
 from mlcl.errors import cell
 from mlcl.metrics import Evaluation, MultiLabelMetrics
+from mlcl.runs.results import LOCALISATION
 from mlcl.system.files import write_whole
 
 _SHOWN = 200  # classes in the table on the terminal; of more, the best and the worst
@@ -76,6 +77,8 @@ class Results(Callback):
             if found:
                 scores = {"validated": _plain(found.validated), "mAP": _plain(found.mAP)}
                 summary["probe"] = {**asdict(found), **scores}
+        for name in (CSV, LOCALISATION):  # of a run that went on since
+            (self.folder / name).unlink(missing_ok=True)
         if self.localise is not None:
             how = evaluation, classes, metrics.interpolation
             summary["localisation"] = self.localise.write(self.folder, *how)

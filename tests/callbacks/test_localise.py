@@ -178,3 +178,15 @@ def test_saliency_is_not_negative_for_any_head():
         with torch.no_grad():
             maps = head.saliency(features, head(features))
         assert maps.shape == (2, 5, 4, 3) and (maps >= 0).all() and (maps.sum((2, 3)) > 0).all()
+
+
+def test_a_run_that_went_on_keeps_no_earlier_measurement(mlcl, demo, trained, tmp_path):
+    """Its scores are new, so the maps of before are another network's."""
+    run = tmp_path / "runs" / "demo" / "version_0"
+    shutil.copytree(trained, run)
+    for name in ("localisation.npz", "localisation.csv"):
+        (run / name).write_bytes(b"of the epoch before")
+    flags = ("--data.val_fraction", "0.25", "--model.optimizer.lr", "0.01")
+    outcome = mlcl("fit", *demo, *flags, "--ckpt_path", "last")
+    assert outcome.status == 0, outcome.err
+    assert read(run).localisation is None and not (run / "localisation.csv").exists()
