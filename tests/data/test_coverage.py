@@ -346,6 +346,7 @@ def test_polygons_need_pycocotools(tmp_path, monkeypatch):
         maps(COCO2014(str(root), num_workers=0))
 
 
+@pytest.mark.slow
 def test_training_and_testing_do_not_need_it(tmp_path):
     """In a process of its own, where nothing has imported it before."""
     (tmp_path / "shadow" / "pycocotools").mkdir(parents=True)

@@ -191,7 +191,7 @@ def test_photos_that_are_gone(root):
     assert len(NUSWIDE(str(root), images="present").read_split("train").paths) == 0
 
 
-@pytest.mark.parametrize("write", [write_nuswide, write_nuswide_table])
+@pytest.mark.parametrize("write", [write_nuswide, pytest.param(write_nuswide_table, marks=pytest.mark.slow)])
 def test_a_training_and_a_check(mlcl, tmp_path, write):
     train = {f"sky/{i:04d}_{i}.jpg": ["clouds", "sky"] if i % 2 else ["dog"] for i in range(8)}
     test = {f"sky/{i:04d}_{i}.jpg": ["sky"] if i % 3 else ["dog"] for i in range(8, 12)}

@@ -21,7 +21,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# One in every run; the others take as long again.
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "COCOJSON")) for kind in KINDS]
+)
 def test_check_fit_and_test_elsewhere(mlcl, tmp_path, kind):
     write, classes, flags = KINDS[kind]
     write(tmp_path / "data")
