@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlcl.analysis.measures import Interpolation, average_precision
+from mlcl.analysis.measures import Interpolation, average_precision, count
 
 Floats = NDArray[np.float64]
 MEASURES = ("energy", "chance", "gain", "pointing", "pointing_chance", "specificity")
@@ -61,9 +61,10 @@ class Localisation:
         room = 1 - self.chance
         return np.where(room > 0, (self.energy - self.chance) / np.where(room > 0, room, 1), np.nan)
 
-    def take(self, chosen: NDArray[Any]) -> "Localisation":
-        """Those of the positives."""
-        return Localisation(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+    def take(self, chosen: Any) -> "Localisation":
+        """The positives of these numbers, or where a boolean (P,) mask is true."""
+        positions = np.arange(len(self.index))[chosen]
+        return Localisation(**{field.name: getattr(self, field.name)[positions] for field in fields(self)})
 
     def class_means(self, measure: str, num_classes: int, size: str | None = None) -> Floats:
         """(K,) mean of a measure over the positives of each class, or over those of one of ``SIZES``."""
@@ -77,9 +78,11 @@ class Localisation:
 def elsewhere(found: Localisation, most: int, per_class: int = 2) -> list[int]:
     """The positives (their numbers in ``found``) with the lowest gain below 0, at most ``per_class`` of a class."""
     chosen: list[int] = []
-    for place in np.argsort(found.gain, kind="stable"):  # NaN comes last
-        own = sum(found.classes[other] == found.classes[place] for other in chosen)
-        if len(chosen) < most and own < per_class and found.gain[place] < 0:
+    gain = found.gain
+    for place in np.argsort(gain, kind="stable"):  # NaN comes last
+        if len(chosen) == most or not gain[place] < 0:
+            break
+        if sum(found.classes[other] == found.classes[place] for other in chosen) < per_class:
             chosen.append(int(place))
     return chosen
 
@@ -222,7 +225,7 @@ def ap_of_size(
     banded = targets.clone()
     others = torch.from_numpy(~counted)
     banded[torch.from_numpy(rows)[others], torch.from_numpy(classes)[others]] = -1
-    positives, absences = ((banded == code).sum(0).numpy() for code in (1, 0))
+    positives, absences = (count(banded == code).numpy() for code in (1, 0))
     measured = (positives > 0) & (absences > 0)
     ap = average_precision(logits, banded, interpolation).numpy()
     chance = positives / np.maximum(positives + absences, 1)

@@ -39,12 +39,7 @@ def _measured(run: Results) -> NDArray[np.int64]:
     """Row and class of the measured positives, as one ascending number each."""
     found = run.localisation
     assert found is not None
-    return np.sort(_rows(run, found.index) * len(run.classes) + found.classes)
-
-
-def _rows(run: Results, index: NDArray[np.int64]) -> NDArray[np.int64]:
-    order = np.argsort(run.index)
-    return np.asarray(order[np.searchsorted(run.index[order], index)])
+    return np.sort(run.rows_of(found.index) * len(run.classes) + found.classes)
 
 
 def class_means(run: Results, measure: str) -> Tensor:
@@ -68,7 +63,7 @@ def resampled(run: Results, measure: str, weights: Iterable[Tensor]) -> Tensor:
     assert isinstance(found, Localisation)
     values = getattr(found, measure)
     kept = np.isfinite(values)
-    rows = _rows(run, found.index[kept])
+    rows = run.rows_of(found.index[kept])
     shape, places = (len(run.classes), len(run.index)), (found.classes[kept], rows)
     total, number = (csr_array((data, places), shape) for data in (values[kept], np.ones(len(rows))))
     parts = []

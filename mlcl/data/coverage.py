@@ -48,11 +48,6 @@ class Coverage:
     near_bits: NDArray[np.uint8]  # (R, ceil(h w / 8)) what near_of unpacks
     notes: tuple[str, ...] = ()  # how many present classes and images are left out, and why
 
-    def of(self, row: int) -> slice:
-        """The pairs of one image."""
-        first, end = np.searchsorted(self.rows, (row, row + 1))
-        return slice(int(first), int(end))
-
     def near_of(self, pairs: Any) -> NDArray[np.bool_]:
         """(n, h, w) whether a cell's centre is within 15 pixels of the original picture of an object's pixel's centre.
 
@@ -81,7 +76,7 @@ def open_coverage(data: Any, split: str, grid: Size) -> Coverage:
     digest = hashlib.blake2b(repr((_FORMAT, regions.key, grid, largest, os.path.abspath(data.root))).encode())
     digest.update(np.packbits(present).tobytes())
     digest.update("\n".join(map(str, samples.paths)).encode(errors="surrogateescape"))
-    path, row = folder / f"{digest.hexdigest()[:24]}.npy", _row(grid)
+    path, row, fresh = folder / f"{digest.hexdigest()[:24]}.npy", _row(grid), False
 
     def opened() -> tuple[NDArray[Any], NDArray[np.uint8]]:
         rows = read_rows(path, len(images))
@@ -89,11 +84,13 @@ def open_coverage(data: Any, split: str, grid: Size) -> Coverage:
             raise ValueError(f"{path} holds other maps")
         state, written = np.array(rows["state"]), path.stat().st_mtime_ns
         left_out = images[(state == _OTHER_SIZE) | (state == _UNREADABLE)]
-        if any(_changed_since(samples.paths[image], written) for image in np.unique(left_out)):
+        if not fresh and any(_changed_since(samples.paths[image], written) for image in np.unique(left_out)):
             raise ValueError(f"{path} was written before pictures were repaired")
         return rows, state
 
     def write() -> None:
+        nonlocal fresh
+        fresh = True  # also if the clock of the pictures' disk is ahead
         found = regions.read()
         if not any(found):
             raise MlclError(f"{none} of the classes in its {split} images")

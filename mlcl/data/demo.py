@@ -216,6 +216,8 @@ class Demo(COCO2014):
         **settings: Any,
     ) -> None:
         super().__init__(root=root, **settings)
+        if self.folders["train"] != "train2014":
+            raise MlclError("data.year: the demo's scenes have the names of COCO 2014; leave it out")
         self.scenes = {"train": train_images, "val": test_images, "size": scene_size, "seed": scene_seed}
 
     def prepare_data(self) -> None:

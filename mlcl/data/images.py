@@ -22,14 +22,18 @@ with light_imports():
 
 def check_files(paths: Sequence[Path], split: str, allowed: int) -> None:
     """Raise ImageError if more than the allowed number of a split's pictures do not exist."""
-    # A listing per folder instead of a stat per file: 82,783 files in a tenth of a second.
-    present = {folder: set(os.listdir(folder)) for folder in {path.parent for path in paths} if os.path.isdir(folder)}
-    missing = [path for path in paths if path.name not in present.get(path.parent, ())]
+    missing = [path for path, found in zip(paths, exist(paths), strict=True) if not found]
     if len(missing) > allowed:
         raise ImageError(
             f"{len(missing):,} of {len(paths):,} {split} images are missing, the first is {short(str(missing[0]))}; "
             f"check --data.root{written_on_windows(missing[0])}"
         )
+
+
+def exist(paths: Sequence[Path]) -> list[bool]:
+    """Whether each file is there: a listing per folder, not a look at each, 82,783 files in a tenth of a second."""
+    present = {folder: set(os.listdir(folder)) for folder in {path.parent for path in paths} if os.path.isdir(folder)}
+    return [path.name in present.get(path.parent, ()) for path in paths]
 
 
 def read_image(path: str | Path, white: float | None = None, max_pixels: int | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from mlcl.data.base import MultiLabelDataModule, Split
 from mlcl.data.cells import names_in
 from mlcl.data.dataset import Samples
 from mlcl.data.file_names import below, checked, short
-from mlcl.data.images import ImageError
+from mlcl.data.images import ImageError, exist
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets, encode
 from mlcl.data.options import one_of
 from mlcl.data.table import read_rows
@@ -168,9 +168,7 @@ class NUSWIDE(MultiLabelDataModule):
         """The samples whose photos exist, if these are wanted."""
         if self.images == "listed":
             return samples
-        folders = {path.parent for path in samples.paths}
-        files = {folder: set(os.listdir(folder)) for folder in folders if os.path.isdir(folder)}
-        there = np.array([path.name in files.get(path.parent, ()) for path in samples.paths], dtype=bool)
+        there = np.array(exist(samples.paths), dtype=bool)
         if missing := int((~there).sum()):
             counts = f"{missing:,} of {len(there):,} listed images are missing and left out (data.images present)"
             self.notes[f"{split} images"] = f"{split}: {counts}"

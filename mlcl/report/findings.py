@@ -79,8 +79,6 @@ def _elsewhere(results: Results) -> list[tuple[int, int]]:
     found = results.localisation
     if found is None:
         return []
-    order = np.argsort(results.index)
-    rows = order[np.searchsorted(results.index[order], found.index)]
-    right = found.take(results.predicted[rows, found.classes])
-    rows = order[np.searchsorted(results.index[order], right.index)]
-    return [(int(rows[place]), int(right.classes[place])) for place in localisation.elsewhere(right, _ELSEWHERE)]
+    right = found.take(results.predicted[results.rows_of(found.index), found.classes])
+    chosen = right.take(localisation.elsewhere(right, _ELSEWHERE))
+    return list(zip(results.rows_of(chosen.index).tolist(), chosen.classes.tolist(), strict=True))

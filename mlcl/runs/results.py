@@ -68,6 +68,11 @@ class Results:
             raise _unreadable(self.folder, error) from error
         return np.array(values)
 
+    def rows_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of images, by their positions in the dataset, all of which are in these results."""
+        order = np.argsort(self.index)
+        return np.asarray(order[np.searchsorted(self.index[order], index)])
+
     @cached_property
     def localisation(self) -> Localisation | None:
         """Where each class looked, if the run was tested with ``--localise true``; its index is that of the images."""

@@ -45,7 +45,6 @@ def write_tree(root: Path, part: float) -> int:
     entries = [{"id": i, "file_name": f"{i:012d}.jpg", "width": WIDTH, "height": HEIGHT} for i in range(images)]
     for entry in entries:
         os.link(root / "picture.jpg", root / "val2014" / entry["file_name"])
-    shares = 1 / np.arange(2, len(COCO_CLASSES) + 2)
     rate = rng.gamma(1.2, size=images)  # some crowded, some empty
     of_image = np.sort(rng.choice(images, objects, p=rate / rate.sum()))
     shares = 1 / np.arange(2, len(COCO_CLASSES) + 2)

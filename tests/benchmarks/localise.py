@@ -24,7 +24,7 @@ from mlcl.module import MultiLabelModule
 from mlcl.network import Network
 from mlcl.system import console
 
-CASES = {"test_resnet": (96, 600), "resnet50": (224, 200)}  # side in pixels, images
+CASES = {"test_resnet": (96, 600), "resnet50": (224, 48)}  # side in pixels, images
 
 
 def test_once(module: MultiLabelModule, data: Demo, localise: bool, folder: Path) -> None:

@@ -100,3 +100,8 @@ def test_an_interrupted_run_leaves_nothing_and_a_late_one_yields(tree, tmp_path,
     monkeypatch.setattr(scenes, "_write_split", lambda mine, *_: (fill(mine), fill(tmp_path / "demo")))
     write_scenes(tmp_path / "demo", **WANTED)
     assert contents(tmp_path) == {f"demo/{path}": data for path, data in contents(tree).items()}
+
+
+def test_another_year_is_refused(tmp_path):
+    with pytest.raises(MlclError, match=r"data\.year"):
+        scenes.Demo(str(tmp_path), year=2017)

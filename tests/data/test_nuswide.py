@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 from support.photo_lists import write_nuswide, write_nuswide_table
-from support.running import REPOSITORY
+from support.running import one_epoch_of
 
 from mlcl.data.nuswide import NUSWIDE, NUSWIDE_CLASSES
 from mlcl.errors import MlclError
@@ -196,13 +196,11 @@ def test_a_training_and_a_check(mlcl, tmp_path, write):
     train = {f"sky/{i:04d}_{i}.jpg": ["clouds", "sky"] if i % 2 else ["dog"] for i in range(8)}
     test = {f"sky/{i:04d}_{i}.jpg": ["sky"] if i % 3 else ["dog"] for i in range(8, 12)}
     root = write(tmp_path / "nus", train, test)
-    flags = ["--config", REPOSITORY / "configs" / "nuswide.yaml", "--data.root", root, "--data.num_workers", "0"]
+    flags, small = one_epoch_of("nuswide", root)
     checked = mlcl("check", *flags)
     assert checked.status == 0, checked.err
     assert "8 train and 4 test images, 81 classes: these counts fit no published table of NUSWIDE" in checked.out
-    small = ["--data.image_size", "32", "--data.batch_size", "4", "--trainer.max_epochs", "1"]
-    network = ["--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"]
-    trained = mlcl("fit", *flags, *small, *network, "--trainer.accelerator", "cpu")
+    trained = mlcl("fit", *flags, *small)
     assert trained.status == 0, trained.err
     assert "results in" in trained.out
 

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 from support.photo_lists import write_vg500
-from support.running import REPOSITORY
+from support.running import one_epoch_of
 
 from mlcl.data.vg500 import VG500
 from mlcl.errors import MlclError
@@ -104,11 +104,9 @@ def test_a_training_and_a_check(mlcl, tmp_path):
     train, test = ({f"{n}{i}.jpg": [i % 3, 499] if i % 2 else [i] for i in range(8)} for n in (1, 2))
     (tmp_path / "vg").mkdir()
     root = write_vg500(tmp_path / "vg", train, test)
-    flags = ["--config", REPOSITORY / "configs" / "vg500.yaml", "--data.root", root, "--data.num_workers", "0"]
+    flags, small = one_epoch_of("vg500", root)
     checked = mlcl("check", *flags)
     assert "protocol: 8 train and 8 test images, 500 classes: these counts fit no published" in checked.out
-    small = ["--data.image_size", "32", "--data.batch_size", "4", "--trainer.max_epochs", "1"]
-    network = ["--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"]
-    trained = mlcl("fit", *flags, *small, *network, "--trainer.accelerator", "cpu")
+    trained = mlcl("fit", *flags, *small)
     assert trained.status == 0, trained.err
     assert "results in" in trained.out

@@ -68,6 +68,20 @@ def tiny_data(kind: str, folder: Path) -> list[str]:
     return [part for name, value in flags.items() for part in (f"--data.{name}", str(value))]
 
 
+def one_epoch_of(name: str, root: str | Path) -> tuple[list[str], list[str]]:
+    """Flags of a config (its name) on data in a folder; and those with which one epoch of it is small enough."""
+    data = [
+        "--config",
+        str(REPOSITORY / "configs" / f"{name}.yaml"),
+        "--data.root",
+        str(root),
+        "--data.num_workers",
+        "0",
+    ]
+    small = ["--data.image_size", "32", "--data.batch_size", "4", "--trainer.max_epochs", "1", "--trainer.accelerator"]
+    return data, [*small, "cpu", "--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"]
+
+
 def demo_flags(demo_root: Path) -> list[str]:
     """Flags that make the demo config small enough for a test."""
     return [
