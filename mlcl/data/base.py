@@ -18,19 +18,17 @@ from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
 from mlcl.data.coverage import Coverage, open_coverage
 from mlcl.data.dataset import ImageDataset, Samples, collate
-from mlcl.data.doubts import contradiction, doubts
+from mlcl.data.doubts import doubts
 from mlcl.data.features import Extractor, FeatureDataset, cached
-from mlcl.data.file_names import short
 from mlcl.data.images import check_files, reading_of
 from mlcl.data.labels import PRESENT, describe
 from mlcl.data.options import at_least, one_of
 from mlcl.data.regions import Regions
 from mlcl.data.sampler import EpochSampler
+from mlcl.data.splits import SPLITS, Split, checked, divide
 from mlcl.errors import MlclError
 from mlcl.system.console import say
 from mlcl.system.seeding import global_seed
-
-Split = Literal["train", "val", "test"]
 
 
 class MultiLabelDataModule(LightningDataModule):
@@ -62,6 +60,13 @@ class MultiLabelDataModule(LightningDataModule):
         white: the value that is white in pictures of more than 8 bits, such as 4095 where 12 bits are stored in 16; by
             default the largest of their type, 1 for floats; a picture that stays below a quarter of that is not read.
         max_pixels: a picture with more is not read; by default Pillow's limit, 89 million.
+        known_share: of the known training labels, the share that stays known; the others are hidden, at random by
+            (seed, image, class), to see what missing labels cost.
+        single_positive: hide all labels of a training image but one that is present (Cole et al., CVPR 2021).
+        splicemix: share of the images of a training step that become grids of reduced images (SpliceMix).
+        sampler: of the training images: random, or class_aware (every class equally often, Shen et al., ECCV 2016).
+        frequency_borders: training images of a class up to which it counts as rare (tail), and above which as frequent
+            (head); the mAP of both, and of those between, is written beside that of all.
     """
 
     classes: tuple[str, ...]
@@ -86,6 +91,11 @@ class MultiLabelDataModule(LightningDataModule):
         max_pixels: int | None = None,
         cache_dtype: Literal["float16", "float32"] = "float16",
         views_cached: int = 1,
+        known_share: float = 1.0,
+        single_positive: bool = False,
+        splicemix: float = 0.0,
+        sampler: Literal["random", "class_aware"] = "random",
+        frequency_borders: tuple[int, int] = (20, 100),
     ) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size, views=views, max_pixels=max_pixels, views_cached=views_cached)
@@ -102,6 +112,7 @@ class MultiLabelDataModule(LightningDataModule):
         one_of("augment_on", augment_on, "cpu", "device")
         one_of("on_bad_image", on_bad_image, "raise", "skip")
         one_of("augment", augment, *AUGMENTATIONS)
+        one_of("sampler", sampler, "random", "class_aware")
         self.root = Path(os.path.expanduser(root))
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.views, self.augment, self.empty_images = views, augment, empty_images
@@ -112,6 +123,8 @@ class MultiLabelDataModule(LightningDataModule):
         self.cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
         self.on_bad_image = on_bad_image
         self.reading = reading_of({"white": white, "max_pixels": max_pixels})
+        self.known_share, self.single_positive = known_share, single_positive
+        self.splicemix, self.sampler, self.frequency_borders = splicemix, sampler, frequency_borders
         self.notes: dict[str, str] = {}  # what the reading of the labels noticed, by split or file
         self.test_only = False  # the training images, and those held out of them, are elsewhere
         self._bad_list: Path | None = None
@@ -144,7 +157,7 @@ class MultiLabelDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download if asked to, and check that every image of the splits is there."""
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             if samples := self.read_split(split):
                 check_files(samples.paths, split, limit(len(samples.paths)) if self.on_bad_image == "skip" else 0)
 
@@ -181,21 +194,8 @@ class MultiLabelDataModule(LightningDataModule):
 
     def read_splits(self) -> str:
         """Fill ``splits``, and describe where the validation images come from."""
-        train, val, test = (self._filtered(split) for split in ("train", "val", "test"))
-        val_source = "its own split"
-        if self.val_fraction and not self.test_only:
-            if val is not None:
-                raise MlclError("data.val_fraction is set, but this dataset has a validation split of its own")
-            if train is None:
-                raise MlclError("data.val_fraction is set, but this dataset has no training split")
-            (train, val), val_source = train.hold_out(self.val_fraction, self.split_seed), "held out from train"
-            test, val_source = (test, val_source) if test is not None else (val, "held out from train; also the test")
-        elif val is None and not self.test_only:
-            val, val_source = test, "the test images: selection sees them; --data.val_fraction 0.1 holds some out"
-        elif test is None:
-            test = val
-        named: dict[Split, Samples | None] = {"train": train, "val": val, "test": test}
-        self.splits = {split: samples for split, samples in named.items() if samples is not None}
+        read = {split: checked(self.read_split(split), split, self.empty_images == "drop") for split in SPLITS}
+        self.splits, val_source = divide(read, self.val_fraction, self.split_seed, self.test_only)
         return val_source
 
     @property
@@ -263,14 +263,6 @@ class MultiLabelDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it for :meth:`train_dataloader`."""
         self._next_epoch = state_dict["next_epoch"]
-
-    def _filtered(self, split: Split) -> Samples | None:
-        samples = self.read_split(split)
-        if samples is not None and (twice := contradiction(samples)):
-            raise MlclError(f"{split}: {short(str(twice))} is listed twice, with different labels")
-        if samples is not None and self.empty_images == "drop":
-            samples = samples.take((samples.targets == PRESENT).any(1))
-        return samples and samples._replace(source=split)
 
     def _loader(self, split: Split) -> DataLoader[dict[str, Tensor]]:
         pictures, training, workers = self.dataset(split), split == "train", self.workers

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.dataset import Samples
 from mlcl.data.doubts import doubts
 from mlcl.data.file_names import short
@@ -20,6 +20,7 @@ from mlcl.data.images import ImageError, read_image
 from mlcl.data.labels import PRESENT, Targets, describe, measurable, never_absent
 from mlcl.data.protocols import protocol_line
 from mlcl.data.row_file import with_progress
+from mlcl.data.splits import Split
 from mlcl.errors import cell, visible
 from mlcl.system.console import say
 from mlcl.system.files import write_whole

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.coco_labels import check_objects, chosen, note_unused, read_table
 from mlcl.data.dataset import Samples
 from mlcl.data.download import fetch
 from mlcl.data.file_names import below, short
 from mlcl.data.options import one_of
 from mlcl.data.regions import Regions, of_coco
+from mlcl.data.splits import Split
 from mlcl.errors import MlclError
 
 # In the order of the category ids, which run from 1 to 90 with holes.

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.coco_labels import Table, check_objects, chosen, note_unused, read_table
 from mlcl.data.dataset import Samples
 from mlcl.data.file_names import below, short
 from mlcl.data.labels import UNKNOWN, some
 from mlcl.data.regions import Regions, of_coco
+from mlcl.data.splits import Split
 from mlcl.errors import MlclError
 
 _ALIASES: dict[Split, tuple[str, ...]] = {

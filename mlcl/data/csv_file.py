@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlcl.data import cells
-from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.dataset import ImageDataset, Samples
 from mlcl.data.file_names import checked, short
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets
 from mlcl.data.options import one_of
+from mlcl.data.splits import Split
 from mlcl.data.table import Rows, read_rows
 from mlcl.errors import MlclError
 

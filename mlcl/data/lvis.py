@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.coco_file import Content, Entry, number, selected
 from mlcl.data.coco_labels import Table, check_objects, chosen, note_unused, read_table
 from mlcl.data.dataset import Samples
@@ -14,6 +14,7 @@ from mlcl.data.file_names import below, checked, short
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets
 from mlcl.data.options import one_of
 from mlcl.data.regions import Regions, of_coco
+from mlcl.data.splits import Split
 from mlcl.errors import MlclError
 
 _PARTS: dict[Split, str] = {"train": "train", "test": "val"}

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.cells import names_in
 from mlcl.data.dataset import Samples
 from mlcl.data.file_names import below, checked, short
 from mlcl.data.images import ImageError, exist
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets, encode
 from mlcl.data.options import one_of
+from mlcl.data.splits import Split
 from mlcl.data.table import read_rows
 from mlcl.errors import MlclError
 

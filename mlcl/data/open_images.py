@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.dataset import Samples
 from mlcl.data.file_names import below, short
 from mlcl.data.images import ImageError
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN
 from mlcl.data.open_images_table import MACHINE, NO, YES, Labels, read_labels
 from mlcl.data.options import one_of
+from mlcl.data.splits import Split
 from mlcl.data.table import read_rows
 from mlcl.errors import MlclError
 

@@ -6,10 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.dataset import Samples
 from mlcl.data.file_names import below, checked, short
 from mlcl.data.labels import encode
+from mlcl.data.splits import Split
 from mlcl.errors import MlclError
 
 _CLASSES = 500

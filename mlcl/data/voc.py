@@ -10,13 +10,14 @@ from xml.etree.ElementTree import TreeBuilder, XMLParser
 import numpy as np
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from mlcl.data.base import MultiLabelDataModule, Split
+from mlcl.data.base import MultiLabelDataModule
 from mlcl.data.dataset import Samples
 from mlcl.data.download import fetch
 from mlcl.data.file_names import below, checked, short
 from mlcl.data.labels import from_voc
 from mlcl.data.options import one_of
 from mlcl.data.regions import Region, Regions, state_of
+from mlcl.data.splits import Split
 from mlcl.data.voc_classes import VOC_CLASSES as VOC_CLASSES
 from mlcl.errors import MlclError
 

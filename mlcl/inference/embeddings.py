@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from mlcl.analysis.embeddings import ClassEmbeddings, entries, join
 from mlcl.data import ImageDataset, MultiLabelDataModule
 from mlcl.data.augment import Augmentation
-from mlcl.data.base import Split
+from mlcl.data.splits import Split
 from mlcl.errors import MlclError
 from mlcl.inference.model import Model
 from mlcl.network import Network

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import InterpolationMode
 import mlcl.data
 from mlcl.data import ImageDataset, MultiLabelDataModule
 from mlcl.data.augment import Augmentation
-from mlcl.data.base import Split
+from mlcl.data.splits import Split
 from mlcl.heads import GlobalPool
 from mlcl.metrics import average_precision
 from mlcl.network import Network
