@@ -1,8 +1,9 @@
-"""Linear heads on pooled features, as the number that a trained head has to beat: a grid of ridge and logistic ones."""
+"""Linear heads on pooled features: the number that a trained head has to beat, and scores of held-out images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -14,6 +15,7 @@ _MOST = 10_000  # training images; of more, so many at random
 # Penalties on the squared weights of standardised features, per training image.
 _RIDGE = tuple(10.0**power for power in range(-3, 4))
 _LOGISTIC = tuple(10.0**power for power in range(-4, 1))
+_HELD_OUT: tuple[float, ...] = (0.1, 1.0, 10.0)
 _ITERATIONS = 60
 
 Fit = Callable[[Tensor, Tensor, tuple[float, ...]], Tensor]
@@ -68,6 +70,40 @@ def _best(features: Tensor, targets: Tensor, test: Tensor, test_targets: Tensor,
     validated, kind, penalty = best
     (scores,) = _scores(_GRID[kind][0], (penalty,), features, targets, test)
     return Probe(kind, penalty, len(features), validated, _mean_ap(scores, test_targets, interpolation))
+
+
+def held_out_logits(features: Tensor, targets: Tensor, parts: Tensor) -> Tensor | None:
+    """Logits (N, K) float64 of every image from logistic heads that were fitted without its part.
+
+    The penalty is the one with the lowest cross-entropy on the first part: the average precision of labels of which
+    some are wrong prefers penalties that fit the wrong ones.
+
+    Args:
+        features: (N, C) float.
+        targets: (N, K) in {1, 0, -1}.
+        parts: (N,) int64; images with one number, such as copies of one picture, are left out together.
+
+    Returns:
+        None for images of a single part, none of which could be held out.
+    """
+    names = torch.from_numpy(np.unique(parts.numpy()))
+    if len(names) < 2:
+        return None
+    random = torch.Generator().manual_seed(0)
+    fold = torch.empty(int(names.max()) + 1, dtype=torch.int64)
+    fold[names[torch.randperm(len(names), generator=random)]] = torch.arange(len(names)) % _FOLDS
+    own, penalties = fold[parts], _HELD_OUT
+    with torch.inference_mode(False), torch.enable_grad():  # within a test, too
+        logits = torch.zeros(targets.shape, dtype=torch.float64)
+        for held in range(min(_FOLDS, len(names))):
+            rest, left_out = (own != held).nonzero()[:, 0], own == held
+            rest = rest[torch.randperm(len(rest), generator=random)[:_MOST]]
+            scores = _scores(_logistic, penalties, features[rest], targets[rest], features[left_out])
+            known, labels = targets[left_out] >= 0, (targets[left_out] == 1).double()
+            losses = [float(binary_cross_entropy_with_logits(one[known], labels[known])) for one in scores]
+            best = min(range(len(losses)), key=losses.__getitem__)
+            logits[left_out], penalties = scores[best], (penalties[best],)
+    return logits
 
 
 def _mean_ap(scores: Tensor, targets: Tensor, interpolation: Interpolation) -> float:

@@ -18,6 +18,7 @@ from rich.text import Text
 from torch import Tensor
 
 from mlcl.analysis.probe import probe
+from mlcl.callbacks import label_issues
 from mlcl.callbacks.finite import broken_scores
 from mlcl.callbacks.localise import CSV, Localise
 from mlcl.distributed import SharedError
@@ -62,8 +63,7 @@ class Results(Callback):
         data, count, images = getattr(trainer, "datamodule", None), len(evaluation.index), []
         classes = list(getattr(data, "classes", None) or map(str, range(evaluation.logits.shape[1])))
         if data is not None:
-            paths, root = data.splits[split].paths, data.root
-            images = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
+            images = data.splits[split].names(data.root)
             evaluation = evaluation.without(data.skipped(split))
         per_class = pl_module.spread.per_class[0]
         summary = {"split": split, "checkpoint": self.checkpoint, **_summary(evaluation, classes)}
@@ -82,6 +82,7 @@ class Results(Callback):
         if self.localise is not None:
             how = evaluation, classes, metrics.interpolation
             summary["localisation"] = self.localise.write(self.folder, *how)
+        summary["label_issues"] = label_issues.write(self.folder, evaluation, split, classes, images, data)
         write_whole(self.folder / "metrics.json", json.dumps(summary, indent=2))
         write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, per_class))
         write_scores(self.folder / "scores.npz", evaluation, classes, images)
@@ -165,6 +166,8 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
         if names := summary[f"classes_without_{kind}"]:
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
             console.print(f"  {what}, so no AP: {', '.join(names[:_NAMED])}{more}", style="yellow", highlight=False)
+    if found := summary["label_issues"]:
+        console.print(f"  labels that look wrong: {found:,}, in {label_issues.NAME}", highlight=False)
     console.print(f"results in {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
 
 

@@ -30,6 +30,10 @@ class Samples(NamedTuple):
     groups: Sequence[str] | None = None  # N; images of a group, such as a patient, are never divided at random
     source: str = ""  # the split of the dataset's files that they come from: validation images may be held out
 
+    def names(self, root: Path) -> list[str]:
+        """The paths of the files, relative to the dataset's folder where they lie in it."""
+        return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in self.paths]
+
     def take(self, rows: Any) -> "Samples":
         """The samples at these row numbers, or where a boolean (N,) mask is true."""
         rows = np.arange(len(self.paths))[rows]

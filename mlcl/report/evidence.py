@@ -49,12 +49,15 @@ class Evidence:
 def gather(
     results: Results,
     errors: dict[int, Errors],
-    elsewhere: list[tuple[int, int]],
+    others: list[tuple[int, int]],
     data_root: str | None,
     max_images: int,
     imports: tuple[str, ...],
 ) -> Evidence:
-    """Find the pictures, and send some of them through the network; see :func:`mlcl.report.findings.gather`."""
+    """Find the pictures, and send some of them through the network; see :func:`mlcl.report.findings.gather`.
+
+    ``others`` are rows and classes that are shown beside the ``errors`` of each class.
+    """
     evidence = Evidence()
     given = Path(results.summary.get("checkpoint") or "none")  # its run may have been moved
     checkpoint = beside(results.folder, f"checkpoints/{given.name}") or (given if given.is_file() else None)
@@ -69,12 +72,12 @@ def gather(
         model = inference.load(checkpoint, imports=imports)
         if list(model.classes) != results.classes:
             raise MlclError(f"{checkpoint} has other classes than these results")
-        _run_network(model, evidence, results, errors, elsewhere, max_images)
+        _run_network(model, evidence, results, errors, others, max_images)
     except MlclError as error:
         evidence.notes.append(f"no attention maps and no embeddings: {error}")
         return evidence
     if results.localisation is not None:
-        pairs = {*elsewhere, *((row, k) for k, error in errors.items() for row in error.present)}
+        pairs = {*others, *((row, k) for k, error in errors.items() for row in error.present)}
         try:
             _find_objects(Rebuilt(checkpoint, imports).datamodule(data_root), evidence, results, sorted(pairs))
         except MlclError as error:
@@ -122,14 +125,15 @@ def _run_network(
     evidence: Evidence,
     results: Results,
     errors: dict[int, Errors],
-    elsewhere: list[tuple[int, int]],
+    others: list[tuple[int, int]],
     most: int,
 ) -> None:
     """Fill in attention maps and embeddings, a batch at a time."""
-    chosen = choose([*errors.values()], len(results.images), most)
+    besides = [*dict.fromkeys(row for row, _ in others if row in evidence.paths)][: most // 4]
+    chosen = choose([*errors.values()], len(results.images), most - len(besides))
     hard, drawn = ([row for row in rows if row in evidence.paths] for rows in chosen)
-    rows = sorted({*hard, *drawn, *(row for row, _ in elsewhere if row in evidence.paths)})
-    pairs = {*elsewhere, *((row, k) for k, error in errors.items() for row in (*error.absent, *error.present))}
+    rows = sorted({*hard, *drawn, *besides})
+    pairs = {*others, *((row, k) for k, error in errors.items() for row in (*error.absent, *error.present))}
     evidence.passed, evidence.drawn = len(rows), len(drawn)
     parts = []
     for start in range(0, len(rows), _BATCH):

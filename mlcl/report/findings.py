@@ -7,15 +7,16 @@ import numpy as np
 from scipy.special import expit
 
 from mlcl import analysis
-from mlcl.analysis import localisation
+from mlcl.analysis import label_issues, localisation
 from mlcl.analysis.embeddings import project
 from mlcl.analysis.evaluation import CoOccurrence, Decisions, Errors, Floats, PRCurve, Reliability
+from mlcl.analysis.label_issues import LabelIssues
 from mlcl.report import evidence
 from mlcl.report.evidence import Evidence
 from mlcl.runs.results import Results, read
 from mlcl.viz import captions
 
-_ELSEWHERE = 12  # pictures of them
+_ELSEWHERE, _DOUBTFUL = 12, 12  # pictures of them
 _MOST_CLASSES = 100  # with a curve and pictures, which take some 100 kB of the page per class
 
 
@@ -32,6 +33,7 @@ class Findings:
     evidence: Evidence  # pictures, attention maps, embeddings
     projection: tuple[Floats, str] | None  # of the embeddings: points (R, 2), and the method
     elsewhere: list[tuple[int, int]]  # row and class of positives that are predicted, but looked for elsewhere
+    doubtful: LabelIssues  # labels that look wrong, the first of them
 
     def labels(self, row: int) -> str:
         """The classes that are present in an image, as text."""
@@ -51,8 +53,9 @@ def gather(
     # All classes have a section, or those with the lowest AP; in the order of the dataset.
     shown = sorted(results.class_ap.argsort()[:_MOST_CLASSES].tolist())
     errors = {k: analysis.worst_errors(probabilities[:, k], targets[:, k]) for k in shown}
-    elsewhere = _elsewhere(results)
-    found = evidence.gather(results, errors, elsewhere, data_root, max_images, imports)
+    elsewhere, doubtful = _elsewhere(results), label_issues.find(results.logits, targets, _DOUBTFUL)
+    pairs = [*elsewhere, *zip(doubtful.rows.tolist(), doubtful.classes.tolist(), strict=True)]
+    found = evidence.gather(results, errors, pairs, data_root, max_images, imports)
     embeddings = found.embeddings
     return Findings(
         results=results,
@@ -71,6 +74,7 @@ def gather(
         evidence=found,
         projection=project(embeddings.vectors) if embeddings is not None else None,
         elsewhere=elsewhere,
+        doubtful=doubtful,
     )
 
 

@@ -73,6 +73,11 @@ def _values(found: Findings) -> dict[str, Any]:
         "mapped": min(figures.MAP_CLASSES, len(results.classes)),
         "least_images": LEAST_IMAGES,
         "looks": _looks(found),
+        "doubtful": [
+            {**shot, "class": results.classes[k], "doubt": doubt}
+            for row, k, doubt in zip(found.doubtful.rows, found.doubtful.classes, found.doubtful.doubt, strict=True)
+            for shot in _pictures(found, int(k), [int(row)])
+        ],
         "embeddings": pages.svg(*embeddings) if embeddings else None,
         "training": [pages.svg(*described) for described in (figures.training(log) if log else ())],
     }
@@ -132,6 +137,7 @@ def _pictures(found: Findings, k: int, rows: list[int]) -> list[dict[str, Any]]:
                 "attention": None if weights is None else pages.inline(Image.fromarray(viz.overlay(weights)), "png"),
                 "objects": None if objects is None else pages.inline(_outline(objects, (width, height)), "png"),
                 "class": "",
+                "doubt": None,
                 "name": results.images[row],
                 "probability": results.probabilities[row, k],
                 "predicted": results.predicted[row, k],

@@ -1,11 +1,13 @@
 """Cached feature maps: those of the network, of every kept view, written once, whole or not at all."""
 
+import csv
 import json
 import multiprocessing
 import resource
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -241,8 +243,24 @@ def test_a_run_on_cached_features_is_the_run_without(mlcl, demo, tmp_path):
     assert len(list((tmp_path / "c").glob("*.npy"))) == 3
     summary = json.loads((next(folder.rglob("metrics.json"))).read_text())
     assert 0 < summary["probe"]["mAP"] < 1 and summary["probe"]["images"] == 68 and "to beat: mAP" in done.out
+    check_label_issues(next(folder.rglob("label_issues.csv")), summary)
     tested = mlcl("test", "--ckpt_path", "last", "--name", "cached")
     assert tested.status == 0 and "a cache of" not in tested.err and "overrides" not in tested.err
+
+
+def check_label_issues(path: Path, summary: dict[str, Any]) -> None:
+    """Test images by the network, training images by heads that were fitted without them; labels as they were given."""
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert len(rows) == summary["label_issues"] > 0 and {row["split"] for row in rows} == {"train", "test"}
+    assert [float(row["doubt"]) for row in rows] == sorted((float(row["doubt"]) for row in rows), reverse=True)
+    stored = np.load(path.with_name("scores.npz"))
+    images, classes = stored["images"].tolist(), stored["classes"].tolist()
+    for row in rows:
+        if row["split"] == "test":
+            label = stored["targets"][images.index(row["image"]), classes.index(row["class"])]
+            assert row["label"] == ("present" if label else "absent")
+        else:
+            assert row["image"] not in images and row["class"] in classes
 
 
 def test_of_a_part_of_the_test_images_the_probe_scores_that_part(mlcl, demo, monkeypatch):
