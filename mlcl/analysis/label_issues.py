@@ -12,6 +12,7 @@ from mlcl.analysis.evaluation import Bools, Floats, Ints
 from mlcl.analysis.measures import BLOCK
 
 MOST = 1000  # entries in a list: more than anybody looks at
+_FEWEST = 5  # labels of either kind: of a class with fewer, nobody can tell what is usual
 _PENALTY = 30.0  # on half the squared shift of a class: with fewer labels than this a class keeps the common one
 
 
@@ -23,19 +24,26 @@ class LabelIssues:
     classes: Ints  # (I,)
     doubt: Floats  # (I,) probability that the label is wrong, as far as the scores know
 
+    def take(self, chosen: NDArray[Any]) -> "LabelIssues":
+        """These of the entries, by number or by a boolean mask."""
+        return LabelIssues(self.rows[chosen], self.classes[chosen], self.doubt[chosen])
+
 
 def find(logits: NDArray[Any], targets: NDArray[Any], most: int = MOST) -> LabelIssues:
-    """The entries that :func:`confident` names, the highest :func:`doubt` first; arguments as of :func:`calibrate`."""
+    """The entries that :func:`confident` names and that are more likely wrong than right, the most doubtful first.
+
+    Arguments as of :func:`calibrate`; at most ``most`` entries.
+    """
     slope, shifts = calibrate(logits, targets)
     parts, step = [], max(1, BLOCK // max(1, len(logits)))
     for first in range(0, len(shifts), step):  # with thousands of classes a copy of everything is gigabytes
         block = slice(first, first + step)
         probabilities = expit(slope * logits[:, block].astype(np.float64) + shifts[block])
-        rows, classes = np.nonzero(confident(probabilities, targets[:, block]))
-        parts.append((rows, classes + first, doubt(probabilities, targets[:, block])[rows, classes]))
-    rows, classes, doubts = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((classes, rows, -doubts))[:most]
-    return LabelIssues(rows[order], classes[order], doubts[order])
+        doubts = doubt(probabilities, targets[:, block])
+        rows, classes = np.nonzero(confident(probabilities, targets[:, block]) & (doubts > 0.5))
+        parts.append((rows, classes + first, doubts[rows, classes]))
+    found = LabelIssues(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return found.take(np.lexsort((found.classes, found.rows, -found.doubt))[:most])
 
 
 def calibrate(logits: NDArray[Any], targets: NDArray[Any]) -> tuple[float, Floats]:
@@ -78,11 +86,11 @@ def confident(probabilities: Floats, targets: NDArray[Any]) -> Bools:
     """The entries whose other label is confidently the right one: (N, K).
 
     Confident learning (Northcutt et al., JAIR 2021, eq. 1 and 2), one class at a time: the other label has at least the
-    mean probability that it has where it is given, and the given one has not, or a lower probability. Classes that are
-    never, or always, present have no such mean.
+    mean probability that it has where it is given, and the given one has not, or a lower probability. For these means a
+    class needs five labels of either kind.
     """
     present, absent = targets == 1, targets == 0
-    counted = present.any(0) & absent.any(0)
+    counted = np.minimum(present.sum(0), absent.sum(0)) >= _FEWEST
     usual_present = (probabilities * present).sum(0) / np.maximum(present.sum(0), 1)
     usual_absent = ((1 - probabilities) * absent).sum(0) / np.maximum(absent.sum(0), 1)
     seems_present, seems_absent = probabilities >= usual_present, 1 - probabilities >= usual_absent

@@ -10,13 +10,12 @@ from mlcl import analysis
 from mlcl.analysis import label_issues, localisation
 from mlcl.analysis.embeddings import project
 from mlcl.analysis.evaluation import CoOccurrence, Decisions, Errors, Floats, PRCurve, Reliability
-from mlcl.analysis.label_issues import LabelIssues
 from mlcl.report import evidence
 from mlcl.report.evidence import Evidence
 from mlcl.runs.results import Results, read
 from mlcl.viz import captions
 
-_ELSEWHERE, _DOUBTFUL = 12, 12  # pictures of them
+_ELSEWHERE, _DOUBTFUL = 12, 8  # pictures of them
 _MOST_CLASSES = 100  # with a curve and pictures, which take some 100 kB of the page per class
 
 
@@ -33,7 +32,7 @@ class Findings:
     evidence: Evidence  # pictures, attention maps, embeddings
     projection: tuple[Floats, str] | None  # of the embeddings: points (R, 2), and the method
     elsewhere: list[tuple[int, int]]  # row and class of positives that are predicted, but looked for elsewhere
-    doubtful: LabelIssues  # labels that look wrong, the first of them
+    doubtful: dict[str, list[tuple[int, int, float]]]  # row, class and doubt of labels that look wrong, by the label
 
     def labels(self, row: int) -> str:
         """The classes that are present in an image, as text."""
@@ -53,8 +52,8 @@ def gather(
     # All classes have a section, or those with the lowest AP; in the order of the dataset.
     shown = sorted(results.class_ap.argsort()[:_MOST_CLASSES].tolist())
     errors = {k: analysis.worst_errors(probabilities[:, k], targets[:, k]) for k in shown}
-    elsewhere, doubtful = _elsewhere(results), label_issues.find(results.logits, targets, _DOUBTFUL)
-    pairs = [*elsewhere, *zip(doubtful.rows.tolist(), doubtful.classes.tolist(), strict=True)]
+    elsewhere, doubtful = _elsewhere(results), _doubtful(results)
+    pairs = [*elsewhere, *((row, k) for found in doubtful.values() for row, k, _ in found)]
     found = evidence.gather(results, errors, pairs, data_root, max_images, imports)
     embeddings = found.embeddings
     return Findings(
@@ -76,6 +75,16 @@ def gather(
         elsewhere=elsewhere,
         doubtful=doubtful,
     )
+
+
+def _doubtful(results: Results) -> dict[str, list[tuple[int, int, float]]]:
+    """Of absent and of present labels the most doubtful."""
+    found = label_issues.find(results.logits, results.targets)
+    labels, shown = results.targets[found.rows, found.classes], {}
+    for name, label in (("absent", 0), ("present", 1)):
+        some = found.take(np.flatnonzero(labels == label)[:_DOUBTFUL])
+        shown[name] = [*zip(some.rows.tolist(), some.classes.tolist(), some.doubt.tolist(), strict=True)]
+    return shown
 
 
 def _elsewhere(results: Results) -> list[tuple[int, int]]:

@@ -73,11 +73,14 @@ def _values(found: Findings) -> dict[str, Any]:
         "mapped": min(figures.MAP_CLASSES, len(results.classes)),
         "least_images": LEAST_IMAGES,
         "looks": _looks(found),
-        "doubtful": [
-            {**shot, "class": results.classes[k], "doubt": doubt}
-            for row, k, doubt in zip(found.doubtful.rows, found.doubtful.classes, found.doubtful.doubt, strict=True)
-            for shot in _pictures(found, int(k), [int(row)])
-        ],
+        "doubtful": {
+            label: [
+                {**shot, "class": results.classes[k], "doubt": doubt}
+                for row, k, doubt in entries
+                for shot in _pictures(found, k, [row])
+            ]
+            for label, entries in found.doubtful.items()
+        },
         "embeddings": pages.svg(*embeddings) if embeddings else None,
         "training": [pages.svg(*described) for described in (figures.training(log) if log else ())],
     }

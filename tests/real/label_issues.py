@@ -1,9 +1,9 @@
 """Flipped labels among real ones: how many the list of label issues finds, beside cleanlab's filter on the same scores.
 
 python tests/real/label_issues.py FILE.npz [--share 0.05] [--seeds 5]
-                                      FILE.npz: scores.npz of mlcl test, or features (N, C) and targets (N, K), whose
-                                      scores then come from heads that are fitted to the flipped labels without the image
-                                      (pip install cleanlab scikit-learn)
+
+FILE.npz is the scores.npz of mlcl test, or holds features (N, C) and targets (N, K); the scores are then those of heads
+that are fitted to the flipped labels without the image in question. Needs cleanlab, which mlcl does not.
 """
 
 import argparse
