@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--energy", action="store_true",
-        help="also write how familiar a picture looks: higher is more familiar; after mlcl calibrate --false_alarms also "
-        "whether it is (yes or no)",
+        help="also write how familiar a picture looks (higher is more familiar), and whether it is, if the checkpoint "
+        "comes from mlcl calibrate --false_alarms",
     )  # fmt: skip
     parser.add_argument("--batch_size", type=shared.positive, default=32, metavar="N", help="per device (default: 32)")
     parser.add_argument(
@@ -71,9 +71,7 @@ def check(options: argparse.Namespace) -> None:
 def _check_onnx(options: argparse.Namespace) -> None:
     """Refuse what only a checkpoint can do."""
     if options.energy:
-        raise MlclError(
-            "--energy: an ONNX file gives probabilities, not the logits before them; this needs the checkpoint"
-        )
+        raise MlclError("--energy: an ONNX file gives probabilities, but energy comes from logits; give the checkpoint")
     possible = {"accelerator": ("auto", "cpu"), "devices": ("1", "auto"), "precision": ("32-true",), "imports": ([],)}
     for name, values in possible.items():
         given = getattr(options, name)

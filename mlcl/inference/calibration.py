@@ -41,8 +41,8 @@ def calibrate(
     """Fit on the validation images, write a checkpoint that holds the result, and print what it changes.
 
     The arguments are those of ``mlcl calibrate``, with ``target``, ``level`` and ``shrink`` as in
-    :func:`mlcl.analysis.thresholds.fit`; ``guarantee`` is a kind of :func:`mlcl.analysis.conformal.fit`, which takes the
-    level of a recall instead; ``changes`` are other arguments of the dataset, such as its batch_size.
+    :func:`mlcl.analysis.thresholds.fit`; ``guarantee`` is a kind of :func:`mlcl.analysis.conformal.fit`, which then
+    takes the level of the recall; ``changes`` are other arguments of the dataset, such as its batch_size.
     """
     if guarantee is not None and (target != "recall" or level is None):
         raise ValueError(f"a guarantee takes the target recall with a level, got {target!r} and {level}")
@@ -50,7 +50,6 @@ def calibrate(
     data = rebuilt.datamodule(root, **(changes or {}))
     check_held_out(data, checkpoint)
     logits, targets = _evaluate(rebuilt, data, accelerator, output.parent)
-
     if not logits.isfinite().all():
         raise MlclError(f"{checkpoint}: the network's output for held-out images is not finite; nothing can be fitted")
     goal = target if level is None else f"{target} of {level:g}"

@@ -10,7 +10,8 @@ from pathlib import Path
 from mlcl.data.image_files import find_images
 from mlcl.errors import MlclError
 from mlcl.inference import writers
-from mlcl.inference.writers import Extra, Row
+from mlcl.inference.writers import Extra as Extra
+from mlcl.inference.writers import Row
 from mlcl.system.console import say
 
 # Position of the image, why it could not be read (or ""), its K probabilities, what else is told of it.

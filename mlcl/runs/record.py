@@ -89,7 +89,7 @@ def config_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
 
 def calibration_of(checkpoint: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], float | None]:
-    """How thresholds were fitted (empty without ``mlcl calibrate``), and the energy from which a picture is familiar."""
+    """How thresholds were fitted (empty if they were not), and the energy from which a picture counts as familiar."""
     calibration, energy = (checkpoint[KEY].get(name, {}) for name in ("calibration", "energy"))
     threshold = energy.get("threshold") if isinstance(energy, dict) else math.nan
     number = isinstance(threshold, float | None) and (threshold is None or math.isfinite(threshold))

@@ -154,7 +154,7 @@ def test_fewer_images_than_processes(mlcl, trained, tmp_path, monkeypatch):
     """The first of three processes; the second one has an image too, the third one none."""
 
     def gather(lines, parts):
-        parts[:] = [lines, [(index + 1, error, logits) for index, error, logits in lines], []]
+        parts[:] = [lines, [(index + 1, *rest) for index, *rest in lines], []]
 
     write_images(tmp_path / "images", 2)
     first = dataclasses.replace(forward.start("cpu"), count=3)
