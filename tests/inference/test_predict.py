@@ -141,11 +141,13 @@ def test_two_processes_write_one_file_in_order(mlcl, trained, tmp_path):
     write_images(tmp_path / "images", 12)
     (tmp_path / "images" / "00003x.jpg").write_text("no")
     common = ["predict", "--ckpt_path", str(trained), "--images", "images", "--num_workers", "0", "--batch_size", "2"]
+    common += ["--energy"]
     one = mlcl(*common, "--output", "one.csv", "--accelerator", "cpu")
     two = run_process(*common, "--output", "two.csv", "--accelerator", "cpu", "--devices", "2", cwd=tmp_path)
     assert (one.status, two.returncode) == (1, 1), two.stderr
     assert (tmp_path / "one.csv").read_text() == (tmp_path / "two.csv").read_text()
     assert len(rows_of(tmp_path / "two.csv")) == 12
+    assert all(float(row["energy"]) > 0 for row in rows_of(tmp_path / "two.csv"))
     assert two.stderr.count("not read: images/00003x.jpg: not a picture") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"images", "one.csv", "two.csv"}
 
