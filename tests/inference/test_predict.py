@@ -362,7 +362,7 @@ def test_a_list_of_files(mlcl, trained, tmp_path, monkeypatch):
 
 
 def test_scores_that_six_decimals_cannot_show(tmp_path):
-    row = writers.Row("a.jpg", ["cat"], [1.234e-9, 0.9999999, 0.0])
+    row = writers.Row("a.jpg", ["cat"], [1.234e-9, 0.9999999, 0.0], {})
     for name in ("o.csv", "o.jsonl"):
         writer = writers.make(tmp_path / name, ["cat", "dog", "cow"], None, None)
         writer.write(row)

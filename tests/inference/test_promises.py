@@ -99,6 +99,13 @@ def test_what_cannot_be_promised(mlcl, trained):
     assert outcome.status == 1 and "--false_alarms 0.03 takes 33 held-out images, here are 20" in outcome.err
     assert outcome.err.count("\n") == 1
 
+    def inflate(content, _):
+        content["state_dict"]["network.head.classifier.weight"][:] = 3e38
+
+    altered(trained, Path("huge.ckpt"), inflate)
+    outcome = mlcl("calibrate", "--ckpt_path", "huge.ckpt", "--num_workers", "0")
+    assert outcome.status == 1 and "huge.ckpt: the network's output for held-out images is not finite" in outcome.err
+
 
 def test_energies_where_there_is_no_room_for_them(mlcl, trained, demo_root, tmp_path):
     """A class of that name, a file of probabilities, the server's files; a record that holds something else."""
