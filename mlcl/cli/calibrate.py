@@ -19,8 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a class's threshold is for: the best F1, or at least this precision or recall there (default: f1)",
     )  # fmt: skip
     parser.add_argument(
-        "--shrink", type=shared.amount, default=10.0, metavar="N",
+        "--guarantee", nargs="?", const="images", choices=("images", "classes"),
+        help="with recall=R, promise for new images like these that at most 1 - R is missed: of an image's labels, on "
+        "average (images, if no word follows), or of each class's images (classes)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shrink", type=shared.amount, metavar="N",
         help="positives at which a class's own threshold counts as much as the global one (default: 10)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--false_alarms", type=shared.share, metavar="SHARE",
+        help="also find the energy below which predict calls a picture unfamiliar, and with it at most this share of "
+        "pictures like the held-out ones",
     )  # fmt: skip
     parser.add_argument("--output", metavar="FILE", help="new checkpoint (default: calibrated.ckpt beside the old one)")
 
@@ -31,6 +41,10 @@ def check(options: argparse.Namespace) -> None:
     output = _output(options, source)
     if output.resolve() == source.resolve():
         raise MlclError(f"--output {output} is the checkpoint itself; give another file")
+    if options.guarantee and options.target[0] != "recall":
+        raise MlclError(f"--guarantee needs --target recall=R; for {options.target[0]} there is no such promise")
+    if options.guarantee and options.shrink is not None:
+        raise MlclError("--shrink: with --guarantee the promise alone chooses the thresholds; leave one of them out")
     shared.check_output(output)
 
 
@@ -48,7 +62,9 @@ def run(options: argparse.Namespace) -> int:
         _output(options, source),
         target=target,
         level=level,
-        shrink=options.shrink,
+        shrink=10.0 if options.shrink is None else options.shrink,
+        guarantee=options.guarantee,
+        false_alarms=options.false_alarms,
         imports=tuple(options.imports),
         **shared.data(options),
     )

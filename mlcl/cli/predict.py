@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--writer", choices=("voc2012",), help="files for the PASCAL server, of the ids in ImageSets/Main/test.txt"
     )
+    parser.add_argument(
+        "--energy", action="store_true",
+        help="also write how familiar a picture looks (higher is more familiar), and whether it is, if the checkpoint "
+        "comes from mlcl calibrate --false_alarms",
+    )  # fmt: skip
     parser.add_argument("--batch_size", type=shared.positive, default=32, metavar="N", help="per device (default: 32)")
     parser.add_argument(
         "--num_workers",
@@ -57,12 +62,16 @@ def check(options: argparse.Namespace) -> None:
     if options.writer:
         if options.top:
             raise MlclError(f"--top: the files of --writer {options.writer} hold every score")
+        if options.energy:
+            raise MlclError(f"--energy: the files of --writer {options.writer} hold scores only")
         return
     shared.check_output(Path(options.output), ".csv", ".jsonl")
 
 
 def _check_onnx(options: argparse.Namespace) -> None:
     """Refuse what only a checkpoint can do."""
+    if options.energy:
+        raise MlclError("--energy: an ONNX file gives probabilities, but energy comes from logits; give the checkpoint")
     possible = {"accelerator": ("auto", "cpu"), "devices": ("1", "auto"), "precision": ("32-true",), "imports": ([],)}
     for name, values in possible.items():
         given = getattr(options, name)
@@ -100,5 +109,6 @@ def run(options: argparse.Namespace) -> int:
         accelerator=options.accelerator,
         devices=options.devices,
         precision=options.precision,
+        energy=options.energy,
         **common,
     )

@@ -19,6 +19,7 @@ from mlcl.system.console import say
 from mlcl.system.files import write_whole
 
 TOLERANCE = 1e-4  # of a probability
+_LENIENT = 1e-3  # of log-odds: how much lower the thresholds of a promise are in a file
 _REAL, _RANDOM = 16, 8  # images that the file is checked with
 
 
@@ -82,7 +83,7 @@ def metadata(model: Model) -> dict[str, Any]:
     return {
         "mlcl": __version__,
         "classes": list(model.classes),
-        "thresholds": model.thresholds.tolist(),
+        "thresholds": _thresholds(model).tolist(),
         "image_size": model.image_size,
         "interpolation": model.interpolation,
         "input": f"pixels: uint8 RGB (batch, 3, {model.image_size}, {model.image_size}), resized without keeping the "
@@ -90,6 +91,18 @@ def metadata(model: Model) -> dict[str, Any]:
         "white": model.reading.get("white"),  # the value that is 255 there, of pictures of more than 8 bits
         "output": "probabilities: float32 (batch, classes); a label is predicted from its threshold on",
     }
+
+
+def _thresholds(model: Model) -> Tensor:
+    """The model's own (K,), or a little lower if they come with a promise about missed labels.
+
+    Probabilities in a file are float32, from other kernels: one just above its threshold may come out just below. So
+    the differences can add labels, not lose them.
+    """
+    if not model.guaranteed:
+        return model.thresholds
+    lower = torch.sigmoid(torch.logit(model.thresholds) - _LENIENT)  # of 0 it is 0
+    return torch.minimum(lower, lower.float() * (1 - 4 * torch.finfo(torch.float32).eps))
 
 
 def _pixels(

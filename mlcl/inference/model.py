@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mlcl.analysis.energy import joint_energy
 from mlcl.data.decoding import from_pillow
 from mlcl.data.images import as_tensor, read_image, reading_of, resize
 from mlcl.errors import MlclError
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.network import Network
-from mlcl.runs import folders
+from mlcl.runs import folders, record
 
 Picture = str | PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 
@@ -30,6 +31,7 @@ class Prediction:
     scores: Tensor  # (N, K) float32, probabilities
     embeddings: Tensor  # (N, K, D) float32, class-specific
     attention: Tensor | None  # (N, K, h, w) float32; None for a head without attention
+    energy: Tensor  # (N,) float64, the higher, the more familiar: see mlcl.analysis.energy
 
 
 class Model:
@@ -48,6 +50,8 @@ class Model:
         interpolation: of the resizing to it: bilinear or bicubic.
         source: the checkpoint, for messages.
         reading: how pictures were read for the training: ``white`` and ``max_pixels`` of :func:`read_image`, if given.
+        familiar_from: the energy below which a picture counts as unfamiliar, from ``mlcl calibrate --false_alarms``.
+        guaranteed: whether the thresholds come with a promise about missed labels (``mlcl calibrate --guarantee``).
     """
 
     def __init__(
@@ -60,11 +64,13 @@ class Model:
         interpolation: str,
         source: Path,
         reading: dict[str, Any] | None = None,
+        familiar_from: float | None = None,
+        guaranteed: bool = False,
     ) -> None:
         self.network, self.classes, self.source = network, tuple(classes), source
         self.thresholds = torch.tensor(thresholds, dtype=torch.float64)
         self.temperature, self.image_size, self.interpolation = temperature, image_size, interpolation
-        self.reading = reading or {}
+        self.reading, self.familiar_from, self.guaranteed = reading or {}, familiar_from, guaranteed
 
     @property
     def device(self) -> torch.device:
@@ -135,7 +141,8 @@ class Model:
             raise MlclError("no picture was given")
         logits, embeddings, *attention = (torch.cat(part) for part in zip(*parts, strict=True))
         scores = self.probabilities(logits.double())  # as test and predict decide
-        return Prediction(self.labels(scores), scores.float(), embeddings, attention[0] if attention else None)
+        maps = attention[0] if attention else None
+        return Prediction(self.labels(scores), scores.float(), embeddings, maps, joint_energy(logits))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Calibrated probabilities of logits (..., K), in at least float32."""
@@ -161,6 +168,7 @@ def load(checkpoint: str | PathLike[str], device: str | None = None, imports: tu
     network, model, data = rebuilt.network(), rebuilt.config["model"], rebuilt.config["data"]["init_args"]
     threshold = model.get("threshold", 0.5)
     thresholds = threshold if isinstance(threshold, list) else [threshold] * len(rebuilt.classes)
+    calibration, familiar_from = record.calibration_of(rebuilt.content, rebuilt.path)
     made = Model(
         network,
         rebuilt.classes,
@@ -170,5 +178,7 @@ def load(checkpoint: str | PathLike[str], device: str | None = None, imports: tu
         data.get("interpolation") or network.interpolation,
         rebuilt.path,
         reading_of(data),
+        familiar_from,
+        "guarantee" in calibration,
     )
     return made.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

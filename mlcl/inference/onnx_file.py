@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _lines(file: OnnxFile, paths: Sequence[str], batch_size: int) -> Iterator[li
             errors, pixels = following.result()
             if (after := start + batch_size) < len(paths):
                 following = reader.submit(_read, file, paths[after : after + batch_size])
-            yield [*zip(range(start, after), errors, file.probabilities(pixels), strict=False)]
+            yield [*zip(range(start, after), errors, file.probabilities(pixels), repeat({}), strict=False)]
 
 
 def _read(file: OnnxFile, paths: Sequence[str]) -> Batch:

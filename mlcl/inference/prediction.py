@@ -7,13 +7,15 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from mlcl.analysis.energy import joint_energy
 from mlcl.data.unlabelled import FolderDataset
 from mlcl.inference import forward, rows
 from mlcl.inference.forward import Process
 from mlcl.inference.model import Model
-from mlcl.inference.rows import Line, Rows
+from mlcl.inference.rows import Extra, Line, Rows
 from mlcl.system import signals
 
 
@@ -29,6 +31,7 @@ def predict(
     accelerator: str = "auto",
     devices: str = "1",
     precision: str = "32-true",
+    energy: bool = False,
 ) -> int:
     """Write labels and scores of every image, in the order found; list the images that could not be read.
 
@@ -43,8 +46,10 @@ def predict(
     try:
         if process.rank == 0:
             remedy = "; try --precision 32-true"
-            written = Rows(paths, model.classes, model.thresholds.tolist(), output, writer, top, remedy)
-        with closing(_batches(process, model, paths, batch_size, num_workers)) as batches:
+            known = ("energy",) if model.familiar_from is None else ("energy", "familiar")
+            extra = known if energy else ()
+            written = Rows(paths, model.classes, model.thresholds.tolist(), output, writer, top, extra, remedy)
+        with closing(_batches(process, model, paths, batch_size, num_workers, energy)) as batches:
             for _ in range(math.ceil(len(paths) / (batch_size * process.count))):
                 lines = _gather(process, next(batches, []))
                 if written is not None:
@@ -58,7 +63,7 @@ def predict(
 
 
 def _batches(
-    process: Process, model: Model, paths: Sequence[str], batch_size: int, num_workers: int
+    process: Process, model: Model, paths: Sequence[str], batch_size: int, num_workers: int, energy: bool
 ) -> Generator[list[Line]]:
     """This process's images, every n-th: a batch of all processes is one stretch of the images."""
     own = range(process.rank, len(paths), process.count)
@@ -72,8 +77,17 @@ def _batches(
     with rows.progress(len(paths), process.rank == 0) as advance:
         for batch, logits in forward.logits(process, model.network, loader):
             scores = model.probabilities(logits.double()).tolist()
-            yield [*zip(batch["index"].tolist(), batch["error"], scores, strict=True)]
+            extra = _energies(model, logits) if energy else [{}] * len(logits)
+            yield [*zip(batch["index"].tolist(), batch["error"], scores, extra, strict=True)]
             advance(len(logits) * process.count)
+
+
+def _energies(model: Model, logits: Tensor) -> list[Extra]:
+    """Each image's energy, and whether it is familiar if the model can tell."""
+    values: list[float] = joint_energy(logits).tolist()
+    if model.familiar_from is None:
+        return [{"energy": value} for value in values]
+    return [{"energy": value, "familiar": value >= model.familiar_from} for value in values]
 
 
 def _gather(process: Process, lines: list[Line]) -> list[Line]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from mlcl.data.image_files import find_images
 from mlcl.errors import MlclError
 from mlcl.inference import writers
+from mlcl.inference.writers import Extra as Extra
 from mlcl.inference.writers import Row
 from mlcl.system.console import say
 
-Line = tuple[int, str, list[float]]  # position of the image, why it could not be read (or ""), its K probabilities
+# Position of the image, why it could not be read (or ""), its K probabilities, what else is told of it.
+Line = tuple[int, str, list[float], Extra]
 
 
 def find(images: Sequence[str], writer: str | None) -> list[str]:
@@ -32,6 +34,7 @@ class Rows:
         output: the file, or folder.
         writer: of it, as ``--writer`` names it.
         top: how many scores are written; by default all.
+        extra: names of what else is told of an image.
         remedy: what to say where scores are not numbers.
     """
 
@@ -43,23 +46,24 @@ class Rows:
         output: Path,
         writer: str | None,
         top: int | None,
+        extra: Sequence[str] = (),
         remedy: str = "",
     ) -> None:
         self.paths, self.classes, self.thresholds, self.remedy = paths, classes, thresholds, remedy
         self.started, self.failures, self.written = time.perf_counter(), list[str](), 0
-        self.writer = writers.make(output, classes, writer, top)
+        self.writer = writers.make(output, classes, writer, top, extra)
 
     def add(self, lines: Sequence[Line]) -> None:
         """Write images; scores that are not numbers are refused."""
-        for index, error, scores in lines:
+        for index, error, scores, extra in lines:
             path = self.paths[index]
             if error:
                 self.failures.append(f"{path}: {error}")
                 continue
-            if any(map(math.isnan, scores)):
+            if any(map(math.isnan, scores)) or not all(map(math.isfinite, extra.values())):
                 raise MlclError(f"{path}: the network's scores are not numbers{self.remedy}")
             decided = zip(self.classes, scores, self.thresholds, strict=True)
-            self.writer.write(Row(path, [name for name, score, least in decided if score >= least], scores))
+            self.writer.write(Row(path, [name for name, score, least in decided if score >= least], scores, extra))
             self.written += 1
 
     def abandon(self) -> None:

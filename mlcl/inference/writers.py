@@ -12,6 +12,8 @@ from mlcl.data.voc_classes import VOC_CLASSES
 from mlcl.errors import MlclError, cell
 from mlcl.system.files import write_whole
 
+Extra = dict[str, float | bool]  # what else is told of an image, by its column
+
 
 class Row(NamedTuple):
     """One image."""
@@ -19,6 +21,7 @@ class Row(NamedTuple):
     path: str
     labels: list[str]
     scores: list[float]  # K probabilities, in the order of the classes
+    extra: Extra
 
 
 def _digits(score: float) -> str:
@@ -58,30 +61,34 @@ class _Table:
 
 
 class CSVWriter(_Table):
-    """``path, labels`` (joined by ``;``), then a column per class, or ``class_1, score_1, ...`` for the highest."""
+    """``path, labels`` (joined by ``;``), what else is told, a column per class or ``class_1, score_1, ...``."""
 
-    def __init__(self, path: Path, classes: Sequence[str], top: int | None = None) -> None:
+    def __init__(self, path: Path, classes: Sequence[str], top: int | None = None, extra: Sequence[str] = ()) -> None:
         if joined := [name for name in classes if ";" in name]:
             raise MlclError(f"--output {path}: the class {joined[0]!r} holds the ; between labels; write a .jsonl file")
+        if taken := [name for name in extra if name in classes and not top]:
+            raise MlclError(f"--output {path}: {taken[0]!r} is a class and a column; write a .jsonl file, or use --top")
         super().__init__(path, classes, top)
         self.rows = csv.writer(self.file, lineterminator="\n")
         numbered = [f"{kind}_{n + 1}" for n in range(self.top or 0) for kind in ("class", "score")]
-        self.rows.writerow(["path", "labels", *(numbered if self.top else map(cell, classes))])
+        self.rows.writerow(["path", "labels", *extra, *(numbered if self.top else map(cell, classes))])
 
     def write(self, row: Row) -> None:
         """Add an image."""
         cells = [(cell(name), _digits(score)) for name, score in self.best(row)]
         flat = [text for pair in cells for text in pair] if self.top else [score for _, score in cells]
-        self.rows.writerow([cell(row.path), cell(";".join(row.labels)), *flat])
+        told = [("no", "yes")[value] if isinstance(value, bool) else _digits(value) for value in row.extra.values()]
+        self.rows.writerow([cell(row.path), cell(";".join(row.labels)), *told, *flat])
 
 
 class JSONLinesWriter(_Table):
-    """One object a line: ``path``, ``labels``, ``scores`` by class, the highest first where they are cut."""
+    """One object a line: ``path``, ``labels``, what else is told, ``scores`` by class, highest first if cut."""
 
     def write(self, row: Row) -> None:
         """Add an image."""
         scores = {name: float(_digits(score)) for name, score in self.best(row)}
-        self.file.write(json.dumps({"path": row.path, "labels": row.labels, "scores": scores}) + "\n")
+        told = {name: v if isinstance(v, bool) else float(_digits(v)) for name, v in row.extra.items()}
+        self.file.write(json.dumps({"path": row.path, "labels": row.labels, **told, "scores": scores}) + "\n")
 
 
 class VOC2012Writer:
@@ -147,8 +154,10 @@ def voc_test_images(folder: Path) -> list[str] | None:
     return None
 
 
-def make(path: Path, classes: Sequence[str], kind: str | None, top: int | None) -> Writer:
+def make(path: Path, classes: Sequence[str], kind: str | None, top: int | None, extra: Sequence[str] = ()) -> Writer:
     """The writer for ``--writer`` and the ending of ``--output``."""
     if kind == "voc2012":
         return VOC2012Writer(path, classes)
-    return (CSVWriter if path.suffix.lower() == ".csv" else JSONLinesWriter)(path, classes, top)
+    if path.suffix.lower() == ".csv":
+        return CSVWriter(path, classes, top, extra)
+    return JSONLinesWriter(path, classes, top)

@@ -4,6 +4,7 @@ It is stored under the key ``mlcl`` as text, numbers and lists only, so that ``w
 """
 
 import inspect
+import math
 import os
 import pickle
 import re
@@ -85,6 +86,16 @@ def config_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise MlclError(f"the record in {path} is no configuration") from error
     return _as_then(config, checkpoint[KEY]["format"])
+
+
+def calibration_of(checkpoint: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], float | None]:
+    """How thresholds were fitted (empty if they were not), and the energy from which a picture counts as familiar."""
+    calibration, energy = (checkpoint[KEY].get(name, {}) for name in ("calibration", "energy"))
+    threshold = energy.get("threshold") if isinstance(energy, dict) else math.nan
+    number = isinstance(threshold, float | None) and (threshold is None or math.isfinite(threshold))
+    if not isinstance(calibration, dict) or not number:
+        raise MlclError(f"the record in {path} holds no usable calibration; run mlcl calibrate again")
+    return calibration, threshold
 
 
 def _as_then(config: dict[str, Any], written: int) -> dict[str, Any]:

@@ -34,6 +34,13 @@ MISTAKES = [
     (["calibrate", "--ckpt_path", "x.ckpt", "--target", "precision"], "expected f1, precision=0.9 or recall=0.9, got"),
     (["calibrate", "--ckpt_path", "x.ckpt", "--target", "recall=7"], "expected a number between 0 and 1, got '7'"),
     (["calibrate", "--ckpt_path", "x.ckpt", "--shrink", "-1"], "argument --shrink: expected"),
+    (["calibrate", "--ckpt_path", "x.ckpt", "--guarantee"], "--guarantee needs --target recall=R; for f1 there is no"),
+    (["calibrate", "--ckpt_path", "x.ckpt", "--guarantee", "--target", "precision=0.9"], "for precision there is no"),
+    (["calibrate", "--ckpt_path", "x.ckpt", "--guarantee", "pixels"], "argument --guarantee: invalid choice: 'pixels'"),
+    (["calibrate", "--ckpt_path", "x.ckpt", "--target", "recall=.9", "--guarantee", "--shrink", "1"], "--shrink: with"),
+    (["calibrate", "--ckpt_path", "x.ckpt", "--false_alarms", "5"], "expected a number between 0 and 1, got '5'"),
+    ([*PREDICT, "o", "--writer", "voc2012", "--energy"], "--energy: the files of --writer voc2012 hold scores only"),
+    (["predict", "--ckpt_path", "x.onnx", "--images", ".", "--output", "o.csv", "--energy"], "give the checkpoint"),
     (["calibrate", "--ckpt_path", "x.ckpt", "--output", "x.ckpt"], "--output x.ckpt is the checkpoint itself"),
     (["export", "--ckpt_path", "x.ckpt", "--format", "onnx", "--output", "x.pt2"], "the name must end in .onnx"),
     (["export", "--ckpt_path", "x.ckpt", "--output", "x.pt2"], "the following arguments are required: --format"),
@@ -45,6 +52,7 @@ MISTAKES = [
 
 def test_mistakes_that_need_no_class_are_one_line(tmp_path):
     (tmp_path / "x.ckpt").write_bytes(b"")
+    (tmp_path / "x.onnx").touch()
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "empty.txt").write_text(" \n\n")
     (tmp_path / "list.txt").write_text("x.ckpt\n\ngone.jpg\nx.ckpt\n")

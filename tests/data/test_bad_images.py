@@ -19,7 +19,9 @@ from mlcl.data.images import ImageError
 from mlcl.errors import MlclError
 from mlcl.heads import SemanticAttention
 from mlcl.inference.embeddings import collect
+from mlcl.inference.rebuild import Rebuilt
 from mlcl.network import Network
+from mlcl.runs import record
 
 # What PyTorch says of two workers where there is one core, and of a fork beside other threads.
 workers = pytest.mark.filterwarnings("ignore:.*DataLoader will create", "ignore:.*use of fork")
@@ -245,6 +247,8 @@ def test_a_run_goes_on_says_so_and_measures_what_can_be_read(mlcl, root, tmp_pat
     outcome = mlcl("calibrate", "--ckpt_path", str(run), "--output", "new/c.ckpt")
     assert outcome.status == 0, outcome.err
     assert listed(Path("new/bad_images.csv")) == listed(run / "bad_images.csv", "val")
+    bad, count = listed(Path("new/bad_images.csv")), len(Rebuilt(Path("new/c.ckpt")).datamodule().splits["val"].paths)
+    assert record.load("new/c.ckpt")[record.KEY]["calibration"]["images"] == count - len(bad) < count
 
 
 def lines(run):

@@ -141,11 +141,13 @@ def test_two_processes_write_one_file_in_order(mlcl, trained, tmp_path):
     write_images(tmp_path / "images", 12)
     (tmp_path / "images" / "00003x.jpg").write_text("no")
     common = ["predict", "--ckpt_path", str(trained), "--images", "images", "--num_workers", "0", "--batch_size", "2"]
+    common += ["--energy"]
     one = mlcl(*common, "--output", "one.csv", "--accelerator", "cpu")
     two = run_process(*common, "--output", "two.csv", "--accelerator", "cpu", "--devices", "2", cwd=tmp_path)
     assert (one.status, two.returncode) == (1, 1), two.stderr
     assert (tmp_path / "one.csv").read_text() == (tmp_path / "two.csv").read_text()
     assert len(rows_of(tmp_path / "two.csv")) == 12
+    assert all(float(row["energy"]) > 0 for row in rows_of(tmp_path / "two.csv"))
     assert two.stderr.count("not read: images/00003x.jpg: not a picture") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"images", "one.csv", "two.csv"}
 
@@ -154,7 +156,7 @@ def test_fewer_images_than_processes(mlcl, trained, tmp_path, monkeypatch):
     """The first of three processes; the second one has an image too, the third one none."""
 
     def gather(lines, parts):
-        parts[:] = [lines, [(index + 1, error, logits) for index, error, logits in lines], []]
+        parts[:] = [lines, [(index + 1, *rest) for index, *rest in lines], []]
 
     write_images(tmp_path / "images", 2)
     first = dataclasses.replace(forward.start("cpu"), count=3)
@@ -360,7 +362,7 @@ def test_a_list_of_files(mlcl, trained, tmp_path, monkeypatch):
 
 
 def test_scores_that_six_decimals_cannot_show(tmp_path):
-    row = writers.Row("a.jpg", ["cat"], [1.234e-9, 0.9999999, 0.0])
+    row = writers.Row("a.jpg", ["cat"], [1.234e-9, 0.9999999, 0.0], {})
     for name in ("o.csv", "o.jsonl"):
         writer = writers.make(tmp_path / name, ["cat", "dog", "cow"], None, None)
         writer.write(row)
