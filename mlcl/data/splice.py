@@ -40,9 +40,10 @@ def draw(index: Tensor, share: float, seed: int, epoch: int) -> list[Plan]:
     count, plans = len(index), []
     weights = {grid: weight for grid, weight in _GRIDS.items() if grid[0] * grid[1] <= count}
     for row, image in enumerate(index.tolist() if weights else ()):
-        generator = torch.Generator().manual_seed(derive(seed, epoch, image, _STREAM))
-        if float(torch.rand((), generator=generator)) >= share:
+        number = derive(seed, epoch, image, _STREAM)
+        if number >= share * 2**63:
             continue
+        generator = torch.Generator().manual_seed(derive(number))
         chosen = int(torch.multinomial(torch.tensor([*weights.values()]), 1, generator=generator))
         grid = [*weights][chosen]
         others = [other for other in torch.randperm(count, generator=generator).tolist() if other != row]
