@@ -100,7 +100,7 @@ class MultiLabelDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size, views=views, max_pixels=max_pixels, views_cached=views_cached)
-        at_least(2, image_size=image_size)
+        at_least(6 if splicemix else 2, image_size=image_size)  # torch (2.14) reduces nothing to 1 pixel
         at_least(0, num_workers=num_workers)
         if white is not None and not 0 < white < math.inf:
             raise MlclError(f"data.white is {white}, it must be above 0")
