@@ -14,7 +14,8 @@ def groups(counts: Counts, borders: Sequence[int]) -> dict[str, NDArray[np.bool_
 
     Args:
         counts: (K,) training images in which a class is known to be present.
-        borders: low and high: up to low it is tail, above high head (LT-MLC, Wu et al., ECCV 2020: 20 and 100).
+        borders: low and high: up to low it is tail, above high head. Of LT-MLC (Wu et al., ECCV 2020, 20 and 100) the
+            code has ``< 20`` and ``>= 100``, which are 19 and 99 here.
     """
     low, high = borders
     return {"head": counts > high, "medium": (counts > low) & (counts <= high), "tail": counts <= low}

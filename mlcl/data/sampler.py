@@ -49,7 +49,7 @@ class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
 
 
 class ClassAwareSampler(EpochSampler):
-    """Every class equally often: class-aware sampling (Shen, Lin and Huang, ECCV 2016, section 4).
+    """Every class equally often: class-aware sampling (Shen, Lin and Huang, ECCV 2016).
 
     Classes are drawn in turn, from a cycle of all classes with a positive that is shuffled anew each time round; a
     class gives the next image of a cycle of its own positives, which is shuffled anew each time it is through. Both
