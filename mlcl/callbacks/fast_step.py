@@ -51,7 +51,8 @@ class FastStep(Callback):
 def fix_shapes(loss: EmbeddingLoss | None, trainer: Any) -> bool:
     """Set the loss's capacity to the rows of the epoch's largest step; true if all ranks get equally many images.
 
-    Every rank knows that number, since the order of the images is a function of (seed, epoch).
+    Every rank knows that number, since the order of the images is a function of (seed, epoch). Splices have more
+    present labels than their images, so with ``data.splicemix`` rows are counted in each step.
     """
     loader = trainer.train_dataloader
     sampler = getattr(loader, "sampler", None)
@@ -59,7 +60,9 @@ def fix_shapes(loss: EmbeddingLoss | None, trainer: Any) -> bool:
     if not isinstance(sampler, EpochSampler) or type(dataset) not in _OURS or _batches_change(trainer):
         free_shapes(loss)
         return False
-    if loss is not None and loss.compares_rows:
+    if trainer.datamodule.splicemix:
+        free_shapes(loss)
+    elif loss is not None and loss.compares_rows:
         targets = dataset.samples.targets
         blocks = range(0, len(targets), _AT_ONCE)
         present = np.concatenate([(targets[start : start + _AT_ONCE] == 1).sum(1) for start in blocks])

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from mlcl.data.splice import NO_IMAGE
 from mlcl.distributed import SharedError, gather, gather_objects, rank, world_size
 from mlcl.metrics import MultiLabelMetrics
 from mlcl.system.console import say
@@ -155,11 +156,13 @@ def _message(trainer: Trainer, step: _Step, broken: dict[str, float], gradient: 
 
 
 def _file_names(trainer: Trainer, split: str, images: Sequence[int]) -> list[str]:
-    """Below the dataset's root; numbers where there is no datamodule that knows the files."""
+    """Below the dataset's root; numbers where there is no datamodule that knows the files. Splices are counted."""
     data: Any = getattr(trainer, "datamodule", None)
+    known = [image for image in images if image != NO_IMAGE]
+    splices = [f"{count} splices of images of the step"] if (count := len(images) - len(known)) else []
     if not hasattr(data, "splits"):
-        return [f"number {image}" for image in images]
-    return [os.path.relpath(data.splits[split].paths[image], data.root) for image in images]
+        return [f"number {image}" for image in known] + splices
+    return [os.path.relpath(data.splits[split].paths[image], data.root) for image in known] + splices
 
 
 def _after(trainer: Trainer) -> str:

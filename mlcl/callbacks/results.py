@@ -17,10 +17,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from mlcl.analysis import frequency
 from mlcl.analysis.probe import probe
 from mlcl.callbacks import label_issues
 from mlcl.callbacks.finite import broken_scores
 from mlcl.callbacks.localise import CSV, Localise
+from mlcl.data.labels import PRESENT
 from mlcl.distributed import SharedError
 from mlcl.errors import cell
 from mlcl.metrics import Evaluation, MultiLabelMetrics
@@ -29,6 +31,7 @@ from mlcl.system.files import write_whole
 
 _SHOWN = 200  # classes in the table on the terminal; of more, the best and the worst
 _NAMED = 20  # classes without AP
+_GROUPS = ("head", "medium", "tail")
 
 
 class Results(Callback):
@@ -65,11 +68,14 @@ class Results(Callback):
         if data is not None:
             images = data.splits[split].names(data.root)
             evaluation = evaluation.without(data.skipped(split))
-        per_class = pl_module.spread.per_class[0]
+        per_class, seen = pl_module.spread.per_class[0], _train_positives(data)
         summary = {"split": split, "checkpoint": self.checkpoint, **_summary(evaluation, classes)}
         if skipped := count - len(evaluation.index):
             summary["skipped_images"] = skipped
         summary["embedding_spread"] = _plain(float(per_class.nanmean()))
+        if seen is not None and data is not None:
+            groups = frequency.by_frequency(evaluation.class_ap.numpy(), seen, data.frequency_borders)
+            summary |= {"frequency": groups} if groups else {}
         cached = getattr(data, "cached", {})
         if "train" in cached and split in cached:  # a head on a frozen backbone was trained
             known, scored = cached["train"].pooled(), cached[split].pooled(evaluation.index)  # of a part, that part
@@ -84,9 +90,15 @@ class Results(Callback):
             summary["localisation"] = self.localise.write(self.folder, *how)
         summary["label_issues"] = label_issues.write(self.folder, evaluation, split, classes, images, data)
         write_whole(self.folder / "metrics.json", json.dumps(summary, indent=2))
-        write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, per_class))
+        write_whole(self.folder / "per_class.csv", _per_class(evaluation, classes, per_class, seen))
         write_scores(self.folder / "scores.npz", evaluation, classes, images)
         _print(summary, evaluation, classes, self.folder)
+
+
+def _train_positives(data: Any) -> frequency.Counts | None:
+    """(K,) images in which each class is known to be present in training; None where there are none."""
+    train = data.splits.get("train") if data is not None else None
+    return np.count_nonzero(train.targets == PRESENT, axis=0) if train is not None and len(train.paths) else None
 
 
 def _check(trainer: Trainer, split: str, metrics: MultiLabelMetrics) -> None:
@@ -128,12 +140,15 @@ def _summary(evaluation: Evaluation, classes: list[str]) -> dict[str, Any]:
     }
 
 
-def _per_class(evaluation: Evaluation, classes: list[str], spread: Tensor) -> str:
+def _per_class(evaluation: Evaluation, classes: list[str], spread: Tensor, seen: frequency.Counts | None = None) -> str:
+    columns: dict[str, Any] = {
+        "AP": evaluation.class_ap, "positives": evaluation.positives, "unknown": evaluation.unknown, "spread": spread,
+        "threshold": evaluation.thresholds, **({} if seen is None else {"train_positives": seen}),
+    }  # fmt: skip
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "AP", "positives", "unknown", "spread", "threshold"])
-    numbers = (evaluation.class_ap, evaluation.positives, evaluation.unknown, spread, evaluation.thresholds)
-    rows = zip(map(cell, classes), *(column.tolist() for column in numbers), strict=True)
+    writer.writerow(["class", *columns])
+    rows = zip(map(cell, classes), *(column.tolist() for column in columns.values()), strict=True)
     writer.writerows(["" if value != value else value for value in row] for row in rows)  # nan is not itself
     return text.getvalue()
 
@@ -152,6 +167,10 @@ def _print(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], 
     console.print(_class_lines(evaluation, classes))
     if len(classes) > _SHOWN:
         console.print(f"  the best and the worst of {len(classes):,} classes; all are in per_class.csv")
+    if groups := summary.get("frequency"):
+        parts = [f"{name} {_percent(groups[name]['mAP'])} ({groups[name]['classes']:,} classes)" for name in _GROUPS]
+        console.print(f"  mAP by training images: {', '.join(parts)}; {frequency.meaning(groups['borders'])}",
+                      highlight=False)  # fmt: skip
     if summary.get("localisation", {}).get("positives"):
         console.print(_localised(summary["localisation"]))
     if found := summary.get("probe"):

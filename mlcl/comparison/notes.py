@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import chain
 from typing import Any
 
-from mlcl.comparison import localisation
+from mlcl.comparison import frequency, localisation
 from mlcl.comparison.folders import shown
 from mlcl.runs.record import differences
 from mlcl.runs.results import Results
@@ -35,6 +35,8 @@ def of(methods: dict[str, list[Results]]) -> list[str]:
     elif other := [shown(run.folder) for run in every[1:] if localisation.other_map(every[0], run)]:
         where = f"{shown(every[0].folder)} and {other[0]}"
         lines.append(f"{where} look at maps of other sizes, so their chance differs; gain takes it into account")
+    if any(run.frequency is not None for run in every) and (reason := frequency.not_compared(every)):
+        lines.append(f"no comparison of head, medium and tail classes: {reason}")
     if len(methods) > 2:
         lines.append("every interval is for its method alone: of many methods some differ by chance")
     first, *_ = methods.values()

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from mlcl.comparison import localisation, notes
+from mlcl.analysis.frequency import groups
+from mlcl.comparison import frequency, localisation, notes
 from mlcl.comparison.bootstrap import image_weights, resampled_ap, resampled_mean, widening
 from mlcl.comparison.folders import Method
 from mlcl.comparison.scores import align, common_definitions, evaluate, variant
@@ -48,6 +49,7 @@ class Result:
     class_ap: Tensor  # (n, K) float64
     gain: Gain | None  # None for the baseline itself
     looks: dict[str, tuple[Tensor, Gain | None]]  # measure of localisation: (n,), and the gain; empty without
+    groups: dict[str, tuple[Tensor, Gain | None]]  # head, medium, tail: mAP (n,), and the gain; empty without
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Comparison:
     classes: list[str]
     positives: list[int]
     measured: list[bool]  # whether a class has an AP: it is present in some images, and known to be absent in some
+    borders: tuple[int, int] | None  # of tail and head; None where the runs have no such groups in common
     definitions: dict[str, Any]
     results: list[Result]
     notes: list[str]
@@ -75,7 +78,8 @@ def compare(
     """
     reference = read(methods[0].runs[0])
     runs = [[align(read(folder), reference) for folder in method.runs] for method in methods]
-    definitions = common_definitions(list(chain(*runs)))
+    every = [*chain(*runs)]
+    definitions = common_definitions(every)
     positives = (reference.targets == 1).sum(0)
     measured = (positives > 0) & (reference.targets == 0).any(0)
     if not measured.any():
@@ -85,18 +89,27 @@ def compare(
         drawn[:, ~measured] = torch.nan
     results: list[Result] = []
     looks = _looks(runs, resamples, seed)
+    seen = None if frequency.not_compared(every) else reference.frequency
+    columns = {name: torch.from_numpy(own & measured) for name, own in groups(*seen).items()} if seen else {}
     for method, members, drawn, looked in zip(methods, runs, resampled, looks, strict=True):
         evaluated = [evaluate(run) for run in members]
         values = {name: torch.stack([e.values[name] for e in evaluated]) for name in evaluated[0].values}
         class_ap = torch.stack([e.class_ap for e in evaluated])
-        gain = _gain(class_ap.mean(0) - results[0].class_ap.mean(0), drawn - resampled[0]) if results else None
-        results.append(Result(method.name, values, class_ap, gain, looked))
+        differences = (class_ap.mean(0) - results[0].class_ap.mean(0), drawn - resampled[0]) if results else None
+        by_group = {
+            name: (class_ap[:, own].mean(1), _gain(*(part[..., own] for part in differences)) if differences else None)
+            for name, own in columns.items()
+            if own.any()
+        }
+        gain = _gain(*differences) if differences else None
+        results.append(Result(method.name, values, class_ap, gain, looked, by_group))
     return Comparison(
         split=reference.split,
         images=len(reference.targets),
         classes=reference.classes,
         positives=positives.tolist(),
         measured=measured.tolist(),
+        borders=seen[1] if seen else None,
         definitions=definitions,
         results=results,
         notes=[*left_out, *notes.of({method.name: own for method, own in zip(methods, runs, strict=True)})],

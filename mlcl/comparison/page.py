@@ -18,8 +18,7 @@ PLOT = "per_class_gains.png"
 def show(comparison: Comparison) -> None:
     """Print the tables, the definitions and the notes."""
     console = Console()
-    shown = tables.metrics(comparison, ("mAP", "CF1", "OF1")), tables.gains(comparison), tables.looks(comparison)
-    for table in filter(None, shown):
+    for table in (tables.metrics(comparison, ("mAP", "CF1", "OF1")), *_differences(comparison)):
         console.print(table.title, highlight=False, markup=False)
         console.print(table.rich())
     definitions = [f"{name}: {meaning}" for name, meaning in comparison.definitions.items()]
@@ -39,8 +38,12 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
 def _summary_tables(comparison: Comparison) -> list[tables.Table]:
     top3 = tables.metrics(comparison, tables.METRICS[1:], "_top3")
-    looks = tables.looks(comparison)
-    return [tables.metrics(comparison), tables.gains(comparison), *([looks] if looks else []), top3]
+    return [tables.metrics(comparison), *_differences(comparison), top3]
+
+
+def _differences(comparison: Comparison) -> list[tables.Table]:
+    found = tables.gains(comparison), tables.groups(comparison), tables.looks(comparison)
+    return [table for table in found if table is not None]
 
 
 def _markdown(comparison: Comparison) -> str:

@@ -9,7 +9,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from torch import Tensor
 
-from mlcl.comparison.outcome import Comparison
+from mlcl.analysis.frequency import meaning
+from mlcl.comparison.outcome import Comparison, Gain
 
 METRICS = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")
 
@@ -67,21 +68,29 @@ def gains(comparison: Comparison) -> Table:
 
 def looks(comparison: Comparison) -> Table | None:
     """Whether attention lies on the objects, and the differences to the baseline; None where no run was measured."""
-    measures = list(comparison.results[0].looks)
-    if not measures:
+    return _measured(comparison, "looks", "measure", "does a class look at its objects: percent")
+
+
+def groups(comparison: Comparison) -> Table | None:
+    """The mAP of head, medium and tail classes; None where the runs have no such groups in common."""
+    if comparison.borders is None:
         return None
-    baseline = comparison.results[0].name
-    title = (
-        f"does a class look at its objects: percent, mean ± standard deviation over runs, and points minus {baseline} "
-        "with their 95 % intervals"
-    )
+    title = f"mAP by number of training images ({meaning(comparison.borders)}): percent"
+    return _measured(comparison, "groups", "classes", title)
+
+
+def _measured(comparison: Comparison, part: str, heading: str, title: str) -> Table | None:
+    """Means and differences of everything that a part of the results holds, in rows, so that they fit a terminal."""
+    found: list[dict[str, tuple[Tensor, Gain | None]]] = [getattr(result, part) for result in comparison.results]
     rows = []
-    for measure in measures:  # in rows, so that they fit a terminal
-        for number, result in enumerate(comparison.results):
-            values, g = result.looks[measure]
+    for measure in found[0]:
+        for number, own in enumerate(found):
+            values, g = own[measure]
             gained = [_points(g.value), f"{_points(g.low)} to {_points(g.high)}"] if g else ["", ""]
             rows.append([_name(comparison, number), measure, _spread(values), *gained])
-    return Table(title, ["method", "measure", "mean", "difference", "95 % interval"], rows)
+    title += f", mean ± standard deviation over runs, and points minus {comparison.results[0].name} "
+    title += "with their 95 % intervals"
+    return Table(title, ["method", heading, "mean", "difference", "95 % interval"], rows) if rows else None
 
 
 def per_class(comparison: Comparison) -> Table:

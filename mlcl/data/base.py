@@ -22,9 +22,10 @@ from mlcl.data.doubts import doubts
 from mlcl.data.features import Extractor, FeatureDataset, cached
 from mlcl.data.images import check_files, reading_of
 from mlcl.data.labels import PRESENT, describe
-from mlcl.data.options import at_least, one_of
+from mlcl.data.options import ascending, at_least, below_one, one_of
 from mlcl.data.regions import Regions
-from mlcl.data.sampler import EpochSampler
+from mlcl.data.sampler import ClassAwareSampler, EpochSampler
+from mlcl.data.splice import draw, splice
 from mlcl.data.splits import SPLITS, Split, checked, divide
 from mlcl.errors import MlclError
 from mlcl.system.console import say
@@ -63,7 +64,7 @@ class MultiLabelDataModule(LightningDataModule):
         known_share: of the known training labels, the share that stays known; the others are hidden, at random by
             (seed, image, class), to see what missing labels cost.
         single_positive: hide all labels of a training image but one that is present (Cole et al., CVPR 2021).
-        splicemix: share of the images of a training step that become grids of reduced images (SpliceMix).
+        splicemix: share, below 1, of the images of a training step that become grids of reduced images (SpliceMix).
         sampler: of the training images: random, or class_aware (every class equally often, Shen et al., ECCV 2016).
         frequency_borders: training images of a class up to which it counts as rare (tail), and above which as frequent
             (head); the mAP of both, and of those between, is written beside that of all.
@@ -99,12 +100,12 @@ class MultiLabelDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size, views=views, max_pixels=max_pixels, views_cached=views_cached)
-        at_least(2, image_size=image_size)
+        at_least(6 if splicemix else 2, image_size=image_size)  # torch (2.14) reduces nothing to 1 pixel
         at_least(0, num_workers=num_workers)
         if white is not None and not 0 < white < math.inf:
             raise MlclError(f"data.white is {white}, it must be above 0")
-        if not 0 <= val_fraction < 1:
-            raise MlclError(f"data.val_fraction is {val_fraction}, it must lie in [0, 1)")
+        below_one(val_fraction=val_fraction, splicemix=splicemix)
+        ascending("frequency_borders", frequency_borders)
         one_of("interpolation", interpolation or "bilinear", "bilinear", "bicubic")
         one_of("empty_images", empty_images, "keep", "drop")
         one_of("cache", cache, "none", "ram", "disk", "features")
@@ -113,6 +114,8 @@ class MultiLabelDataModule(LightningDataModule):
         one_of("on_bad_image", on_bad_image, "raise", "skip")
         one_of("augment", augment, *AUGMENTATIONS)
         one_of("sampler", sampler, "random", "class_aware")
+        if splicemix and cache == "features":
+            raise MlclError("data.splicemix makes new pictures in each step: not with data.cache features")
         self.root = Path(os.path.expanduser(root))
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.views, self.augment, self.empty_images = views, augment, empty_images
@@ -239,10 +242,13 @@ class MultiLabelDataModule(LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """As Lightning does, then the remaining steps of the augmentation; their random numbers stay on the CPU."""
         drawn = batch.pop("drawn", None) if isinstance(batch, dict) else None
+        plans, trainer = [], self.trainer
+        if self.splicemix and trainer is not None and trainer.training:
+            plans = draw(batch["index"], self.splicemix, global_seed(), trainer.current_epoch)
         batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if drawn is not None and self._training is not None:
             batch["image"] = self._training.finish(batch["image"], drawn)
-        return batch
+        return splice(batch, plans) if plans else batch
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """In random order; the last batch is dropped if it is smaller, unless it is the only one."""
@@ -272,6 +278,8 @@ class MultiLabelDataModule(LightningDataModule):
             dataset = self.cached[split] = cached(pictures, self, training)
             workers = 0  # mapped rows are read faster than they are sent
         sampler = EpochSampler(dataset, seed=global_seed(), shuffle=training)
+        if training and self.sampler == "class_aware":
+            sampler = ClassAwareSampler(dataset, global_seed(), self.splits[split].targets)
         sampler.set_epoch(self._next_epoch if training else 0)
         return DataLoader(
             dataset,

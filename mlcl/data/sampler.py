@@ -2,12 +2,19 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from mlcl.data.labels import PRESENT, Targets
 from mlcl.distributed import rank, world_size
+from mlcl.errors import MlclError
+from mlcl.system.console import say
 from mlcl.system.seeding import derive
+
+_AT_ONCE = 4096  # images whose labels are looked at
+_AGAIN = 2**32  # between the numbers by which the repetitions of an image in an epoch are augmented
 
 
 class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
@@ -39,3 +46,86 @@ class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
         """
         counts, images = counts[self.order()], batch_size * self.num_replicas
         return max((int(counts[start : start + images].sum()) for start in range(0, len(counts), images)), default=0)
+
+
+class ClassAwareSampler(EpochSampler):
+    """Every class equally often: class-aware sampling (Shen, Lin and Huang, ECCV 2016).
+
+    Classes are drawn in turn, from a cycle of all classes with a positive that is shuffled anew each time round; a
+    class gives the next image of a cycle of its own positives, which is shuffled anew each time it is through. Both
+    begin anew in every epoch, so that the order is a function of (seed, epoch). An epoch has N images, as with any
+    order; the k-th repetition of one in an epoch is augmented as in epoch ``epoch + k * 2**32``, which is no epoch of
+    any training.
+
+    Args:
+        dataset: N images.
+        seed: of the order.
+        targets: (N, K) int8 in {1, 0, -1}, the labels that the training sees.
+
+    Raises:
+        MlclError: if no image has a positive.
+    """
+
+    def __init__(self, dataset: Dataset[object], seed: int, targets: Targets) -> None:
+        super().__init__(dataset, seed, shuffle=True)
+        starts = range(0, len(targets), _AT_ONCE)
+        found = [(targets[start : start + _AT_ONCE] == PRESENT).nonzero() for start in starts]
+        rows = np.concatenate([rows + start for start, (rows, _) in zip(starts, found, strict=True)] or [np.empty(0)])
+        classes = np.concatenate([classes for _, classes in found] or [np.empty(0)])
+        if not len(rows):
+            raise MlclError("data.sampler class_aware needs images with a positive, and there are none")
+        # Class by class: the images (P,) of its positives, and how many they are; classes without any are left out.
+        self.images = torch.from_numpy(rows[np.argsort(classes, kind="stable")])
+        self.sizes = torch.from_numpy(np.unique(classes, return_counts=True)[1])
+        self._made: tuple[int, Tensor, Tensor] | None = None
+        never = len(targets) - len(np.unique(rows))
+        left_out = f"; {never:,} of {len(targets):,} images have no positive and are never drawn" if never else ""
+        say(f"data.sampler class_aware: {len(self.sizes):,} of {targets.shape[1]:,} classes in turn{left_out}")
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        """This rank's part of the epoch's order, each repetition with a number of its own in place of the epoch."""
+        epochs, order = (part[self.rank :: self.num_replicas].tolist() for part in self._drawn())
+        return iter(list(zip(epochs, order, strict=True)))
+
+    def order(self) -> Tensor:
+        """As in the base class; an image may be in it several times."""
+        return self._drawn()[1]
+
+    def _drawn(self) -> tuple[Tensor, Tensor]:
+        """The number that seeds each image's augmentation, and the order; computed once per epoch."""
+        if self._made is None or self._made[0] != self.epoch:
+            order = self._draw(torch.Generator().manual_seed(derive(self.seed, self.epoch)))
+            numbers = self.epoch + _AGAIN * _earlier(order)
+            padded = torch.arange(self.total_size) % len(order)
+            self._made = self.epoch, numbers[padded], order[padded]
+        return self._made[1:]
+
+    def _draw(self, generator: torch.Generator) -> Tensor:
+        """One image for each of N draws."""
+        count, classes = len(self.dataset), len(self.sizes)  # type: ignore[arg-type]
+        draws = torch.arange(count)
+        turns = -(-count // classes)  # of each class; the last one may be cut off
+        shuffled = _shuffled(torch.full((turns,), classes), generator)
+        chosen, turn = shuffled[:count] % classes, draws // classes  # every class once in each turn
+        # Each class's cycle, as often in a row as its turns ask for; every time through is shuffled by itself.
+        times = -(-turns // self.sizes)
+        cycles = _shuffled(self.sizes.repeat_interleave(times), generator)
+        lengths = times * self.sizes
+        begins, first = lengths.cumsum(0) - lengths, self.sizes.cumsum(0) - self.sizes
+        place = cycles[begins[chosen] + turn] - begins[chosen]
+        return self.images[first[chosen] + place % self.sizes[chosen]]
+
+
+def _shuffled(sizes: Tensor, generator: torch.Generator) -> Tensor:
+    """0, 1, 2, ... in groups of these sizes (G,) one after the other, each group in random order."""
+    groups = torch.arange(len(sizes)).repeat_interleave(sizes)
+    order = torch.randperm(len(groups), generator=generator)
+    return order[groups[order].argsort(stable=True)]
+
+
+def _earlier(values: Tensor) -> Tensor:
+    """(N,) how many earlier entries have the same value."""
+    ordered, places = values.sort(stable=True)
+    sizes = torch.unique_consecutive(ordered, return_counts=True)[1]
+    begins = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return torch.empty_like(places).scatter_(0, places, torch.arange(len(values)) - begins)

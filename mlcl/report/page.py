@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlcl import analysis, viz
+from mlcl.analysis import frequency
 from mlcl.analysis.evaluation import LEAST_IMAGES
 from mlcl.analysis.localisation import MEASURES
 from mlcl.data.labels import never_absent
@@ -51,7 +52,7 @@ def _values(found: Findings) -> dict[str, Any]:
     present = results.targets == 1
     sections = [_section(found, k) for k in found.errors]
     log = training_log(results.folder)
-    embeddings = figures.embeddings(found)
+    embeddings, seen = figures.embeddings(found), results.frequency
     return {
         "run": "/".join(name_and_version(results.folder.resolve())),
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
@@ -81,6 +82,9 @@ def _values(found: Findings) -> dict[str, Any]:
             ]
             for label, entries in found.doubtful.items()
         },
+        "seen": None if seen is None else seen[0],
+        "groups": None if seen is None else frequency.by_frequency(results.class_ap, *seen),
+        "groups_meaning": "" if seen is None else frequency.meaning(seen[1]),
         "embeddings": pages.svg(*embeddings) if embeddings else None,
         "training": [pages.svg(*described) for described in (figures.training(log) if log else ())],
     }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mlcl import viz
+from mlcl.analysis import frequency
 from mlcl.analysis.evaluation import Floats
 from mlcl.analysis.localisation import MEASURES
 from mlcl.report import figures
@@ -63,6 +64,8 @@ def views(found: Findings, images: int = 24) -> Views:
         if errors := _error_pictures(found, kind, most):
             pictures[name] = errors
     tables = {"metrics": _metrics(found), "per_class": _per_class(found)}
+    if found.results.frequency is not None:
+        tables["frequency"] = _frequency(found)
     if found.results.localisation is not None:
         tables["localisation"] = _localisation(found)
     shown = Views(found.results.split, tables, _curves(found), pictures)
@@ -98,6 +101,16 @@ def _per_class(found: Findings) -> Table:
         numbers = (None if np.isnan(value) else float(value) for value in percents[k])
         rows.append([pages.clean(results.classes[k]), *numbers, int(decisions.positives[k])])
     return Table(["class", *(f"{name} (percent)" for name in names), "positives"], rows)
+
+
+def _frequency(found: Findings) -> Table:
+    """The mAP of frequent, medium and rare classes."""
+    assert found.results.frequency is not None
+    groups = frequency.by_frequency(found.results.class_ap, *found.results.frequency) or {}
+    meaning = frequency.meaning(found.results.frequency[1])
+    rows = [[name, groups[name]["classes"], groups[name]["mAP"], meaning] for name in groups if name != "borders"]
+    shown = [[*row[:2], None if row[2] is None else 100 * row[2], row[3]] for row in rows]
+    return Table(["group", "classes", "mAP (percent)", "definition"], shown)
 
 
 def _localisation(found: Findings) -> Table:

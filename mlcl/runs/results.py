@@ -5,10 +5,11 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from mlcl.runs.folders import CONFIG, beside
 from mlcl.system import yaml_text
 
 LOCALISATION = "localisation.npz"
+_Number = TypeVar("_Number", int, float)
 _ARRAYS = ("logits", "targets", "index", "images", "classes", "thresholds", "temperature")
 # What numpy, zipfile, json and csv raise for files that are cut off, changed or of another kind.
 _DAMAGE = (
@@ -59,14 +61,30 @@ class Results:
     @cached_property
     def class_ap(self) -> NDArray[np.float64]:
         """(K,) from ``per_class.csv``, in [0, 1]; NaN for a class without positives."""
+        return np.array(self._per_class("AP", lambda text: float(text or "nan")))
+
+    @cached_property
+    def frequency(self) -> tuple[NDArray[np.int64], tuple[int, int]] | None:
+        """(K,) training images of each class, and the borders of tail and head; None where they were not written."""
+        if "frequency" not in self.summary:
+            return None
+        counts = self._per_class("train_positives", int)
+        try:
+            low, high = (int(border) for border in self.summary["frequency"]["borders"])
+        except _DAMAGE as error:
+            raise _unreadable(self.folder, error) from error
+        return np.array(counts, dtype=np.int64), (low, high)
+
+    def _per_class(self, column: str, read: Callable[[str], _Number]) -> list[_Number]:
+        """The numbers of a column of ``per_class.csv``."""
         try:
             with (self.folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
-                values = [float(row["AP"] or "nan") for row in csv.DictReader(file)]
+                values = [read(row[column]) for row in csv.DictReader(file)]
             if len(values) != len(self.classes):
                 raise ValueError(f"per_class.csv has {len(values)} classes, scores.npz {len(self.classes)}")
         except _DAMAGE as error:
             raise _unreadable(self.folder, error) from error
-        return np.array(values)
+        return values
 
     def rows_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of images, by their positions in the dataset, all of which are in these results."""

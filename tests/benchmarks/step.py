@@ -1,11 +1,15 @@
 """One training step on the CPU: layout, precision and optimizer, against the usual research code in the same run.
 
+Also the share of a step that the making of splices (``data.splicemix``) adds.
+
 python tests/benchmarks/step.py [--full] [--smoke]
 """
 
 import argparse
 import contextlib
 import copy
+import itertools
+import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -16,6 +20,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 
+from mlcl.data.splice import draw, splice
 from mlcl.heads import SemanticAttention
 from mlcl.losses import LabelContrastiveLoss
 from mlcl.module import MultiLabelModule
@@ -23,6 +28,7 @@ from mlcl.network import Network
 from mlcl.optim import make_optimizer
 
 K, DIM, LR, TOP = 80, 512, 1e-5, 8
+SPLICED, SPLICES = 32, 0.25  # images of a step of which splices are made, and their share
 RESEARCH = "usual research code"
 DEFAULT = "mlcl, channels last, fused (default)"
 # name: memory format, autocast to bfloat16, fused optimizer
@@ -79,6 +85,24 @@ def our_step(
     return step
 
 
+def splicing(side: int) -> Callable[[], object]:
+    """Plan and make the splices of a step of ``SPLICED`` images, of another epoch in each call."""
+    batch = {
+        "image": torch.randint(0, 256, (SPLICED, side, side, 3), dtype=torch.uint8).movedim(
+            -1, 1
+        ),  # as they are collated
+        "target": torch.from_numpy(plain.coco_like(SPLICED, K)).to(torch.int8),
+        "index": torch.arange(SPLICED),
+    }
+    epochs = itertools.count()
+
+    def step() -> object:
+        plans = draw(batch["index"], SPLICES, 0, next(epochs))
+        return splice(batch, plans) if plans else batch
+
+    return step
+
+
 def top_operators(step: Callable[[], object]) -> list[tuple[str, float]]:
     """Where the time of a step goes: operators by their own time, as shares of all."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -91,7 +115,7 @@ def top_operators(step: Callable[[], object]) -> list[tuple[str, float]]:
 def compare(backbone: str, side: int, images: int, repeats: int) -> dict:
     """Every variant in turn; the first losses must be those of the research code."""
     torch.manual_seed(0)
-    network = Network(backbone, SemanticAttention(DIM), K)
+    network = Network(backbone, SemanticAttention(DIM, average=0.0), K, feature_norm=False)  # what the code compares
     batch = {
         "image": torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8),
         "target": torch.from_numpy(plain.coco_like(images, K)).long(),
@@ -99,18 +123,21 @@ def compare(backbone: str, side: int, images: int, repeats: int) -> dict:
     steps = {RESEARCH: research_step(network, batch)}
     steps |= {name: our_step(network, batch, *settings) for name, settings in VARIANTS.items()}
     first: dict[str, float] = {}  # losses, before anything is trained
-    seconds = rounds.measure(
-        {name: lambda name=name: first.setdefault(name, float(steps[name]())) for name in steps}, repeats
-    )
+    calls = {name: lambda name=name: first.setdefault(name, float(steps[name]())) for name in steps}
+    seconds = rounds.measure({**calls, "splices": splicing(side)}, repeats)
+    splices = seconds.pop("splices")
     for name, loss in first.items():
         bf16 = name in VARIANTS and VARIANTS[name][1]
         assert abs(loss - first[RESEARCH]) <= (5e-2 if bf16 else 1e-4) * first[RESEARCH], first
     print(rounds.table(seconds, RESEARCH, unit="1/s", per=images))
+    share = statistics.median(splices) / SPLICED / (statistics.median(seconds[DEFAULT]) / images)
+    print(f"\nsplices of {SPLICES:.0%} of {SPLICED} images: {share:.2%} of the default's step, per image")
     operators = top_operators(steps[DEFAULT])
     print(f"\nwhere the time of the default goes (own time of an operator, {len(operators)} largest):")
     for name, share in operators:
         print(f"  {share:6.1%}  {name}")
-    return {"images": images, "steps": rounds.summary(seconds, RESEARCH), "operators_of_default": operators}
+    steps_summary = rounds.summary(seconds, RESEARCH)
+    return {"images": images, "steps": steps_summary, "operators_of_default": operators, "splices_share": share}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -47,12 +47,17 @@ def breaking(at: int, backward: bool = False) -> list[str]:
     return [*own, "--model.network.head.backward", str(backward).lower(), "--test_after_fit", "false"]
 
 
-@pytest.mark.parametrize("every", ["1", "50"])
-def test_a_broken_activation_names_step_term_and_files_and_keeps_the_checkpoint(mlcl, demo, demo_root, every):
-    outcome = mlcl("fit", *demo, *breaking(6), "--trainer.log_every_n_steps", every)
+@pytest.mark.parametrize(("every", "splices"), [("1", "0"), ("50", "0.5")])
+def test_a_broken_activation_names_step_term_and_files_and_keeps_the_checkpoint(mlcl, demo, demo_root, every, splices):
+    flags = ["--trainer.log_every_n_steps", every, "--data.splicemix", splices]
+    outcome = mlcl("fit", *demo, *breaking(6), *flags)
     message = outcome.err.strip().splitlines()[-1]
     assert outcome.status == 1 and message.startswith("mlcl: step 6 (epoch 1): classification is nan"), outcome.err
     named = message.partition("batch: ")[2].partition(";")[0].split(", ")
+    if splices != "0":  # they are no image of the dataset
+        count, _, what = named.pop().partition(" ")
+        assert what == "splices of images of the step" and 1 < int(count) < 15
+        named += named[:1] * int(count)
     assert len(named) == 16 and all((demo_root / name).is_file() for name in named), message
     last = Path("runs/demo/version_0/checkpoints/last.ckpt")
     kept = torch.load(last, weights_only=True)

@@ -41,7 +41,10 @@ def test_a_new_table_is_tested_without_the_training_table(mlcl, run):
     (root / "labels.csv").unlink()
     outcome = mlcl("test", "--ckpt_path", "runs/own", "--data.test_csv", "new.csv")
     assert outcome.status == 0, outcome.err
-    assert json.loads(Path("runs/own/version_0/test_0/metrics.json").read_text())["N"] == 3
+    tested = Path("runs/own/version_0/test_0")
+    assert json.loads((tested / "metrics.json").read_text())["N"] == 3
+    heads = [(folder / "per_class.csv").read_text().splitlines()[0] for folder in (tested.parent, tested)]
+    assert heads[0] == f"{heads[1]},train_positives", "which labels it was trained on cannot be told here"
     for verb in (["validate", "--ckpt_path", "runs/own", "--data.val_fraction", "0.5"], ["fit", "--ckpt_path", "last"]):
         outcome = mlcl(*verb, "--data.test_csv", "new.csv", "--name", "own")
         assert outcome.status == 1 and "Traceback" not in outcome.err

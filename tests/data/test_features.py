@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support.trees import picture
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
 
 from mlcl.callbacks import results
@@ -23,6 +24,7 @@ from mlcl.data.bad_images import BadImages
 from mlcl.data.dataset import ImageDataset, Samples
 from mlcl.data.features import Extractor, FeatureDataset, open_features, views_to_keep
 from mlcl.data.images import ImageError
+from mlcl.data.sampler import ClassAwareSampler
 from mlcl.errors import MlclError
 from mlcl.heads import GlobalPool
 from mlcl.network import Network
@@ -90,6 +92,21 @@ def test_every_epoch_takes_one_of_the_kept_views(network, samples, tmp_path):
     assert seen == {0, 1, 2, 3}
     pair = FeatureDataset(samples, rows, views=2, seed=5)[1, 4]["image"]
     assert pair.shape == (2, *maps[0].shape) and not torch.equal(pair[0], pair[1])
+
+
+def test_class_aware_sampling_draws_cached_maps(network, samples, tmp_path):
+    """The repetitions of an image are of several kept views."""
+    cached = FeatureDataset(samples, rows_of(samples, network, tmp_path, kept=3), seed=1)
+    sampler = ClassAwareSampler(cached, 0, samples.targets)
+    batches, seen = list(DataLoader(cached, 3, sampler=sampler)), {}
+    index = torch.cat([batch["index"] for batch in batches])
+    assert len(index) == 7 and torch.equal(index, sampler.order())
+    for epoch in range(8):
+        sampler.set_epoch(epoch)
+        for key in sampler:
+            seen.setdefault((epoch, key[1]), []).append(cached[key]["image"])
+    several = [maps for maps in seen.values() if len(maps) > 1]
+    assert several and any(not torch.equal(maps[0], other) for maps in several for other in maps[1:])
 
 
 def test_all_that_changes_a_map_changes_the_name(network, samples, tmp_path):

@@ -1,11 +1,14 @@
 import itertools
+import time
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 import mlcl.data.sampler
-from mlcl.data.sampler import EpochSampler
+from mlcl.data.sampler import ClassAwareSampler, EpochSampler
+from mlcl.errors import MlclError
 from mlcl.system.seeding import derive, global_seed, seeded
 
 
@@ -104,6 +107,119 @@ class IndexOnly(list):
 def test_an_empty_dataset_has_an_empty_order(sampler):
     assert indices(sampler(0)) == []
     assert sampler(0).largest_batch(torch.zeros(0, dtype=torch.int64), 4) == 0
+
+
+# --- Every class equally often
+
+
+@pytest.fixture
+def aware(monkeypatch):
+    """Make a class-aware sampler as rank ``rank`` of ``world`` would."""
+
+    def make(targets, world=1, rank=0, seed=0, epoch=0):
+        monkeypatch.setattr(mlcl.data.sampler, "world_size", lambda: world)
+        monkeypatch.setattr(mlcl.data.sampler, "rank", lambda: rank)
+        made = ClassAwareSampler(range(len(targets)), seed, targets)
+        made.set_epoch(epoch)
+        return made
+
+    return make
+
+
+def long_tailed(count, classes, seed=0):
+    """Targets in {1, 0, -1} whose classes are present in a half down to hardly any of the images; one in none."""
+    rng = np.random.default_rng(seed)
+    present = rng.random((count, classes)) < np.geomspace(0.5, 1 / count, classes)
+    targets = np.where(present, 1, rng.choice([0, -1], size=present.shape)).astype(np.int8)
+    targets[:, 1] = 0
+    return targets
+
+
+def drawn_in_turn(targets, seed, epoch):
+    """The paper's lists in plain loops: one of classes, and one of images for each class; shuffled when through."""
+    generator = torch.Generator().manual_seed(derive(seed, epoch))
+    lists = [column.nonzero()[0].tolist() for column in (targets == 1).T if (column == 1).any()]
+    turns = -(-len(targets) // len(lists))
+    order = torch.randperm(turns * len(lists), generator=generator).tolist()
+    class_lists = [[number % len(lists) for number in order if number // len(lists) == turn] for turn in range(turns)]
+    times = [-(-turns // len(images)) for images in lists]
+    entries = [(k, time, image) for k, images in enumerate(lists) for time in range(times[k]) for image in images]
+    order = torch.randperm(len(entries), generator=generator).tolist()
+    cycles = [
+        iter([entries[n][2] for time in range(times[k]) for n in order if entries[n][:2] == (k, time)])
+        for k in range(len(lists))
+    ]
+    return [next(cycles[k]) for class_list in class_lists for k in class_list][: len(targets)]
+
+
+@pytest.mark.parametrize(("count", "classes"), [(1, 1), (7, 3), (40, 6), (61, 12), (20, 30)])
+def test_classes_and_their_images_are_drawn_in_turn(aware, count, classes):
+    targets = long_tailed(count, max(classes, 2)) if classes > 1 else np.ones((1, 1), np.int8)
+    if not (targets == 1).any():
+        targets[0, 0] = 1
+    for seed, epoch in ((0, 0), (0, 3), (5, 0)):
+        assert indices(aware(targets, seed=seed, epoch=epoch)) == drawn_in_turn(targets, seed, epoch)
+
+
+def test_every_class_is_drawn_equally_often_and_its_images_too(aware):
+    owner = np.repeat([0, 1, 2, 3], [30, 7, 2, 1])  # each image has one class
+    targets = np.eye(4, dtype=np.int8)[owner]
+    drawn = indices(aware(targets))
+    assert [[owner[i] for i in drawn].count(k) for k in range(4)] == [10] * 4
+    assert all(len({owner[i] for i in drawn[start : start + 4]}) == 4 for start in range(0, 40, 4))
+    times = [drawn.count(i) for i in range(40)]
+    for k in range(4):
+        own = [time for time, one in zip(times, owner, strict=True) if one == k]
+        assert max(own) - min(own) <= 1, "an image comes again when its class is through"
+
+
+def test_images_without_a_positive_are_never_drawn_and_it_is_said(aware, capfd):
+    targets = long_tailed(60, 6)
+    never = {i for i in range(60) if not (targets[i] == 1).any()}
+    drawn = [indices(aware(targets, epoch=epoch)) for epoch in range(30)]
+    assert never and not never & {i for order in drawn for i in order} and all(len(order) == 60 for order in drawn)
+    said = capfd.readouterr().err.splitlines()[0]
+    left_out = f"{len(never)} of 60 images have no positive and are never drawn"
+    assert said == f"data.sampler class_aware: 5 of 6 classes in turn; {left_out}"
+    with pytest.raises(MlclError, match="needs images with a positive"):
+        aware(-np.ones((4, 2), np.int8))
+
+
+def test_ranks_share_one_order_and_a_step_has_no_more_labels_than_foretold(aware):
+    targets = long_tailed(31, 6)
+    counts = torch.from_numpy((targets == 1).sum(1))
+    whole = list(aware(targets, epoch=2))
+    for world in (2, 3, 4):
+        made = [aware(targets, world, rank, epoch=2) for rank in range(world)]
+        parts = [list(one) for one in made]
+        merged = [pair for row in zip(*parts, strict=True) for pair in row]
+        assert merged[:31] == whole and merged[31:] == whole[: len(merged) - 31]
+        loaders = [DataLoader(counts, 4, sampler=IndexOnly(one)) for one in made]
+        steps = [sum(int(part.sum()) for part in step) for step in zip(*loaders, strict=True)]
+        assert {one.largest_batch(counts, 4) for one in made} == {max(steps)}
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch_and_repetitions_are_augmented_apart(aware):
+    targets = long_tailed(50, 8)
+    one = aware(targets)
+    first = list(one)
+    assert len(set(first)) == len(first) > len({index for _, index in first}), "the same pixels come only once"
+    assert {number % 2**32 for number, _ in first} == {0} and (0, first[0][1]) == first[0]
+    one.set_epoch(1)
+    assert list(one) == list(aware(targets, epoch=1)) and indices(one) != [index for _, index in first]
+    one.set_epoch(0)
+    torch.manual_seed(99)
+    assert list(one) == first != list(aware(targets, seed=1))
+
+
+def test_as_many_images_as_coco_has_take_a_moment(aware):
+    targets = long_tailed(82783, 80)
+    made = aware(targets)
+    start = time.process_time()
+    made.order()
+    made.largest_batch(torch.from_numpy((targets == 1).sum(1)), 32)
+    list(made)
+    assert time.process_time() - start < 1  # measured: 0.06
 
 
 # --- The seeds under it
