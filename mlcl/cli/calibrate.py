@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of calibrate."""
     shared.add_checkpoint(parser)
     shared.add_data(parser)
+    shared.add_tta(parser)
     parser.add_argument(
         "--target", type=_target, default=("f1", None), metavar="f1|precision=P|recall=R",
         help="what a class's threshold is for: the best F1, or at least this precision or recall there (default: f1)",
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
         target=target,
         level=level,
         shrink=options.shrink,
+        tta=options.tta,
         imports=tuple(options.imports),
         **shared.data(options),
     )

@@ -17,7 +17,8 @@ from mlcl.data import ImageDataset, MultiLabelDataModule
 from mlcl.data.bad_images import BadImages, new_list
 from mlcl.errors import MlclError
 from mlcl.inference import forward
-from mlcl.inference.rebuild import Rebuilt
+from mlcl.inference.rebuild import Rebuilt, use_tta
+from mlcl.network import Network, Tta
 from mlcl.runs import record
 from mlcl.system import yaml_text
 from mlcl.system.console import say
@@ -31,6 +32,7 @@ def calibrate(
     target: str = "f1",
     level: float | None = None,
     shrink: float = 10.0,
+    tta: Tta | None = None,
     imports: tuple[str, ...] = (),
     root: str | None = None,
     accelerator: str = "auto",
@@ -44,7 +46,9 @@ def calibrate(
     rebuilt = Rebuilt(checkpoint, imports)
     data = rebuilt.datamodule(root, **(changes or {}))
     check_held_out(data, checkpoint)
-    logits, targets = _evaluate(rebuilt, data, accelerator, output.parent)
+    network = rebuilt.network()
+    use_tta(network, tta)
+    logits, targets = _evaluate(rebuilt, network, data, accelerator, output.parent)
 
     def fitted(logits: Tensor, targets: Tensor) -> Calibration:
         return thresholds.fit(logits, targets, target, level, shrink)
@@ -55,7 +59,7 @@ def calibrate(
     predicted, probabilities = thresholds.cross_fitted(logits, targets, fitted)
     after = thresholds.summary(predicted, probabilities, targets)
     goal = target if level is None else f"{target} of {level:g}"
-    _write(rebuilt, made, output, {"target": goal, "shrink": shrink, "images": len(logits)})
+    _write(rebuilt, made, network.tta, output, {"target": goal, "shrink": shrink, "images": len(logits)})
     _print(rebuilt.classes, made, targets, before, after, goal)
     if level is not None:
         say(_reached(predicted, targets, target, level))
@@ -76,21 +80,24 @@ def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
             raise MlclError(f"{checkpoint}: {what}; to calibrate, train with --data.val_fraction 0.1")
 
 
-def _evaluate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, folder: Path) -> tuple[Tensor, Tensor]:
+def _evaluate(
+    rebuilt: Rebuilt, network: Network, data: MultiLabelDataModule, accelerator: str, folder: Path
+) -> tuple[Tensor, Tensor]:
     """Logits (N, K) float32 and targets (N, K) of the validation images; bad images are listed in the folder."""
     data.prepare_data()
     process = forward.start(accelerator, precision=rebuilt.config["trainer"].get("precision") or "32-true")
     loader = data.val_dataloader()
     if isinstance(loader.dataset, ImageDataset) and loader.dataset.bad is not None:
         loader.dataset.bad = BadImages("val", len(loader.dataset), new_list(folder))
-    batches = forward.logits(process, rebuilt.network(), loader)
+    batches = forward.logits(process, network, loader)
     logits, targets = zip(*((logits.float(), batch["target"]) for batch, logits in batches), strict=True)
     return torch.cat(logits), torch.cat(targets)
 
 
-def _write(rebuilt: Rebuilt, made: Calibration, output: Path, how: dict[str, Any]) -> None:
-    """The old checkpoint with thresholds and temperature in its configuration, where every verb reads them."""
+def _write(rebuilt: Rebuilt, made: Calibration, tta: Tta, output: Path, how: dict[str, Any]) -> None:
+    """The old checkpoint with thresholds, temperature and tta in its configuration, where every verb reads them."""
     config = record.config_of(rebuilt.content, rebuilt.path)
+    config["tta"] = tta  # the thresholds belong to such logits
     config["model"] |= {"threshold": made.thresholds.tolist(), "temperature": made.temperature}
     stored = {**rebuilt.content[record.KEY], "config": yaml_text.dump(config), "calibration": how}
     write_whole(output, lambda path: torch.save({**rebuilt.content, record.KEY: stored}, path))

@@ -104,7 +104,7 @@ def for_evaluation(config: dict[str, Any]) -> dict[str, Any]:
     arguments = {**model["network"]["init_args"], "pretrained": False, "weights": None}
     model["network"] = {**model["network"], "init_args": arguments}
     trainer = {key: config["trainer"][key] for key in _TRAINER_KEYS if key in config["trainer"]}
-    kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "report") if key in config}
+    kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "report", "tta") if key in config}
     settings = config["data"].get("init_args", {})
     if settings.keys() >= set(_DATA_WITHOUT):  # else a user's dataset, where these names may mean something else
         settings = {key: value for key, value in settings.items() if key not in _DATA_WITHOUT}
