@@ -87,7 +87,7 @@ class Network(nn.Module):
             return self._plain(image, embeddings)
         if image.shape[1] == self.backbone.num_features:
             raise MlclError("tta flip needs pictures: a mirrored feature map is not that of the mirrored picture")
-        mirrored = self._plain(image.flip(-1), embeddings=False)  # first: hooks on the head keep what they see last
+        mirrored = self._plain(image.flip(-1), embeddings)  # first: hooks on the head keep what they see last
         out = self._plain(image, embeddings)
         return out._replace(logits=(out.logits + mirrored.logits) / 2)
 
