@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.saved_runs import compare
 
 from mlcl.inference import export, formats, load
 from mlcl.runs import folders, record
@@ -35,6 +36,7 @@ def test_a_test_of_the_mean(mlcl, trained, demo_root, tmp_path):
     np.testing.assert_allclose(after.logits, mean, atol=1e-5)
     assert np.abs(before.logits - after.logits).max() > 0.01
     assert after.summary["tta"] == "flip" and "tta" not in before.summary
+    assert "test_1: tta flip in 1 of 1 runs" in compare("run/test_0", "run/test_1").notes
     assert after.summary["embedding_spread"] == before.summary["embedding_spread"]
     for name in ("energy", "pointing", "gain"):  # of the plain picture's attention
         np.testing.assert_array_equal(getattr(after.localisation, name), getattr(before.localisation, name))
