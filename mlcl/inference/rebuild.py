@@ -35,7 +35,7 @@ class Rebuilt:
         trust.import_modules(imports)
         self.path = path
         self.content = record.load(path)
-        self.config = record.for_evaluation(record.config_of(self.content, path))
+        self.config = record.for_evaluation(record.config_of(self.content, path), self.content["state_dict"])
         trust.check_classes(self.config, path, imports)
         self.classes: list[str] = self.content[record.KEY]["classes"]
 

@@ -97,7 +97,7 @@ def test_what_is_refused(mlcl):
     shutil.copytree("runs/b/version_0", "copy")
     small_run("c", lambda s, t: (s[:20], t[:20]))
     small_run("d", lambda s, t: (s, 1 - t))
-    small_run("e", settings={"interpolation": "11point"})
+    small_run("e", shaken(9), settings={"interpolation": "11point"})
     Path("file").touch()
     shutil.copytree("runs/a/version_0", "kept")
     for arguments, status, words in (
