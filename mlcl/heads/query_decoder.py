@@ -1,4 +1,4 @@
-"""Class-specific features from a transformer decoder with one learned query per class (Query2Label)."""
+"""Class-specific features from a transformer decoder with one query per class (Query2Label)."""
 
 from typing import Self
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mlcl.errors import MlclError
 from mlcl.heads._attention import TransformerLayer, check_at_least, check_multiple, sine_code
 from mlcl.heads._vectors import read_vectors
-from mlcl.heads.base import Head, HeadOutput, PerClassLinear
+from mlcl.heads.base import Head, HeadOutput, PerClassLinear, full_precision
 
 _NAME = "model.network.head.queries"
 
@@ -97,6 +97,12 @@ class QueryDecoder(Head):
         nn.init.normal_(self.query_projection.weight, std=width**-0.5)
         nn.init.zeros_(self.query_projection.bias)
 
+    def _queries_now(self) -> Tensor:
+        if self.query_vectors is None:
+            return self.queries
+        with full_precision(self.query_vectors):  # as learned ones are
+            return self.query_projection(self.query_vectors)  # type: ignore[no-any-return]
+
     def forward(self, features: Tensor) -> HeadOutput:
         """(B, C, h, w) to logits (B, K), embeddings (B, K, D) and attention (B, K, h, w)."""
         size = features.shape[-2:]
@@ -105,7 +111,7 @@ class QueryDecoder(Head):
         for layer in self.encoder:
             placed = tokens + position
             tokens, _ = layer(tokens, placed, placed, tokens)
-        queries = self.queries if self.query_vectors is None else self.query_projection(self.query_vectors)
+        queries = self._queries_now()
         placed, state = tokens + position, torch.zeros_like(queries)[None]
         for layer in self.decoder:
             state, attention = layer(state, state + queries, placed, tokens)

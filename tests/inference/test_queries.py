@@ -42,11 +42,11 @@ def test_a_checkpoint_needs_the_file_no_more(mlcl, demo, words, demo_root):
     np.testing.assert_allclose(torch.logit(model(paths[:3]).scores.double()), logits[:3], atol=1e-4)
     assert not torch.equal(export.Exported(model)(model.preprocess(paths[0])[None]), torch.zeros(1, 12))
     assert collect(model, Rebuilt(best).datamodule(), "test", rows=[0, 1]).vectors.shape[1] == 16
-    for flags in ((), ("--config", run / "config.yaml"), (FILE, "nowhere.npy")):  # what the checkpoint holds counts
+    for flags in ((), ("--config", run / "config.yaml", FILE, "nowhere.npy")):  # what the checkpoint holds counts
         outcome = mlcl("test", "--ckpt_path", run, "--data.num_workers", "0", *flags)
         assert outcome.status == 0, outcome.err
         assert "queries" not in outcome.err
-    for number in range(3):
+    for number in range(2):
         np.testing.assert_allclose(read(run / f"test_{number}").logits, logits, atol=1e-5)
     images = ("--images", *paths[:2], "--num_workers", "0", "--output")
     assert mlcl("predict", "--ckpt_path", run, *images, "p.jsonl").status == 0
