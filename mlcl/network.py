@@ -9,6 +9,8 @@ from mlcl.backbones.backbone import as_map, create_backbone, freeze
 from mlcl.errors import MlclError
 from mlcl.heads import Head, HeadOutput
 
+Tta = Literal["none", "flip"]  # what is done more at test time
+
 
 class Network(nn.Module):
     """A backbone from timm without its classifier, and a head; normalises pixels itself.
@@ -34,6 +36,7 @@ class Network(nn.Module):
     backbone: Any  # a timm model
     mean: Tensor
     std: Tensor
+    tta: Tta = "none"  # in eval mode, flip takes the mean logits of a picture and its mirror image
 
     def __init__(
         self,
@@ -80,6 +83,15 @@ class Network(nn.Module):
             image: (B, 3, H, W) RGB, uint8 or float in [0, 1], or what :meth:`features` once made of it.
             embeddings: whether they are needed; else they are empty, (B, K, 0), and there is no attention.
         """
+        if self.tta == "none" or self.training:
+            return self._plain(image, embeddings)
+        if image.shape[1] == self.backbone.num_features:
+            raise MlclError("tta flip needs pictures: a mirrored feature map is not that of the mirrored picture")
+        mirrored = self._plain(image.flip(-1), embeddings)  # first: hooks on the head keep what they see last
+        out = self._plain(image, embeddings)
+        return out._replace(logits=(out.logits + mirrored.logits) / 2)
+
+    def _plain(self, image: Tensor, embeddings: bool) -> HeadOutput:
         features = self.norm(self.features(image).movedim(1, -1)).movedim(-1, 1)
         if embeddings:
             return self.head(features)  # type: ignore[no-any-return]

@@ -147,6 +147,7 @@ def test_thousands_of_classes_leave_a_readable_terminal(tmp_path, capsys):
     metrics.compute()
     module, trainer = torch.nn.Module(), Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
     module.test_metrics, module.spread = metrics, EmbeddingSpread(3000, 2)
+    module.network = Network("test_resnet", SemanticAttention(2), 3000)
     Results(tmp_path).on_test_end(trainer, module)
     text = capsys.readouterr().out
     assert "the best and the worst of 3,000 classes; all are in per_class.csv" in text

@@ -142,3 +142,37 @@ def test_logits_without_embeddings():
     out = net.eval()(image, embeddings=False)
     torch.testing.assert_close(out.logits, net(image).logits)
     assert out.embeddings.shape == (2, 4, 0) and out.attention is None
+
+
+def test_flip_is_the_mean_over_the_mirror_image():
+    """Of the logits only, and only in eval mode."""
+    net, image = network(), torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
+    training = net(image)
+    plain, mirrored = net.eval()(image), net(image.flip(-1))
+    net.tta = "flip"
+    out = net(image)
+    assert torch.equal(out.logits, (plain.logits + mirrored.logits) / 2)
+    assert not torch.equal(plain.logits, mirrored.logits)
+    torch.testing.assert_close(net(image, embeddings=False).logits, out.logits)
+    assert torch.equal(out.embeddings, plain.embeddings) and torch.equal(out.attention, plain.attention)
+    assert torch.equal(net(image.flip(-1)).logits, out.logits)
+    symmetric = torch.cat([image, image.flip(-1)], dim=-1)
+    both = net(symmetric).logits
+    net.tta = "none"
+    assert torch.equal(net(symmetric).logits, both) and torch.equal(net(image).logits, plain.logits)
+    net.tta = "flip"
+    with pytest.raises(MlclError, match="tta flip needs pictures"):
+        net(torch.rand(2, net.backbone.num_features, 2, 3))
+    fresh = network()
+    fresh.tta = "flip"
+    assert torch.equal(fresh.train()(image).logits, training.logits)
+
+
+def test_flip_leaves_what_a_hook_on_the_head_sees_last():
+    """As ``--localise`` takes its maps: a head whose logits come from a whole forward pass shows the plain picture."""
+    net, seen = network(head=GlobalPool()).eval(), []
+    net.tta = "flip"
+    net.head.register_forward_hook(lambda head, inputs, _: seen.append(inputs[0]))
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    net(image)
+    assert torch.equal(seen[-1], net.norm(net.features(image).movedim(1, -1)).movedim(-1, 1))

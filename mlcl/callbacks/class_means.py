@@ -29,8 +29,9 @@ def class_means(
     loader = DataLoader(share, batch_size=data.batch_size, num_workers=data.workers)
     sums = torch.zeros(2, network.num_classes, network.embedding_dim, device=device)
     counts = torch.zeros(2, network.num_classes, dtype=torch.int64, device=device)
-    training = network.training
+    training, tta = network.training, network.tta
     network.eval()
+    network.tta = "none"  # a training is the same with it
     for batch in islice(loader, batches):
         out = network(batch["image"].to(device))
         positive = batch["target"].to(device) == 1
@@ -39,5 +40,6 @@ def class_means(
             sums[number] += torch.einsum("bk,bkd->kd", chosen.float(), out.embeddings.float())
             counts[number] += chosen.sum(0)
     network.train(training)
+    network.tta = tta
     means = add_up(sums) / add_up(counts).clamp(min=1)[..., None]
     return torch.where(counts[0, :, None] > 0, means[0], means[1]), counts

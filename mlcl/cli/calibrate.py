@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of calibrate."""
     shared.add_checkpoint(parser)
     shared.add_data(parser)
+    shared.add_tta(parser)
     parser.add_argument(
         "--target", type=_target, default=("f1", None), metavar="f1|precision=P|recall=R",
         help="what a class's threshold is for: the best F1, or at least this precision or recall there (default: f1)",
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
         shrink=10.0 if options.shrink is None else options.shrink,
         guarantee=options.guarantee,
         false_alarms=options.false_alarms,
+        tta=options.tta,
         imports=tuple(options.imports),
         **shared.data(options),
     )

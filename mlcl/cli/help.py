@@ -16,6 +16,7 @@ VERBS = {
 KEYS = (
     *("model", "data", "trainer", "config", "seed_everything", "seeds", "learning_rates", "ckpt_path", "name"),
     *("ema_decay", "test_after_fit", "report", "localise", "log_images", "import", "print_config", "help", "help_all"),
+    "tta",
 )
 # As other tools call them.
 _ELSEWHERE = {

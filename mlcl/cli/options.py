@@ -103,6 +103,14 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accelerator", default="auto", metavar="KIND", help="auto, cpu, gpu (default: auto)")
 
 
+def add_tta(parser: argparse.ArgumentParser) -> None:
+    """``--tta``."""
+    parser.add_argument(
+        "--tta", choices=("none", "flip"),
+        help="flip: the mean logits of every picture and its mirror image (default: what the checkpoint says)",
+    )  # fmt: skip
+
+
 def add_root(parser: argparse.ArgumentParser) -> None:
     """``--data.root``."""
     parser.add_argument(

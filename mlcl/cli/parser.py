@@ -17,6 +17,7 @@ from mlcl.cli.command_line import CommandLine
 from mlcl.cli.messages import translate
 from mlcl.errors import line
 from mlcl.module import MultiLabelModule
+from mlcl.network import Tta
 from mlcl.system import yaml_text
 from mlcl.system.console import is_first
 
@@ -64,6 +65,8 @@ def make_parser(verb: str) -> Parser:
     add("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
     add("--report", type=bool, default=False, help="after a test, write report.html beside it")
     add("--localise", type=bool, default=False, help="in a test, measure whether attention lies on the objects")
+    add("--tta", type=Tta, default="none",
+        help="flip: validate, test and predict with the mean logits of a picture and its mirror image")  # fmt: skip
     add("--log_images", type=NonNegativeInt, default=24, help="pictures of errors for W&B")
     add("--import", type=str | None, help="a module of yours whose classes a checkpoint may name")
     parser.set_defaults(_DEFAULTS)

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="loader processes (default: 4; for an .onnx file none)",
     )
     shared.add_reading(parser)
+    shared.add_tta(parser)
     parser.add_argument("--accelerator", default="auto", metavar="KIND", help="auto, cpu, gpu (default: auto)")
     parser.add_argument("--devices", default="1", metavar="N", help="how many of them, or auto (default: 1)")
     parser.add_argument(
@@ -72,7 +73,13 @@ def _check_onnx(options: argparse.Namespace) -> None:
     """Refuse what only a checkpoint can do."""
     if options.energy:
         raise MlclError("--energy: an ONNX file gives probabilities, but energy comes from logits; give the checkpoint")
-    possible = {"accelerator": ("auto", "cpu"), "devices": ("1", "auto"), "precision": ("32-true",), "imports": ([],)}
+    possible = {
+        "accelerator": ("auto", "cpu"),
+        "devices": ("1", "auto"),
+        "precision": ("32-true",),
+        "imports": ([],),
+        "tta": (None,),
+    }
     for name, values in possible.items():
         given = getattr(options, name)
         if given not in values:
@@ -96,11 +103,13 @@ def run(options: argparse.Namespace) -> int:
         from mlcl.data.decoding import reading_of
         from mlcl.inference import prediction
         from mlcl.inference.model import load
+        from mlcl.inference.rebuild import use_tta
         from mlcl.system import console
 
     console.quieten()
     model = load(source, "cpu", tuple(options.imports))
     model.reading |= reading_of(vars(options))
+    use_tta(model.network, options.tta)
     return prediction.predict(
         model,
         options.images,

@@ -1,5 +1,6 @@
 """From a command line to the settings of a run: the checkpoint's own, then the config files, then the flags."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from mlcl.system import yaml_text
 from mlcl.system.console import say
 from mlcl.system.files import from_home
 
+_QUERIES = "model.network.head.queries"
 # Restored with the optimizer's state, so that another value on the command line would have no effect, or break it; or
 # the weights were trained for it.
 _FIXED = (
     *("model.optimizer", "model.schedule", "model.lr_mult", "ema_decay", "model.classification_loss.pos_weight"),
-    *("model.network.feature_norm", "model.network.head.average"),
+    *("model.network.feature_norm", "model.network.head.average", _QUERIES),
 )
 _NOT_ZERO = {
     "fit": ("limit_train_batches", "max_epochs", "max_steps"),
@@ -58,7 +60,7 @@ def parse(verb: str, arguments: list[str]) -> Settings:
         stored = record.load(checkpoint)
         if verb != "fit" or not line.configs:  # else the config files are the whole configuration
             whole = record.config_of(stored, checkpoint)
-            layer = whole if verb == "fit" else record.for_evaluation(whole)
+            layer = whole if verb == "fit" else record.for_evaluation(whole, stored["state_dict"])
             trust.check_classes(layer, checkpoint, line.imports)
     parser = make_parser(verb)
     parser.command_line = line
@@ -87,9 +89,14 @@ def parse(verb: str, arguments: list[str]) -> Settings:
     config["name"], config["ckpt_path"] = settings.name, str(checkpoint) if checkpoint else None
     if settings.chosen_precision:
         config.trainer.precision = fast_step.precision_for(config.trainer.accelerator)
+    head = config.get("model.network.init_args.head.init_args") or {}
     if verb != "fit":  # the weights are in the checkpoint
         network = config.model.network.init_args
         network["pretrained"], network["weights"] = False, None
+        if "queries" in head and (width := record.query_width(stored.get("state_dict", {}))) is not None:
+            head["queries"] = width
+    elif isinstance(head.get("queries"), int):
+        raise MlclError(f"--{_QUERIES} {head['queries']}: a training needs the file of the vectors, or null")
     if checkpoint is not None and "config" in known:
         _report_overridden(settings, layer or record.config_of(stored, checkpoint))
     return settings
@@ -109,7 +116,8 @@ def _report_overridden(settings: Settings, stored: dict[str, Any]) -> None:
     """Name what differs from the checkpoint; refuse what would be undone by the optimizer's restored state."""
     for key, before, after in record.differences(stored, settings.as_dict()):
         if settings.verb == "fit" and key.startswith(_FIXED):
-            keep = f"give --{key} {str(before).lower()}, or " if key.startswith("model.network") else ""
+            value = json.dumps(before, ensure_ascii=False).strip('"')
+            keep = f"give --{key} {value}, or " if key.startswith("model.network") else ""
             raise MlclError(
                 f"a run is continued as it was: {key} was {before}, now {after}; {keep}start a new run, with "
                 f"--model.init_from {settings.checkpoint}"

@@ -50,6 +50,12 @@ class Run:
         kind = type(self.datamodule)
         if settings.config.localise and kind.read_regions is MultiLabelDataModule.read_regions:
             raise MlclError(f"--localise true: {kind.__name__} has no masks or boxes; go without")
+        if settings.config.tta != "none" and self.datamodule.cache == "features":
+            raise MlclError(
+                f"--tta {settings.config.tta} needs pictures, not --data.cache features: a mirrored feature map is not "
+                "that of the mirrored picture; train without --tta, and give it to mlcl test without the cache"
+            )
+        self.model.network.tta = settings.config.tta
         config = settings.as_dict()
         self.model.config = {key: value for key, value in config.items() if key not in ("ckpt_path", "import")}
         self.folder = self._run_folder()

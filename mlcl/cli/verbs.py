@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from mlcl.cli.command_line import meant, options
 from mlcl.errors import MlclError
 
-VERBS = ("predict", "calibrate", "export", "report", "compare", "check")
+VERBS = ("predict", "calibrate", "export", "report", "compare", "ensemble", "check")
 
 
 class UsageError(MlclError):

@@ -43,10 +43,33 @@ def find(folders: Sequence[Path], baseline: Path | None = None) -> tuple[list[Me
     return [Method(_name(folder, groups), tuple(members)) for folder, members in groups.items()], sorted(set(notes))
 
 
+def members(folders: Sequence[Path], output: Path) -> tuple[list[Path], list[str]]:
+    """The runs of an ensemble, at least two and each once, and a line for each that was left out.
+
+    Its own earlier results in ``output``, which ``runs/*`` names too, are no member.
+    """
+    notes: list[str] = []
+    given = [folder for folder in folders if folder.resolve() != output.resolve()]
+    found = [run for folder in given for run in _runs(folder, notes)]
+    owners: dict[Path, Path] = {}
+    for scores in found:
+        if (run := run_of(scores)) in owners:
+            raise MlclError(f"{shown(run)} is given twice, by {shown(owners[run])} and {shown(scores)}")
+        owners[run] = scores
+    if len(found) < 2:
+        raise MlclError(f"an ensemble has two members or more, not {len(found)}; name them, such as runs/bce runs/asl")
+    return found, notes
+
+
 def method_of(scores: Path) -> Path:
     """The folder that names the method: the one above ``version_<n>``, or the run's own if it was moved."""
-    run = scores.parent if re.fullmatch(r"(test|validate)_\d+", scores.name) else scores
+    run = run_of(scores)
     return run.parent if re.fullmatch(r"version_\d+", run.name) else run
+
+
+def run_of(scores: Path) -> Path:
+    """The run that results belong to: their folder, or the one above a later test's."""
+    return scores.parent if re.fullmatch(r"(test|validate)_\d+", scores.name) else scores
 
 
 def shown(folder: Path) -> str:

@@ -70,7 +70,7 @@ def _differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def _decisions(name: str, runs: list[Results]) -> list[str]:
-    """Calibrated thresholds and temperatures."""
+    """Calibrated thresholds and temperatures, and mirror images."""
     parts = []
     temperatures = [run.temperature for run in runs]
     if any(value != 1 for value in temperatures):
@@ -79,6 +79,8 @@ def _decisions(name: str, runs: list[Results]) -> list[str]:
         t for run in runs if isinstance(run.definitions.get("threshold"), str) for t in run.thresholds.tolist()
     ]:
         parts.append(f"one threshold per class, {_span(calibrated)}")
+    if mirrored := sum(run.summary.get("tta") == "flip" for run in runs):
+        parts.append(f"tta flip in {mirrored} of {len(runs)} runs")
     return [f"{name}: {' and '.join(parts)}"] if parts else []
 
 

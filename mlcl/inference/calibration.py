@@ -17,7 +17,8 @@ from mlcl.data import ImageDataset, MultiLabelDataModule
 from mlcl.data.bad_images import BadImages, listed, name_of, new_list
 from mlcl.errors import MlclError
 from mlcl.inference import forward, promises
-from mlcl.inference.rebuild import Rebuilt
+from mlcl.inference.rebuild import Rebuilt, use_tta
+from mlcl.network import Network, Tta
 from mlcl.runs import record
 from mlcl.system import yaml_text
 from mlcl.system.console import say
@@ -33,6 +34,7 @@ def calibrate(
     shrink: float = 10.0,
     guarantee: str | None = None,
     false_alarms: float | None = None,
+    tta: Tta | None = None,
     imports: tuple[str, ...] = (),
     root: str | None = None,
     accelerator: str = "auto",
@@ -49,7 +51,9 @@ def calibrate(
     rebuilt = Rebuilt(checkpoint, imports)
     data = rebuilt.datamodule(root, **(changes or {}))
     check_held_out(data, checkpoint)
-    logits, targets = _evaluate(rebuilt, data, accelerator, output.parent)
+    network = rebuilt.network()
+    use_tta(network, tta)
+    logits, targets = _evaluate(rebuilt, network, data, accelerator, output.parent)
     if not logits.isfinite().all():
         raise MlclError(f"{checkpoint}: the network's output for held-out images is not finite; nothing can be fitted")
     goal = target if level is None else f"{target} of {level:g}"
@@ -67,7 +71,8 @@ def calibrate(
     before = thresholds.summary(plain.predicted(logits), plain.probabilities(logits), targets)
     predicted, probabilities = thresholds.cross_fitted(logits, targets, fitted)
     after = thresholds.summary(predicted, probabilities, targets)
-    _write(rebuilt, made, output, {"calibration": how} | ({"energy": energy} if energy else {}))
+    entries = {"calibration": how} | ({"energy": energy} if energy else {})
+    _write(rebuilt, made, network.tta, output, entries)
     _print(rebuilt.classes, made, targets, before, after, goal, guarantee)
     if guarantee is not None:
         promises.say_recall(how, rebuilt.classes, conformal.missed(predicted, targets, guarantee))
@@ -92,26 +97,29 @@ def check_held_out(data: MultiLabelDataModule, checkpoint: Path) -> None:
             raise MlclError(f"{checkpoint}: {what}; to calibrate, train with --data.val_fraction 0.1")
 
 
-def _evaluate(rebuilt: Rebuilt, data: MultiLabelDataModule, accelerator: str, folder: Path) -> tuple[Tensor, Tensor]:
+def _evaluate(
+    rebuilt: Rebuilt, network: Network, data: MultiLabelDataModule, accelerator: str, folder: Path
+) -> tuple[Tensor, Tensor]:
     """Logits (N, K) float32 and targets (N, K) of the validation images; bad ones are listed in the folder instead."""
     data.prepare_data()
     process = forward.start(accelerator, precision=rebuilt.config["trainer"].get("precision") or "32-true")
     loader, bad = data.val_dataloader(), None
     if isinstance(loader.dataset, ImageDataset) and loader.dataset.bad is not None:
         bad = loader.dataset.bad = BadImages("val", len(loader.dataset), new_list(folder))
-    batches = forward.logits(process, rebuilt.network(), loader)
+    batches = forward.logits(process, network, loader)
     logits, targets = zip(*((logits.float(), batch["target"]) for batch, logits in batches), strict=True)
     unread = listed(bad.file, "val") if bad else set()
     read = torch.tensor([name_of(path) not in unread for path in data.splits["val"].paths]) if unread else slice(None)
     return torch.cat(logits)[read], torch.cat(targets)[read]
 
 
-def _write(rebuilt: Rebuilt, made: Calibration, output: Path, entries: dict[str, Any]) -> None:
-    """The old checkpoint with thresholds and temperature in its configuration, where every verb reads them.
+def _write(rebuilt: Rebuilt, made: Calibration, tta: Tta, output: Path, entries: dict[str, Any]) -> None:
+    """The old checkpoint with thresholds, temperature and tta in its configuration, where every verb reads them.
 
     The entries come into the record in place of those of an earlier calibration.
     """
     config = record.config_of(rebuilt.content, rebuilt.path)
+    config["tta"] = tta  # the thresholds belong to such logits
     config["model"] |= {"threshold": made.thresholds.tolist(), "temperature": made.temperature}
     kept = {key: value for key, value in rebuilt.content[record.KEY].items() if key not in ("calibration", "energy")}
     stored = {**kept, "config": yaml_text.dump(config), **entries}

@@ -88,6 +88,7 @@ def metadata(model: Model) -> dict[str, Any]:
         "interpolation": model.interpolation,
         "input": f"pixels: uint8 RGB (batch, 3, {model.image_size}, {model.image_size}), resized without keeping the "
         f"aspect ratio ({model.interpolation}, antialiased)",
+        "tta": model.network.tta,  # flip: the graph itself takes the mean over the mirror image
         "white": model.reading.get("white"),  # the value that is 255 there, of pictures of more than 8 bits
         "output": "probabilities: float32 (batch, classes); a label is predicted from its threshold on",
     }

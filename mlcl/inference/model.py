@@ -42,7 +42,7 @@ class Model:
     [['car', 'person'], []]
 
     Args:
-        network: in eval mode.
+        network: in eval mode; its ``tta`` is that of the checkpoint (``mlcl calibrate --tta flip``), or set here.
         classes: K names.
         thresholds: K probabilities from which a label counts as predicted.
         temperature: the probability is sigmoid(logits / temperature).

@@ -1,15 +1,16 @@
 """The network and the dataset of a checkpoint, made from its record without a trainer or a command line."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jsonargparse import ArgumentParser
 from torch.overrides import TorchFunctionMode
 
 from mlcl.errors import MlclError, find_cause
-from mlcl.network import Network
+from mlcl.network import Network, Tta
 from mlcl.runs import record, trust
+from mlcl.system.console import say
 
 if TYPE_CHECKING:
     from mlcl.data import MultiLabelDataModule
@@ -34,7 +35,7 @@ class Rebuilt:
         trust.import_modules(imports)
         self.path = path
         self.content = record.load(path)
-        self.config = record.for_evaluation(record.config_of(self.content, path))
+        self.config = record.for_evaluation(record.config_of(self.content, path), self.content["state_dict"])
         trust.check_classes(self.config, path, imports)
         self.classes: list[str] = self.content[record.KEY]["classes"]
 
@@ -55,6 +56,9 @@ class Rebuilt:
             first = (str(error).splitlines()[1:] or [str(error)])[0].strip()
             raise MlclError(f"{self.path}: the weights do not fit the network that the record names: {first}") from None
         network.backbone.to(memory_format=network.memory_format)
+        network.tta = self.config.get("tta", "none")
+        if network.tta not in get_args(Tta):
+            raise MlclError(f"{self.path} was made with tta {network.tta!r}, which this mlcl does not know; update it")
         return network.eval()
 
     def datamodule(self, root: str | None = None, **changes: Any) -> "MultiLabelDataModule":
@@ -79,3 +83,10 @@ class Rebuilt:
         except Exception as error:  # jsonargparse wraps what a constructor raises in several ways
             reason = find_cause(error, MlclError) or error
             raise MlclError(f"{self.path}: {' '.join(str(reason).split())[:400]}") from error
+
+
+def use_tta(network: Network, given: Tta | None) -> None:
+    """Let ``--tta``, if given, override what the checkpoint says, and say so."""
+    if given not in (None, network.tta):
+        say(f"the command line overrides the checkpoint: tta: {network.tta} -> {given}")
+        network.tta = given

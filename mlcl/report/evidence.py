@@ -67,6 +67,8 @@ def gather(
     if not evidence.paths or not max_images:
         return evidence
     try:
+        if results.summary.get("members"):
+            raise MlclError("an ensemble has no network of its own; the reports of its members have them")
         if checkpoint is None:
             raise MlclError(f"the checkpoint is gone ({results.summary.get('checkpoint')})")
         model = inference.load(checkpoint, imports=imports)

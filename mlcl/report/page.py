@@ -53,8 +53,10 @@ def _values(found: Findings) -> dict[str, Any]:
     sections = [_section(found, k) for k in found.errors]
     log = training_log(results.folder)
     embeddings, seen = figures.embeddings(found), results.frequency
+    members = results.summary.get("members")
     return {
-        "run": "/".join(name_and_version(results.folder.resolve())),
+        "run": results.folder.resolve().name if members else "/".join(name_and_version(results.folder.resolve())),
+        "members": members,
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         "found": found,
         "results": results,

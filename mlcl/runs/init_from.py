@@ -23,6 +23,7 @@ def load_network(network: nn.Module, path: str | Path, classes: list[str] | None
     checkpoint = record.load(path)
     prefix = "network."
     stored = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    stored.pop(record.VECTORS, None)  # those of this run's own file stay
     count, own, matched = len(stored), network.state_dict(), ""
     before = checkpoint[record.KEY].get("classes", [])
     if classes and before and classes != before:

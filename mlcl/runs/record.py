@@ -19,6 +19,7 @@ from mlcl.errors import MlclError
 from mlcl.system import yaml_text
 
 KEY = "mlcl"
+VECTORS = "head.query_vectors"  # in the state dict of a network whose queries come from a file
 FORMAT = 2  # to be raised when a setting that changes the network gets a new default, see _as_then
 # Needed to test, predict or export. The rest serves training (losses, optimizer) or the machine that trained (devices,
 # strategy, callbacks, loggers).
@@ -109,13 +110,25 @@ def _as_then(config: dict[str, Any], written: int) -> dict[str, Any]:
     return config
 
 
-def for_evaluation(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that every use but training needs; the weights come from the checkpoint."""
+def query_width(state: dict[str, Tensor]) -> int | None:
+    """The width d of the vectors (K, d) in a state dict from which a head makes its queries, if it holds any."""
+    vectors = state.get(f"network.{VECTORS}")
+    return None if vectors is None else int(vectors.shape[-1])
+
+
+def for_evaluation(config: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
+    """The part of a configuration that every use but training needs; the rest comes from the checkpoint's state dict.
+
+    Weights, and vectors for the queries, are not read again from the files that a training began with.
+    """
     model = {key: config["model"][key] for key in _MODEL_KEYS if key in config["model"]}
     arguments = {**model["network"]["init_args"], "pretrained": False, "weights": None}
+    head, width = arguments.get("head"), query_width(state)
+    if width is not None and isinstance(head, dict):
+        arguments["head"] = {**head, "init_args": {**head.get("init_args", {}), "queries": width}}
     model["network"] = {**model["network"], "init_args": arguments}
     trainer = {key: config["trainer"][key] for key in _TRAINER_KEYS if key in config["trainer"]}
-    kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "report") if key in config}
+    kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "report", "tta") if key in config}
     settings = config["data"].get("init_args", {})
     if settings.keys() >= set(_DATA_WITHOUT):  # else a user's dataset, where these names may mean something else
         settings = {key: value for key, value in settings.items() if key not in _DATA_WITHOUT}

@@ -32,7 +32,7 @@ _LOGGERS = {
 # jsonargparse accepts "module.Class" as plain text wherever a class is expected. These keys hold names and paths.
 _TEXT_KEYS = (
     *("backbone", "weights", "root", "csv", "val_csv", "test_csv", "name", "classes", "init_from", "version"),
-    *("image_column", "labels_column", "split_column", "group_column", "cache_dir", "filename"),
+    *("image_column", "labels_column", "split_column", "group_column", "cache_dir", "filename", "queries"),
 )
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 

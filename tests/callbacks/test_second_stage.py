@@ -32,8 +32,11 @@ def test_class_means_equal_a_loop_and_fall_back(data):
     network = Network("test_resnet", SemanticAttention(6), data.num_classes).train()
     network.head.classifier.bias.data[:4] = 3.0  # these classes are confident
     data.splits["train"].targets[:, 5] = 0  # this one is never present
+    network.tta, passes = "flip", []  # of validations and tests only
+    network.head.register_forward_pre_hook(lambda head, inputs: passes.append(len(inputs[0])))
     means, (certain, positives) = class_means(network, data, torch.device("cpu"))
-    assert network.training
+    assert network.training and network.tta == "flip" and sum(passes) == len(data.splits["train"].paths)
+    network.tta = "none"
     network.eval()
     dataset, rows = data.dataset("train", augmented=False), [[] for _ in range(data.num_classes)]
     confident = [[] for _ in rows]

@@ -3,11 +3,13 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mlcl.errors import MlclError
 from mlcl.heads import HEADS, Head, HeadOutput
 from mlcl.heads._attention import sine_code
 
@@ -423,3 +425,90 @@ def test_unusable_settings_are_named(name, settings, message):
 def test_unknown_settings_are_named(name, setting):
     with pytest.raises(ValueError, match=f"{setting} must be"):
         HEADS[name](**{setting: "nope"})
+
+
+def word_vectors(path, classes: int = K, width: int = 7):
+    """A file of vectors, of lengths 0.001 to 1000, and the vectors."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(classes, width)) * np.logspace(-3, 3, classes)[:, None]
+    np.save(path, vectors)
+    return vectors
+
+
+def test_queries_from_vectors_are_their_projection(tmp_path):
+    """e_k = W v_k + b of vectors of length sqrt(d), in place of learned queries; the rest of the head is the same."""
+    vectors = word_vectors(tmp_path / "words.npy")
+    head = reference("QueryDecoder", dim=8, queries=str(tmp_path / "words.npy"))
+    queries = torch.empty(K, 8, dtype=torch.float64)
+    weight, bias = head.query_projection.weight.tolist(), head.query_projection.bias.tolist()
+    for k, vector in enumerate(vectors.tolist()):
+        length = math.sqrt(sum(value * value for value in vector))
+        for row in range(8):
+            scaled = [math.sqrt(7) * value / length for value in vector]
+            queries[k, row] = sum(w * v for w, v in zip(weight[row], scaled, strict=True)) + bias[row]
+    learned = reference("QueryDecoder", dim=8)
+    learned.load_state_dict({name: value for name, value in head.state_dict().items() if "query_" not in name}
+                            | {"queries": queries})  # fmt: skip
+    features = torch.randn(2, C, 2, 5, dtype=torch.float64)
+    for actual, expected in zip(head(features), learned(features), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)  # the vectors are stored as float32
+    fresh = make("QueryDecoder", dim=512, queries=str(tmp_path / "words.npy"))
+    assert not fresh.query_vectors.requires_grad and "queries" not in fresh.state_dict()
+    torch.testing.assert_close(fresh.query_vectors.square().mean(1), torch.ones(K))
+    start = fresh.query_projection(fresh.query_vectors).square().mean()
+    assert 0.7 < start < 1.4  # as torch.randn, with which learned queries start
+    features = torch.randn(2, C, 3, 3)
+    fresh(features).logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in fresh.parameters())
+
+
+def test_a_state_dict_is_enough_without_the_file(tmp_path):
+    word_vectors(tmp_path / "words.npy")
+    head = make("QueryDecoder", queries=str(tmp_path / "words.npy")).eval()
+    (tmp_path / "words.npy").unlink()
+    other, features = make("QueryDecoder", seed=1, queries=7).eval(), torch.randn(2, C, 3, 3)
+    assert other(features).logits.isnan().all()  # it cannot be used by mistake
+    other.load_state_dict(head.state_dict())
+    torch.testing.assert_close(other(features), head(features), rtol=0, atol=0)
+
+
+def test_the_start_of_learned_queries_is_as_it_was():
+    """Bit for bit: the same numbers are drawn in the same order."""
+    head = make("QueryDecoder", queries=None)
+    torch.manual_seed(0)
+    nn.Linear(C, 16)
+    for layer in (*head.encoder, *head.decoder):
+        type(layer)(16, 64, 4, 0.1)
+    assert torch.equal(head.queries, torch.randn(K, 16))
+    assert "query_vectors" not in head.state_dict()
+
+
+def test_vectors_that_cannot_be_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    word_vectors(tmp_path / "right.npy")
+    assert make("QueryDecoder", queries="~/right.npy").query_vectors.shape == (K, 7)
+    good, huge = np.load(tmp_path / "right.npy"), np.full((K, 3), 1e300)
+    huge[0] = 1e-300
+    np.save(tmp_path / "huge.npy", huge)
+    vectors = make("QueryDecoder", queries="~/huge.npy").query_vectors
+    torch.testing.assert_close(vectors, torch.ones(K, 3))  # though their squares are 0 and infinite
+    broken, zero, few = good.copy(), good.copy(), good[:3]
+    broken[2, 1], zero[4] = np.nan, 0
+    (tmp_path / "text.npy").write_text("cat 0.1 0.2")
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "right.npy").read_bytes()[:150])
+    (tmp_path / "empty.npy").touch()
+    np.savez(tmp_path / "several.npz", good)
+    arrays = {"broken": broken, "zero": zero, "few": few, "flat": good[0], "none": good[:0], "signs": good > 0}
+    for name, array in (arrays | {"names": np.array([["cat"]]), "objects": np.array([[{}]])}).items():
+        np.save(tmp_path / f"{name}.npy", array, allow_pickle=True)
+    for name, words in {
+        "nowhere.npy": "no such file", "text.npy": "no .npy file", "cut.npy": "no .npy file",
+        "empty.npy": "no .npy file", "several.npz": "real numbers, not several",
+        "broken.npy": r"row 2 \(from 0\) is not finite", "zero.npy": r"row 4 \(from 0\) is zero",
+        "few.npy": "3 rows for 5 classes", "flat.npy": r"\(classes, d\), got \(7,\)", "none.npy": r"got \(0, 7\)",
+        "names.npy": "real numbers, not of <U3", "objects.npy": "no .npy file of numbers",
+        "signs.npy": "real numbers, not of bool",
+    }.items():  # fmt: skip
+        with pytest.raises(MlclError, match=f"model.network.head.queries .*{name}.*({words})") as caught:
+            make("QueryDecoder", queries=str(tmp_path / name))
+        assert "\n" not in str(caught.value)

@@ -12,6 +12,7 @@ from support.object_trees import write_open_images, write_roboflow
 from support.running import REPOSITORY, tiny_data
 
 from mlcl.cli import verbs
+from mlcl.data import Demo
 
 README = REPOSITORY / "README.md"
 PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -85,6 +86,12 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (folder / "configs").symlink_to(REPOSITORY / "configs")
     (folder / "spread.py").write_text(next(block for block in PYTHON if "class Spread" in block))
+    words = dict.fromkeys(word for name in Demo(root="data/demo").classes for word in name.split())
+    lines = [f"{word} {number}.5 -1e-2 0.25" for number, word in enumerate(words)]
+    (folder / "glove.txt").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:  # before the command that reads what it writes
+        patch.chdir(folder)
+        exec(next(block for block in PYTHON if "glove.txt" in block), {})
     return folder
 
 
@@ -175,4 +182,4 @@ def test_the_loss_in_python_runs():
 
 def test_every_python_block_is_run():
     """By one of the tests above."""
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4

@@ -23,12 +23,12 @@ from support.trees import write_voc
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from mlcl.backbones.backbone import create_backbone
-from mlcl.callbacks.results import _per_class
 from mlcl.data import COCO2014, VOC2007, coco
 from mlcl.data.download import fetch
 from mlcl.errors import MlclError, cell
 from mlcl.inference.writers import CSVWriter, Row
 from mlcl.metrics import MultiLabelMetrics
+from mlcl.runs.result_files import per_class
 
 FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n=1"]
 
@@ -41,7 +41,7 @@ def test_no_cell_of_a_csv_is_a_formula(text, tmp_path):
     metrics = MultiLabelMetrics(num_classes=2)
     metrics.update(torch.randn(4, 2), torch.randint(0, 2, (4, 2)))
     metrics.compute()
-    (tmp_path / "c.csv").write_text(_per_class(metrics.evaluation, [text, "cat"], torch.zeros(2)), newline="")
+    (tmp_path / "c.csv").write_text(per_class(metrics.evaluation, [text, "cat"], torch.zeros(2)), newline="")
     for name in ("p.csv", "c.csv"):
         with (tmp_path / name).open(newline="") as file:
             rows = list(csv.reader(file))

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from mlcl.callbacks.results import write_scores
 from mlcl.comparison import folders, outcome
 from mlcl.metrics import MultiLabelMetrics
+from mlcl.runs.result_files import write_scores
 
 
 def write_run(folder, logits, targets, *, seed=0, names=None, classes=None, order=None, split="test", settings=None,
