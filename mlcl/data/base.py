@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
 
+from mlcl.data import hiding
 from mlcl.data.augment import AUGMENTATIONS
 from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
@@ -105,6 +106,7 @@ class MultiLabelDataModule(LightningDataModule):
             raise MlclError(f"data.white is {white}, it must be above 0")
         if not 0 <= val_fraction < 1:
             raise MlclError(f"data.val_fraction is {val_fraction}, it must lie in [0, 1)")
+        hiding.check(known_share, single_positive)
         one_of("interpolation", interpolation or "bilinear", "bilinear", "bicubic")
         one_of("empty_images", empty_images, "keep", "drop")
         one_of("cache", cache, "none", "ram", "disk", "features")
@@ -123,7 +125,7 @@ class MultiLabelDataModule(LightningDataModule):
         self.cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
         self.on_bad_image = on_bad_image
         self.reading = reading_of({"white": white, "max_pixels": max_pixels})
-        self.known_share, self.single_positive = known_share, single_positive
+        self.known_share, self.single_positive, self.hidden = known_share, single_positive, ""
         self.splicemix, self.sampler, self.frequency_borders = splicemix, sampler, frequency_borders
         self.notes: dict[str, str] = {}  # what the reading of the labels noticed, by split or file
         self.test_only = False  # the training images, and those held out of them, are elsewhere
@@ -174,9 +176,8 @@ class MultiLabelDataModule(LightningDataModule):
         val_source = self.read_splits()
         for line in (*self.notes.values(), *doubts(self.splits, self.classes)):
             say(f"warning: {line}")
-        for split, samples in self.splits.items():
-            note = f" ({val_source})" if split == "val" else ""
-            say(f"{split:5} {describe(samples.targets, self.classes)}{note}")
+        for line in self.described(val_source):
+            say(line)
 
     def teardown(self, stage: str) -> None:
         """Print how many pictures were skipped."""
@@ -192,10 +193,19 @@ class MultiLabelDataModule(LightningDataModule):
         """One name for images that serve as two splits, so that they are listed and counted once."""
         return next(name for name in reversed(self.splits) if self.splits[name] is self.splits[split])
 
+    def described(self, val_source: str) -> list[str]:
+        """A line about each split, with where the validation images come from and what was hidden of the training."""
+        notes = {"val": f" ({val_source})", "train": f" ({self.hidden})" if self.hidden else ""}
+        lines = {split: describe(samples.targets, self.classes) for split, samples in self.splits.items()}
+        return [f"{split:5} {line}{notes.get(split, '')}" for split, line in lines.items()]
+
     def read_splits(self) -> str:
-        """Fill ``splits``, and describe where the validation images come from."""
+        """Fill ``splits``, hide training labels on demand, and describe where the validation images come from."""
         read = {split: checked(self.read_split(split), split, self.empty_images == "drop") for split in SPLITS}
         self.splits, val_source = divide(read, self.val_fraction, self.split_seed, self.test_only)
+        if train := self.splits.get("train"):
+            chosen = global_seed(), self.known_share, self.single_positive
+            self.splits["train"], self.hidden = hiding.hide(train, self.root, *chosen)
         return val_source
 
     @property
