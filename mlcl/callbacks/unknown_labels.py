@@ -74,15 +74,9 @@ class UnknownLabels(Callback):
         return targets.masked_fill(found, 1)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Refuse data whose images have no positions to remember; warn where there is nothing to learn."""
-        train = _training_labels(trainer)
-        if self.rule == "large_loss_permanent" and train is None:
+        """Refuse data whose images have no positions to remember."""
+        if self.rule == "large_loss_permanent" and _training_labels(trainer) is None:
             raise SharedError("model.unknown large_loss_permanent remembers training labels of a MultiLabelDataModule")
-        if self.rule == "ignore" and train is not None and not (train == 0).any():
-            say(
-                "warning: train knows no label to be absent, and model.unknown ignore leaves the unknown ones out: to "
-                "predict every class always is perfect; see --model.unknown weak_negative"
-            )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Make the memory, of the size of the training labels, and fill in what the checkpoint lists."""
