@@ -6,6 +6,7 @@ import io
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mlcl.analysis.localisation import MEASURES
-from mlcl.callbacks import UnknownLabels
+from mlcl.callbacks import Finite, UnknownLabels
 from mlcl.callbacks.one_run import naming_ranks
 from mlcl.data.dataset import Samples
 from mlcl.data.hiding import hide
@@ -179,6 +180,7 @@ def _everything(rank: int, size: int):
         "uneven": _gradients(rank, size, uneven=True),
         "metrics": _metrics(rank, size),
         "buffers": _buffers(),
+        "blamed": _blamed(rank, size),
         "refused": [_refused(rank, None), _refused(rank, "model.optimizer.lr")],
         "lost": _lost(rank),
     }
@@ -291,6 +293,25 @@ def _refused(rank: int, key: str | None):
     except SharedError as error:
         return str(error)
     return ""
+
+
+def _blamed(rank: int, size: int):
+    """What stops a training whose loss, that of all ranks, is broken by the logits of the last one."""
+    module = SimpleNamespace(device="cpu", own_logits=torch.full((2, K), torch.nan if rank == size - 1 else 1.0))
+    trainer = SimpleNamespace(log_every_n_steps=1, precision_plugin=None, global_step=0, current_epoch=0)
+    watch = Finite(Path("run"))
+    watch.on_train_start(trainer, module)
+    try:
+        watch.on_train_batch_end(trainer, module, {"loss": torch.tensor(torch.nan)}, {"index": torch.tensor([rank])}, 0)
+    except SharedError as error:
+        return str(error)
+    return ""
+
+
+def test_the_rank_whose_logits_are_broken_is_named(group):
+    last = len(group) - 1
+    line = f"step 0 (epoch 0) on rank {last}: loss is nan; the images of its batch: number {last}"
+    assert all(member["blamed"].startswith(line) for member in group)
 
 
 def test_ranks_that_differ_are_refused_alike(group):
