@@ -71,7 +71,7 @@ class MultiLabelModule(LightningModule):
         self.config: dict[str, Any] | None = None  # the parsed command line, set by mlcl.cli
         self.stored: dict[str, Any] | None = None  # record of the checkpoint that this training continues
         self.total_steps: int | None = None  # of the optimizer in this training
-        self.equal_batches, self.embedding_share = False, 1.0
+        self.evaluating, self.equal_batches, self.embedding_share = False, False, 1.0
         self.unknown = callbacks.UnknownLabels(unknown, unknown_weight)
         self.callbacks = [callbacks.Reproducible(), callbacks.FastStep(compile), self.second_stage, self.unknown]
         self.callbacks += [callbacks.EmbeddingRamp(embedding_start, embedding_ramp), callbacks.ScheduleCheck()]
@@ -93,8 +93,7 @@ class MultiLabelModule(LightningModule):
         logits, targets = global_batch(out.logits.unflatten(0, (len(target), -1)), target, self.equal_batches)
         terms = {"classification": self.unknown.loss(self, logits, targets, batch)}
         if self.embedding_loss is not None:
-            embeddings = out.embeddings.unflatten(0, (len(target), -1))
-            embeddings, _ = global_batch(embeddings, target, self.equal_batches)
+            embeddings, _ = global_batch(out.embeddings.unflatten(0, (len(target), -1)), target, self.equal_batches)
             weight = self.embedding_weight * self.embedding_share
             terms |= {name: weight * term for name, term in self.embedding_loss.terms(embeddings, targets).items()}
             if self.training and type(self.embedding_loss).update is not EmbeddingLoss.update:  # it has a state
@@ -112,7 +111,7 @@ class MultiLabelModule(LightningModule):
         logits, embeddings, _ = self.network(batch["image"])
         self.val_metrics.update(logits, batch["target"], batch["index"])
         self.spread.update(embeddings, batch["target"])
-        if self.trainer.state.fn == "fit":
+        if not self.evaluating:
             loss = self.classification_loss(logits, batch["target"])
             self.log("val/classification", loss, on_epoch=True, sync_dist=True, batch_size=len(logits))
 
@@ -144,7 +143,7 @@ class MultiLabelModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """An evaluation needs the network only: its losses may be others."""
         network = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("network.")}
-        if self.trainer.state.fn != "fit":
+        if self.evaluating:
             checkpoint["state_dict"] = self.state_dict() | network
         else:
             self.stored = checkpoint.get(record.KEY, {})
