@@ -24,7 +24,7 @@ class MultiLabelModule(LightningModule):
         network: pixels to logits, class-specific embeddings and attention.
         classification_loss: on the logits of all ranks together; by default binary cross-entropy.
         unknown: what unknown labels count as in it, see :mod:`mlcl.losses.unknown`.
-        unknown_weight: of that rule; by default the paper's.
+        unknown_weight: of that rule; null is its own default.
         embedding_loss: on the class-specific embeddings of all ranks together.
         embedding_weight: factor on ``embedding_loss``; the classification loss, a mean, has weight 1.
         embedding_start: epochs before ``embedding_loss`` enters; a fraction is possible.

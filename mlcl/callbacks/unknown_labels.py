@@ -20,7 +20,7 @@ class UnknownLabels(Callback):
 
     Args:
         rule: for unknown labels.
-        weight: of the rule; None is the paper's.
+        weight: of the rule; None is its default, see there.
     """
 
     def __init__(self, rule: Rule, weight: float | None = None) -> None:
