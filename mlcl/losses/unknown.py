@@ -19,8 +19,8 @@ Rule = Literal[
     "large_loss_permanent",
 ]
 UNKNOWN, LEFT_OUT = -1, -2  # LEFT_OUT: in no loss by any rule, as the labels of a picture that cannot be read
-# Alpha is the paper's for COCO. For large losses the share by which each form grows in an epoch, or corrects, out of the
-# 0.1 to 0.5 per cent among which the authors' code lets one choose.
+# Alpha is the paper's for COCO. For large losses the share by which each form grows in an epoch, or corrects; the
+# authors choose among 0.1 to 0.5 per cent.
 WEIGHTS = {"entropy": 0.1, "large_loss": 0.005, "large_loss_temporary": 0.002, "large_loss_permanent": 0.001}
 
 
