@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from mlcl import callbacks
-from mlcl.distributed import gather, global_batch
+from mlcl.distributed import global_batch
 from mlcl.losses import BinaryCrossEntropy, ClassificationLoss, EmbeddingLoss
+from mlcl.losses.unknown import Rule
 from mlcl.metrics import CF1Definition, Interpolation, MultiLabelMetrics
 from mlcl.network import Network
 from mlcl.optim import Constant, OptimizerFactory, Schedule, make_optimizer, training_length
@@ -21,7 +22,9 @@ class MultiLabelModule(LightningModule):
 
     Args:
         network: pixels to logits, class-specific embeddings and attention.
-        classification_loss: on the logits; by default binary cross-entropy.
+        classification_loss: on the logits of all ranks together; by default binary cross-entropy.
+        unknown: what unknown labels count as in it, see :mod:`mlcl.losses.unknown`.
+        unknown_weight: of that rule; null is its own default.
         embedding_loss: on the class-specific embeddings of all ranks together.
         embedding_weight: factor on ``embedding_loss``; the classification loss, a mean, has weight 1.
         embedding_start: epochs before ``embedding_loss`` enters; a fraction is possible.
@@ -54,6 +57,8 @@ class MultiLabelModule(LightningModule):
         interpolation: Interpolation = "none",
         cf1: CF1Definition = "harmonic",
         compile: bool = False,
+        unknown: Rule = "ignore",
+        unknown_weight: float | None = None,
     ) -> None:
         super().__init__()
         self.network, self.temperature, self.second_stage = network, temperature, callbacks.SecondStage(init_from)
@@ -67,7 +72,8 @@ class MultiLabelModule(LightningModule):
         self.stored: dict[str, Any] | None = None  # record of the checkpoint that this training continues
         self.total_steps: int | None = None  # of the optimizer in this training
         self.evaluating, self.equal_batches, self.embedding_share = False, False, 1.0
-        self.callbacks = [callbacks.Reproducible(), callbacks.FastStep(compile), self.second_stage]
+        self.unknown = callbacks.UnknownLabels(unknown, unknown_weight)
+        self.callbacks = [callbacks.Reproducible(), callbacks.FastStep(compile), self.second_stage, self.unknown]
         self.callbacks += [callbacks.EmbeddingRamp(embedding_start, embedding_ramp), callbacks.ScheduleCheck()]
         self.callbacks += [callbacks.FreezeFirst(), callbacks.Extraction(), callbacks.PosWeight(), callbacks.Monitors()]
 
@@ -82,16 +88,16 @@ class MultiLabelModule(LightningModule):
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every term by name, and ``loss``, their sum; views count as images for the classification loss."""
         image, target = batch["image"], batch["target"]
-        views = image.shape[1] if image.ndim == 5 else 1
         out = self.network(image.flatten(0, -4), embeddings=self.embedding_loss is not None)
-        terms = {"classification": self.classification_loss(out.logits, target.repeat_interleave(views, 0))}
+        self.own_logits = out.logits.detach()  # of this rank, for Finite
+        logits, targets = global_batch(out.logits.unflatten(0, (len(target), -1)), target, self.equal_batches)
+        terms = {"classification": self.unknown.loss(self, logits, targets, batch)}
         if self.embedding_loss is not None:
-            embeddings, targets = global_batch(out.embeddings.unflatten(0, (-1, views)), target, self.equal_batches)
+            embeddings, _ = global_batch(out.embeddings.unflatten(0, (len(target), -1)), target, self.equal_batches)
             weight = self.embedding_weight * self.embedding_share
             terms |= {name: weight * term for name, term in self.embedding_loss.terms(embeddings, targets).items()}
             if self.training and type(self.embedding_loss).update is not EmbeddingLoss.update:  # it has a state
-                probabilities = gather(out.logits.sigmoid().unflatten(0, (-1, views)), self.equal_batches)
-                self.embedding_loss.update(embeddings.detach(), targets, probabilities)
+                self.embedding_loss.update(embeddings.detach(), targets, logits.detach().sigmoid())
         return {**terms, "loss": torch.stack(list(terms.values())).sum()}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -122,12 +128,6 @@ class MultiLabelModule(LightningModule):
     test_step = validation_step
     on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
 
-    def setup(self, stage: str) -> None:
-        """Resize images as the backbone's weights expect it."""
-        self.evaluating, data = stage != "fit", getattr(self.trainer, "datamodule", None)
-        if data is not None and data.interpolation is None:
-            data.interpolation = self.network.interpolation
-
     def configure_optimizers(self) -> Any:
         """Groups by part, and a schedule that steps with the optimizer."""
         self.second_stage.load(self)
@@ -138,8 +138,7 @@ class MultiLabelModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the record from which the checkpoint alone is tested, loaded and continued."""
-        checkpoint[record.KEY] = record.make(self.config, getattr(self.trainer, "datamodule", None))
-        checkpoint[record.KEY]["planned_steps"] = self.total_steps
+        checkpoint[record.KEY] = record.make(self.config, getattr(self.trainer, "datamodule", None), self.total_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """An evaluation needs the network only: its losses may be others."""

@@ -6,7 +6,9 @@ import io
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from support.gloo import run_group
@@ -16,15 +18,20 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mlcl.analysis.localisation import MEASURES
+from mlcl.callbacks import Finite, UnknownLabels
 from mlcl.callbacks.one_run import naming_ranks
+from mlcl.data.dataset import Samples
+from mlcl.data.hiding import hide
 from mlcl.data.sampler import EpochSampler
 from mlcl.distributed import SharedError, broadcast_buffers, global_batch, rank, require_equal, world_size
 from mlcl.heads import SemanticAttention
-from mlcl.losses import EMBEDDING_LOSSES
+from mlcl.losses import CLASSIFICATION_LOSSES, EMBEDDING_LOSSES
+from mlcl.losses.unknown import Rule
 from mlcl.metrics import MultiLabelMetrics
 from mlcl.module import MultiLabelModule
 from mlcl.network import Network
 from mlcl.runs.results import read
+from mlcl.system.seeding import global_seed
 
 N, K, D = 23, 5, 4  # 23 divides by neither 2 nor 3
 
@@ -81,7 +88,7 @@ EQUAL = ("label, bank", "dual, bank", "discriminative", "image level")  # also w
 
 
 class Trained(nn.Module):
-    """Backbone, head and loss as the module trains them; the classification loss, a mean per process, taken out."""
+    """Backbone, head and losses as the module trains them."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -93,8 +100,7 @@ class Trained(nn.Module):
         self.module = MultiLabelModule(network, embedding_loss=EMBEDDING_LOSSES[kind](**settings)).double()
 
     def forward(self, image, target):
-        terms = self.module.losses({"image": image, "target": target})
-        return terms["loss"] - terms["classification"]
+        return self.module.losses({"image": image, "target": target})["loss"]
 
 
 def _trained(rank: int, size: int, name: str, equal: bool = False):
@@ -117,16 +123,64 @@ def _trained(rank: int, size: int, name: str, equal: bool = False):
     return {"gradients": gradients, "state": dict(model.module.embedding_loss.named_buffers())}
 
 
+RULES = {rule: ("BinaryCrossEntropy", rule) for rule in Rule.__args__}
+RULES |= {"per class and image": ("TwoWayLoss", "ignore"), "sums": ("ZLPRLoss", "weak_negative")}
+IMAGES = 12
+
+
+class Classifier(nn.Module):
+    """Logits of two views by one layer, and the classification loss of the step as the module computes it."""
+
+    def __init__(self, loss: str, rule: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.classification_loss = nn.Linear(3, K).double(), CLASSIFICATION_LOSSES[loss]()
+        self.unknown = UnknownLabels(rule, 0.15 if "large" in rule else None)
+        self.unknown.epoch, self.unknown.corrected = 2, torch.zeros(IMAGES + 1, K, dtype=torch.bool)
+
+    def forward(self, image, target, index, equal):
+        self.equal_batches = equal
+        return self.unknown.loss(self, *global_batch(self.layer(image), target, equal), {"index": index})
+
+
+def _classified(rank: int, size: int, name: str, equal: bool = False):
+    """Loss, gradients and memory after two steps; the ranks know very different numbers of labels."""
+    generator = torch.Generator().manual_seed(5)
+    image = torch.randn(IMAGES, 2, 3, dtype=torch.float64, generator=generator)
+    target = torch.randint(0, 2, (IMAGES, K), generator=generator)
+    target[torch.rand(IMAGES, K, generator=generator) > torch.linspace(0, 1, IMAGES)[:, None]] = -1
+    index = torch.randperm(IMAGES, generator=generator)
+    index[3] = -1
+    cuts = [0, *{1: (12,), 2: (5, 12), 3: (4, 5, 12)}[size]]
+    own = slice(IMAGES * rank // size, IMAGES * (rank + 1) // size) if equal else slice(cuts[rank], cuts[rank + 1])
+    model = Classifier(*RULES[name])
+    wrapped = DistributedDataParallel(model) if size > 1 else model
+    for _ in range(2):
+        model.zero_grad()
+        loss = wrapped(image[own], target[own], index[own], equal)
+        loss.backward()
+    gradients = [parameter.grad for parameter in model.layer.parameters()]
+    return {"loss": loss.detach(), "gradients": gradients, "corrected": model.unknown.corrected}
+
+
+def _hidden():
+    samples = Samples([Path(f"/data/{n}.jpg") for n in range(50)], (np.arange(50)[:, None] >> np.arange(K) & 1) * 2 - 1)
+    return torch.from_numpy(hide(samples, Path("/data"), global_seed(), 0.5, False)[0].targets)
+
+
 def _everything(rank: int, size: int):
     """All that a group computes, in one go: starting its processes costs more than the rest."""
     return {
         "losses": {name: _trained(rank, size, name) for name in LOSSES},
         "equal": {name: _trained(rank, size, name, equal=True) for name in EQUAL},
+        "rules": {(name, equal): _classified(rank, size, name, equal) for name in RULES for equal in (False, True)},
+        "hidden": _hidden(),
         "even": _gradients(rank, size, uneven=False),
         "even, known": _gradients(rank, size, uneven=False, equal=True),
         "uneven": _gradients(rank, size, uneven=True),
         "metrics": _metrics(rank, size),
         "buffers": _buffers(),
+        "blamed": _blamed(rank, size),
         "refused": [_refused(rank, None), _refused(rank, "model.optimizer.lr")],
         "lost": _lost(rank),
     }
@@ -163,6 +217,21 @@ def test_every_embedding_loss_gives_the_gradients_and_the_state_of_one_process(g
             assert (member["gradients"][n] - gradient).norm() <= 1e-6 * gradient.norm() + 1e-12, n
         for n, tensor in alone["state"].items():
             torch.testing.assert_close(member["state"][n], tensor, rtol=1e-9, atol=1e-12, msg=n)
+
+
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("name", RULES)
+def test_classification_and_unknown_labels_give_the_numbers_of_one_process(group, name: str, equal: bool):
+    """Ranks with different numbers of images and of known labels; the ranking and the memory are those of the step."""
+    alone = _classified(0, 1, name)
+    assert alone["gradients"][0].abs().max() > 0 and alone["corrected"].any() == ("permanent" in name)
+    for member in (everything["rules"][name, equal] for everything in group):
+        torch.testing.assert_close(member, alone, rtol=1e-6 if name == "sums" else 1e-10, atol=1e-12)
+        assert torch.equal(member["corrected"], alone["corrected"])
+
+
+def test_every_rank_hides_the_same_labels(group):
+    assert all(torch.equal(member["hidden"], _hidden()) for member in group) and (_hidden() == -1).sum() > 50
 
 
 def test_one_process_gets_its_own_tensors_back():
@@ -224,6 +293,25 @@ def _refused(rank: int, key: str | None):
     except SharedError as error:
         return str(error)
     return ""
+
+
+def _blamed(rank: int, size: int):
+    """What stops a training whose loss, that of all ranks, is broken by the logits of the last one."""
+    module = SimpleNamespace(device="cpu", own_logits=torch.full((2, K), torch.nan if rank == size - 1 else 1.0))
+    trainer = SimpleNamespace(log_every_n_steps=1, precision_plugin=None, global_step=0, current_epoch=0)
+    watch = Finite(Path("run"))
+    watch.on_train_start(trainer, module)
+    try:
+        watch.on_train_batch_end(trainer, module, {"loss": torch.tensor(torch.nan)}, {"index": torch.tensor([rank])}, 0)
+    except SharedError as error:
+        return str(error)
+    return ""
+
+
+def test_the_rank_whose_logits_are_broken_is_named(group):
+    last = len(group) - 1
+    line = f"step 0 (epoch 0) on rank {last}: loss is nan; the images of its batch: number {last}"
+    assert all(member["blamed"].startswith(line) for member in group)
 
 
 def test_ranks_that_differ_are_refused_alike(group):

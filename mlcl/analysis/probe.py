@@ -37,7 +37,8 @@ def probe(
 ) -> Probe | None:
     """Fit every head of the grid on training features, choose by five folds of the training images, score once.
 
-    None for fewer than two training images, of which none could be held out.
+    None for fewer than two training images, of which none could be held out, and where no class is known to be both
+    present and absent in them.
 
     Args:
         features: (N, C) float, of the training images.
@@ -46,7 +47,7 @@ def probe(
         test_targets: (M, K).
         interpolation: of average precision.
     """
-    if len(features) < 2:
+    if len(features) < 2 or not ((targets == 1).any(0) & (targets == 0).any(0)).any():
         return None
     with torch.inference_mode(False), torch.enable_grad():  # within a test, too
         return _best(features, targets, test, test_targets, interpolation)

@@ -25,6 +25,7 @@ from mlcl.callbacks.safe_checkpoints import prepared as prepared
 from mlcl.callbacks.schedule_check import ScheduleCheck as ScheduleCheck
 from mlcl.callbacks.second_stage import SecondStage as SecondStage
 from mlcl.callbacks.spread import EmbeddingSpread as EmbeddingSpread
+from mlcl.callbacks.unknown_labels import UnknownLabels as UnknownLabels
 from mlcl.callbacks.users import UsersCallbacks as UsersCallbacks
 from mlcl.callbacks.users import admit as admit
 from mlcl.callbacks.users import refuse as refuse

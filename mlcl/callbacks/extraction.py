@@ -1,4 +1,4 @@
-"""The network's part of ``--data.cache features``: it computes the feature maps that the data keep."""
+"""What the data take from the network: how images are resized, and the feature maps of ``--data.cache features``."""
 
 import hashlib
 from typing import Any
@@ -18,12 +18,14 @@ class Extraction(Callback):
     """Gives the datamodule the backbone before it makes its loaders."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse a backbone that is trained: its features would be those of another network after the first step."""
+        """Resize images as the backbone's weights expect it; refuse features of a backbone that is trained."""
         data: Any = getattr(trainer, "datamodule", None)
         network = pl_module.network
+        if data is not None and data.interpolation is None:
+            data.interpolation = network.interpolation
         if getattr(data, "cache", None) != "features":
             return
-        if not network.frozen:
+        if not network.frozen:  # its features would be those of another network after the first step
             raise SharedError(
                 "--data.cache features needs a backbone that is frozen as a whole: --model.network.freeze_stages all"
             )

@@ -28,6 +28,7 @@ class _Step(NamedTuple):
     images: Tensor | None  # (B,) positions in the dataset
     names: tuple[str, ...]  # of the loss terms
     values: Tensor  # (number of names + 1,) float32: loss terms, then the largest absolute gradient
+    own: Tensor | None  # whether the logits of this rank are finite; the loss terms are those of all ranks
 
 
 class Finite(Callback):
@@ -65,7 +66,9 @@ class Finite(Callback):
         terms = {k: v.detach().float() for k, v in outputs.items() if isinstance(v, Tensor) and v.numel() == 1}
         values = torch.stack([*(term.reshape(()) for term in terms.values()), self._gradient])
         images = batch.get("index") if isinstance(batch, Mapping) else None
-        self._steps.append(_Step(self._number, trainer.current_epoch, images, tuple(terms), values))
+        logits = getattr(pl_module, "own_logits", None)
+        own = logits.isfinite().all() if logits is not None and world_size() > 1 else None
+        self._steps.append(_Step(self._number, trainer.current_epoch, images, tuple(terms), values, own))
         self._number, self._gradient = trainer.global_step, self._zero
         if len(self._steps) >= self._window:
             self._read(trainer)
@@ -115,9 +118,10 @@ class Finite(Callback):
             return
         terms = dict(zip(steps[first].names, rows[first].tolist(), strict=False))
         broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
-        lines = gather_objects((bool(broken), _message(trainer, steps[first], broken, float(rows[first][-1]))))
-        # After DDP's averaging every rank's gradient is broken: the cause is the rank with a broken loss, if there is.
-        line = next((line for guilty, line in lines if guilty), lines[0][1])
+        own, line = steps[first].own, _message(trainer, steps[first], broken, float(rows[first][-1]))
+        guilt = bool(broken) + (own is not None and not own)
+        # Losses and averaged gradients are broken on every rank: the cause is the one with broken logits, if there is.
+        _, line = max(gather_objects((guilt, line)), key=lambda told: told[0])
         raise self._error(line)
 
     def _broken(self, finite: list[bool]) -> bool:

@@ -21,6 +21,10 @@ class SecondStage(Callback):
     def __init__(self, init_from: str | None) -> None:
         self.init_from = init_from
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Before a checkpoint is restored, of which an evaluation takes the network only."""
+        pl_module.evaluating = stage != "fit"
+
     def load(self, pl_module: Any) -> None:
         """Load the network: before the optimizer asks for the loader, for which a frozen one computes features."""
         if self.init_from is not None and pl_module.stored is None:

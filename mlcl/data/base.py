@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
 
+from mlcl.data import hiding
 from mlcl.data.augment import AUGMENTATIONS
 from mlcl.data.bad_images import BadImages, limit, listed, name_of, new_list
 from mlcl.data.cache import open_cache
@@ -21,12 +22,12 @@ from mlcl.data.dataset import ImageDataset, Samples, collate
 from mlcl.data.doubts import doubts
 from mlcl.data.features import Extractor, FeatureDataset, cached
 from mlcl.data.images import check_files, reading_of
-from mlcl.data.labels import PRESENT, describe
+from mlcl.data.labels import PRESENT
 from mlcl.data.options import ascending, at_least, below_one, one_of
 from mlcl.data.regions import Regions
 from mlcl.data.sampler import ClassAwareSampler, EpochSampler
 from mlcl.data.splice import draw, splice
-from mlcl.data.splits import SPLITS, Split, checked, divide
+from mlcl.data.splits import SPLITS, Split, checked, described, divide
 from mlcl.errors import MlclError
 from mlcl.system.console import say
 from mlcl.system.seeding import global_seed
@@ -106,6 +107,7 @@ class MultiLabelDataModule(LightningDataModule):
             raise MlclError(f"data.white is {white}, it must be above 0")
         below_one(val_fraction=val_fraction, splicemix=splicemix)
         ascending("frequency_borders", frequency_borders)
+        hiding.check(known_share, single_positive)
         one_of("interpolation", interpolation or "bilinear", "bilinear", "bicubic")
         one_of("empty_images", empty_images, "keep", "drop")
         one_of("cache", cache, "none", "ram", "disk", "features")
@@ -126,7 +128,7 @@ class MultiLabelDataModule(LightningDataModule):
         self.cache_dir = os.path.expanduser(cache_dir) if cache_dir else None
         self.on_bad_image = on_bad_image
         self.reading = reading_of({"white": white, "max_pixels": max_pixels})
-        self.known_share, self.single_positive = known_share, single_positive
+        self.known_share, self.single_positive, self.hidden = known_share, single_positive, ""
         self.splicemix, self.sampler, self.frequency_borders = splicemix, sampler, frequency_borders
         self.notes: dict[str, str] = {}  # what the reading of the labels noticed, by split or file
         self.test_only = False  # the training images, and those held out of them, are elsewhere
@@ -177,9 +179,8 @@ class MultiLabelDataModule(LightningDataModule):
         val_source = self.read_splits()
         for line in (*self.notes.values(), *doubts(self.splits, self.classes)):
             say(f"warning: {line}")
-        for split, samples in self.splits.items():
-            note = f" ({val_source})" if split == "val" else ""
-            say(f"{split:5} {describe(samples.targets, self.classes)}{note}")
+        for line in described(self.splits, self.classes, val_source, self.hidden):
+            say(line)
 
     def teardown(self, stage: str) -> None:
         """Print how many pictures were skipped."""
@@ -196,9 +197,12 @@ class MultiLabelDataModule(LightningDataModule):
         return next(name for name in reversed(self.splits) if self.splits[name] is self.splits[split])
 
     def read_splits(self) -> str:
-        """Fill ``splits``, and describe where the validation images come from."""
+        """Fill ``splits``, hide training labels on demand, and describe where the validation images come from."""
         read = {split: checked(self.read_split(split), split, self.empty_images == "drop") for split in SPLITS}
         self.splits, val_source = divide(read, self.val_fraction, self.split_seed, self.test_only)
+        if train := self.splits.get("train"):
+            chosen = global_seed(), self.known_share, self.single_positive
+            self.splits["train"], self.hidden = hiding.hide(train, self.root, *chosen)
         return val_source
 
     @property

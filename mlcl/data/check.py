@@ -17,10 +17,10 @@ from mlcl.data.dataset import Samples
 from mlcl.data.doubts import doubts
 from mlcl.data.file_names import short
 from mlcl.data.images import ImageError, read_image
-from mlcl.data.labels import PRESENT, Targets, describe, measurable, never_absent
+from mlcl.data.labels import PRESENT, Targets, measurable, never_absent
 from mlcl.data.protocols import protocol_line
 from mlcl.data.row_file import with_progress
-from mlcl.data.splits import Split
+from mlcl.data.splits import Split, described
 from mlcl.errors import cell, visible
 from mlcl.system.console import say
 from mlcl.system.files import write_whole
@@ -58,10 +58,11 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
     splits = {split: samples for split, samples in data.splits.items() if last[id(samples)] == split}  # val may be test
     found = _read_all({path for samples in splits.values() for path in samples.paths}, data.workers, data.reading)
     problems = _problems(splits, found, data.classes)
-    lines = []
-    for split, samples in data.splits.items():
-        lines.append(f"{split:5} {describe(samples.targets, data.classes)}{f' ({val_source})' * (split == 'val')}")
-    lines += [*data.notes.values(), *doubts(data.splits, data.classes)]
+    lines = [
+        *described(data.splits, data.classes, val_source, data.hidden),
+        *data.notes.values(),
+        *doubts(data.splits, data.classes),
+    ]
     lines += [line] if (line := protocol_line(data)) else []
     empty = [split for split in get_args(Split) if split not in data.splits or not data.splits[split].paths]
     lines += [f"no {', no '.join(empty)} images: mlcl fit would stop"] if empty else []

@@ -105,7 +105,8 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
 
         Returns:
             ``image`` (3, S, S) or (V, 3, S, S) uint8, ``target`` (K,) int8, ``index`` () int64. With steps left to the
-            device also ``drawn`` (V, P) float64, the random numbers of all steps; S may be another until then.
+            device also ``drawn`` (V, P) float64, the random numbers of all steps; S may be another until then. Where
+            pictures may be skipped also ``readable`` () int64, 0 for a skipped one.
         """
         sample = self._sample(key)
         return {**sample, "image": sample["image"].clone()}  # it may be mapped memory of the cache
@@ -116,7 +117,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
 
     def _sample(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        target = torch.from_numpy(self.samples.targets[index])
+        target, readable = torch.from_numpy(self.samples.targets[index]), True
         try:
             picture, size = self.pixels(index)
             if not size[0]:  # not readable when the cache was written: read again, for the reason
@@ -128,7 +129,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
             path, side = self.samples.paths[index], self.augmentation.side
             self.bad.add(path, str(error).removeprefix(f"{path}: "))
             picture, size = torch.full((3, side, side), _GREY, dtype=torch.uint8), (side, side)
-            target = torch.full_like(target, UNKNOWN)
+            target, readable = torch.full_like(target, UNKNOWN), False
         views, drawn = [], []
         for view in range(self.views):
             with seeded(self.seed, epoch, index, view):
@@ -139,6 +140,8 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
             "target": target,
             "index": torch.tensor(index),
         }
+        if self.bad is not None:
+            sample["readable"] = torch.tensor(int(readable))
         return sample | ({"drawn": torch.stack(drawn)} if self.here < len(self.augmentation.steps) else {})
 
     def finish(self, image: Tensor, drawn: Tensor) -> Tensor:

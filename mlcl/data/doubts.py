@@ -30,8 +30,9 @@ def doubts(splits: Mapping[Any, Samples], classes: Sequence[str]) -> list[str]:
             lines.append(f"{len(shared):,} groups, such as {min(shared)}, are in train and in {split}; {seen}")
     if constant := never_absent(train.targets, classes):
         lines.append(
-            f"train knows no image without {some(constant)}: the network learns to predict it always, and it has no AP "
-            "where this is so; if an empty cell of your table means absent, give --data.empty_cells absent"
+            f"train knows no image without {some(constant)}: while --model.unknown is ignore, the network learns to "
+            "predict it always, and it has no AP where this is so; if an empty cell of your table means absent, give "
+            "--data.empty_cells absent"
         )
     return lines
 

@@ -72,18 +72,20 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
 
         Returns:
             ``image``, here the feature map (C, h, w) or (V, C, h, w) float16 or float32, ``target`` (K,) int8,
-            ``index`` () int64.
+            ``index`` () int64; where pictures may be skipped ``readable`` () int64, 0 for a skipped one.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         target, count = torch.from_numpy(self.samples.targets[index]), len(self)
         first = derive(self.seed, epoch, index) if self.kept > 1 else 0
         chosen = [(first + view) % self.kept * count + index for view in range(self.views)]
         maps = [torch.from_numpy(self.rows[row]["map"]).movedim(-1, 0) for row in chosen]
-        if self.bad is not None and not self.rows[index]["read"]:
-            self.bad.add(self.samples.paths[index], self._reason(index))
-            target = torch.full_like(target, UNKNOWN)
-        image = torch.stack(maps) if self.views > 1 else maps[0]
-        return {"image": image, "target": target, "index": torch.tensor(index)}
+        image, skipping = torch.stack(maps) if self.views > 1 else maps[0], {}
+        if self.bad is not None:
+            skipping = {"readable": torch.tensor(int(self.rows[index]["read"]))}
+            if not skipping["readable"]:
+                self.bad.add(self.samples.paths[index], self._reason(index))
+                target = torch.full_like(target, UNKNOWN)
+        return {"image": image, "target": target, "index": torch.tensor(index), **skipping}
 
     def pooled(self, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Of plain pictures that could be read, by default all: the average map, (N, C) float32, targets (N, K)."""

@@ -58,7 +58,8 @@ def splice(batch: dict[str, Any], plans: Sequence[Plan]) -> dict[str, Any]:
 
     Args:
         batch: ``image`` (B, 3, S, S) or (B, V, 3, S, S) uint8, of which all views get the same plan; ``target``
-            (B, K) in {1, 0, -1}; ``index`` (B,). It is not changed.
+            (B, K) in {1, 0, -1}; ``index`` (B,); where pictures may be skipped ``readable`` (B,), which of a splice is the
+            least of its tiles'. It is not changed.
         plans: at least one.
 
     Returns:
@@ -85,7 +86,12 @@ def splice(batch: dict[str, Any], plans: Sequence[Plan]) -> dict[str, Any]:
     union = torch.where(labels.amax(1) == 1, 1, labels.amin(1))  # no tile has it: -1 if any has -1
     for plan, found in zip(plans, union, strict=True):
         target[plan.row], index[plan.row] = found, NO_IMAGE
-    return {**batch, "image": image, "target": target, "index": index}
+    changed = {"image": image, "target": target, "index": index}
+    if "readable" in batch:  # a grid with a picture that could not be read says nothing of what is absent
+        changed["readable"] = batch["readable"].clone()
+        for plan in plans:
+            changed["readable"][plan.row] = torch.stack([batch["readable"][tile] for tile in plan.tiles]).amin()
+    return {**batch, **changed}
 
 
 def _cells(rows: int, columns: int, side: int) -> list[tuple[slice, slice]]:

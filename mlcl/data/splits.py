@@ -1,11 +1,12 @@
 """Training, validation and test images: which of a dataset's splits serves as which."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from mlcl.data.dataset import Samples
 from mlcl.data.doubts import contradiction
 from mlcl.data.file_names import short
-from mlcl.data.labels import PRESENT
+from mlcl.data.labels import PRESENT, describe
 from mlcl.errors import MlclError
 
 Split = Literal["train", "val", "test"]
@@ -52,3 +53,9 @@ def divide(
         test = val
     named: dict[Split, Samples | None] = {"train": train, "val": val, "test": test}
     return {split: samples for split, samples in named.items() if samples is not None}, val_source
+
+
+def described(splits: dict[Split, Samples], classes: Sequence[str], val_source: str, hidden: str) -> list[str]:
+    """A line about each split, with where the validation images come from and what was hidden of the training."""
+    notes = {"val": f" ({val_source})", "train": f" ({hidden})" if hidden else ""}
+    return [f"{split:5} {describe(own.targets, classes)}{notes.get(split, '')}" for split, own in splits.items()]

@@ -1,14 +1,14 @@
 """Adapters of ``timm.loss``: unknown targets are left out, and reductions are means."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mlcl.losses.base import ClassificationLoss, masked_mean
+from mlcl.losses.base import Reduction as Reduction
 
 NEVER = -1e4  # an unknown entry's logit in a ranking: exp(-1e4) is 0, and unlike with -inf gradients stay finite
-Reduction = Literal["mean", "batchmean"]
 
 
 def from_timm(name: str, **settings: Any) -> nn.Module:

@@ -2,13 +2,20 @@
 
 import re
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+Reduction = Literal["mean", "batchmean"]
+
 
 class ClassificationLoss(nn.Module, ABC):
     """A loss on logits, called ``loss(logits, targets)``."""
+
+    # How the values of the known entries become one: their mean, or their sum over classes as a mean over images. None
+    # is a loss without a value for each entry. What unknown labels count as (mlcl.losses.unknown) depends on it.
+    reduction: Reduction | None = None
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss.

@@ -33,9 +33,10 @@ _OF_ONE_CALL = (
 )
 
 
-def make(config: dict[str, Any] | None, datamodule: Any) -> dict[str, Any]:
-    """The record of a run."""
-    record: dict[str, Any] = {"format": FORMAT, "classes": list(getattr(datamodule, "classes", ()))}
+def make(config: dict[str, Any] | None, datamodule: Any, planned_steps: int | None) -> dict[str, Any]:
+    """The record of a run that is planned to take so many optimizer steps."""
+    classes = list(getattr(datamodule, "classes", ()))
+    record: dict[str, Any] = {"format": FORMAT, "classes": classes, "planned_steps": planned_steps}
     if config is not None:
         config = {**config, "data": _portable(config["data"], datamodule)}
         record["config"] = yaml_text.dump(config)

@@ -9,11 +9,12 @@ from support.own_classes import LOSS, STOPPER
 
 
 def test_two_and_two_epochs_equal_four(mlcl, demo):
-    """With any number of loader's processes in each part."""
+    """With any number of loader's processes in each part, hidden labels, and a memory of their corrections."""
     Path("own_stop.py").write_text(STOPPER)
     Path("own_loss.py").write_text(LOSS)
     demo += ["--trainer.max_epochs", "4", "--model.network.head.dropout", "0.2", "--test_after_fit", "false"]
     demo += ["--model.embedding_loss", "own_loss.Pull", "--model.embedding_weight", "0.1", "--data.views", "2"]
+    demo += ["--data.known_share", "0.5", "--model.unknown", "large_loss_permanent", "--model.unknown_weight", "0.02"]
     whole = mlcl("fit", *demo, "--name", "whole")
     assert whole.status == 0, whole.err
     half = mlcl("fit", *demo, "--name", "half", "--trainer.callbacks+", "own_stop.StopAfter",
@@ -28,6 +29,8 @@ def test_two_and_two_epochs_equal_four(mlcl, demo):
     for part in ("state_dict", "current_model_state"):  # the moving average, and the raw weights
         assert a[part].keys() == b[part].keys()
         assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
+    entries = [stored["callbacks"]["UnknownLabels"]["entries"] for stored in (a, b)]
+    assert torch.equal(*entries) and len(entries[0]) > 8 and "known_share 0.5: " in whole.err
     rows = [Path(f"runs/{name}/version_0/metrics.csv").read_text().splitlines() for name in ("whole", "half")]
     assert rows[0] == rows[1]
 
