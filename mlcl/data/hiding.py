@@ -40,7 +40,7 @@ def hide(samples: Samples, root: Path, seed: int, known_share: float, single_pos
     """
     if known_share == 1 and not single_positive:
         return samples, ""
-    targets, keys = samples.targets.copy(), _keys(samples.names(root), seed)
+    targets, keys = samples.targets.copy(), _keys(samples.paths, root, seed)
     block, hidden = max(1, _AT_ONCE // max(targets.shape[1], 1)), 0
     for start in range(0, len(targets), block):
         part = targets[start : start + block]  # a view
@@ -58,12 +58,15 @@ def hide(samples: Samples, root: Path, seed: int, known_share: float, single_pos
     return samples._replace(targets=targets), f"{why}: {hidden:,} of {known:,} known labels are hidden"
 
 
-def _keys(names: Sequence[str], seed: int) -> NDArray[np.uint64]:
-    """(N,) a hash of the seed and each name."""
-    start, digests = hashlib.blake2b(f"{seed}\n".encode(), digest_size=8), []
+def _keys(paths: Sequence[Path], root: Path, seed: int) -> NDArray[np.uint64]:
+    """(N,) a hash of the seed and each name below the root, links unresolved; of one elsewhere, of its whole path."""
+    prefix = os.path.join(os.path.abspath(root), "")
+    names = (os.path.abspath(path).removeprefix(prefix).replace(os.sep, "/") for path in paths)
+    start = hashlib.blake2b(f"{seed}\n".encode(), digest_size=8)
+    digests = []
     for name in names:
         digest = start.copy()
-        digest.update(name.replace(os.sep, "/").encode(errors="surrogateescape"))
+        digest.update(name.encode(errors="surrogateescape"))
         digests.append(digest.digest())
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 

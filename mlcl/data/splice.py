@@ -58,8 +58,8 @@ def splice(batch: dict[str, Any], plans: Sequence[Plan]) -> dict[str, Any]:
 
     Args:
         batch: ``image`` (B, 3, S, S) or (B, V, 3, S, S) uint8, of which all views get the same plan; ``target``
-            (B, K) in {1, 0, -1}; ``index`` (B,); where pictures may be skipped ``readable`` (B,), which of a splice is the
-            least of its tiles'. It is not changed.
+            (B, K) in {1, 0, -1}; ``index`` (B,); where pictures may be skipped ``readable`` (B,), of a splice the least
+            of its tiles'. It is not changed.
         plans: at least one.
 
     Returns:
