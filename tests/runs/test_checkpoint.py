@@ -49,6 +49,7 @@ def test_the_run_folder_holds_what_a_person_looks_for(run: Path):
     names = {path.name for path in run.iterdir()} - {"test_0", "test_1", "validate_0", "test_2", "test_3"}
     assert names == {
         *("config.yaml", "environment.json", "metrics.csv", "metrics.json", "per_class.csv", "scores.npz"),
+        "label_issues.csv",
         "checkpoints",
     }
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
