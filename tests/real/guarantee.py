@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 
 from mlcl.analysis import conformal, thresholds
-from mlcl.callbacks.results import write_scores
 from mlcl.metrics import MultiLabelMetrics
 from mlcl.runs import results
+from mlcl.runs.result_files import write_scores
 
 Decide = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.bool_]]  # rows to fit, rows to decide: (N, K) decisions
 

@@ -35,7 +35,7 @@ def main() -> None:
     base += f"--trainer.max_epochs {options.epochs} --trainer.check_val_every_n_epoch {options.epochs}".split()
     first = 10 if options.select else 0
     base += ["--seeds", str([*range(first, first + options.seeds)])]
-    base += ["--data.val_fraction", "0.2"] if options.select else []
+    base += ["--data.val_fraction", "0.2", "--test_after_fit", "false"] if options.select else []
     runs = []
     for rule in options.only:
         own = [] if rule == "full" else ["--data.single_positive", "true", "--model.unknown", rule]
