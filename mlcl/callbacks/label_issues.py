@@ -55,7 +55,8 @@ def write(folder: Path, evaluation: Evaluation, split: str, classes: list[str], 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "image", "class", "label", "doubt"])
     writer.writerows(rows)
-    write_whole(folder / LABEL_ISSUES, text.getvalue())
+    # File names that are not UTF-8 are written with the bytes they have on disk.
+    write_whole(folder / LABEL_ISSUES, text.getvalue().encode(errors="surrogateescape"))
     return len(rows)
 
 

@@ -122,7 +122,7 @@ class Results:
         rows = {cell(str(name)): row for row, name in enumerate(names.tolist())}
         classes = {cell(name): k for k, name in enumerate(self.classes)}
         try:
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
                 listed = [entry for entry in csv.DictReader(file) if entry["split"] == self.split]
                 return [(rows[one["image"]], classes[one["class"]], float(one["doubt"])) for one in listed]
         except _DAMAGE as error:
