@@ -13,9 +13,9 @@ from mlcl.analysis.probe import held_out_logits
 from mlcl.data.groups import together
 from mlcl.errors import cell
 from mlcl.metrics import Evaluation
+from mlcl.runs.results import LABEL_ISSUES
 from mlcl.system.files import write_whole
 
-NAME = "label_issues.csv"
 _LABELS = {1: "present", 0: "absent"}
 
 
@@ -55,7 +55,8 @@ def write(folder: Path, evaluation: Evaluation, split: str, classes: list[str], 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "image", "class", "label", "doubt"])
     writer.writerows(rows)
-    write_whole(folder / NAME, text.getvalue())
+    # File names that are not UTF-8 are written with the bytes they have on disk.
+    write_whole(folder / LABEL_ISSUES, text.getvalue().encode(errors="surrogateescape"))
     return len(rows)
 
 

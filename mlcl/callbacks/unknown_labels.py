@@ -40,27 +40,32 @@ class UnknownLabels(Callback):
             pl_module: with the classification loss.
             logits: (B, V, K) of all ranks.
             targets: (B, K) of all ranks, in {1, 0, -1}.
-            batch: this rank's, with ``index`` for a rule with a memory, and ``readable`` where pictures may be skipped.
+            batch: this rank's, with ``index`` for a rule with a memory, ``shown`` (B, S), the positions of a splice's
+                tiles, where there are splices, and ``readable`` where pictures may be skipped.
         """
         equal = pl_module.equal_batches
         if self.rule != "ignore" and "readable" in batch:  # what could not be read shows no absence
-            targets = targets.masked_fill(gather(batch["readable"], equal)[:, None] == 0, LEFT_OUT)
+            unread = gather(batch["readable"], equal)[:, None] == 0
+            targets = targets.masked_fill(unread & (targets == UNKNOWN), LEFT_OUT)  # a splice's other tiles count
         if self.rule == "large_loss_permanent":
             if "index" not in batch:
                 raise MlclError("model.unknown large_loss_permanent needs the positions of the images, batch['index']")
-            targets = self._correct(logits, targets, gather(batch["index"], equal))
+            index, shown = (gather(batch[name], equal) for name in ("index", "shown" if "shown" in batch else "index"))
+            targets = self._correct(logits, targets, index, shown.view(len(index), -1))
         rows = targets.repeat_interleave(logits.shape[1], 0)
         loss = pl_module.classification_loss
         return loss_with_unknown(loss, logits.flatten(0, 1), rows, self.rule, self.weight, self.epoch)
 
     @torch.no_grad()
-    def _correct(self, logits: Tensor, targets: Tensor, index: Tensor) -> Tensor:
+    def _correct(self, logits: Tensor, targets: Tensor, index: Tensor, shown: Tensor) -> Tensor:
         """The targets with what was corrected before, and now: an entry if it is among the largest in any view.
 
+        A splice takes over the corrections of the images that it shows, (B, S); it has none of its own, as its
+        ``index`` is -1.
         No shape depends on a value, so that the host does not wait for the device.
         """
         if self.corrected is not None:
-            targets = targets.masked_fill((targets == UNKNOWN) & self.corrected[index], 1)
+            targets = targets.masked_fill((targets == UNKNOWN) & self.corrected[shown].any(1), 1)
         share, rows = corrected_share(self.weight, self.epoch), targets.repeat_interleave(logits.shape[1], 0)
         if not share:
             return targets

@@ -9,7 +9,7 @@ from mlcl.comparison import folders
 from mlcl.errors import MlclError
 
 SUMMARY = "the mean of several runs, from the scores they left"
-_OF_RUNS = folders.SCORES, "config.yaml", "checkpoints", "version_*"
+_OF_RUNS = folders.SCORES, "config.yaml", "checkpoints", "version_*", "*/version_*"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -109,7 +109,10 @@ def run(options: argparse.Namespace) -> int:
     console.quieten()
     model = load(source, "cpu", tuple(options.imports))
     model.reading |= reading_of(vars(options))
+    fitted = model.network.tta
     use_tta(model.network, options.tta)
+    if model.network.tta != fitted and (model.guaranteed or (options.energy and model.familiar_from is not None)):
+        console.say(f"warning: what mlcl calibrate promised holds for --tta {fitted} only")
     return prediction.predict(
         model,
         options.images,

@@ -26,7 +26,7 @@ from mlcl.data.labels import PRESENT
 from mlcl.data.options import ascending, at_least, below_one, one_of
 from mlcl.data.regions import Regions
 from mlcl.data.sampler import ClassAwareSampler, EpochSampler
-from mlcl.data.splice import draw, splice
+from mlcl.data.splice import draw, shown, splice
 from mlcl.data.splits import SPLITS, Split, checked, described, divide
 from mlcl.errors import MlclError
 from mlcl.system.console import say
@@ -177,7 +177,7 @@ class MultiLabelDataModule(LightningDataModule):
         if self.splits:
             return
         val_source = self.read_splits()
-        for line in (*self.notes.values(), *doubts(self.splits, self.classes)):
+        for line in (*self.notes.values(), *doubts(self.splits, self.classes, bool(self.hidden))):
             say(f"warning: {line}")
         for line in described(self.splits, self.classes, val_source, self.hidden):
             say(line)
@@ -249,6 +249,7 @@ class MultiLabelDataModule(LightningDataModule):
         plans, trainer = [], self.trainer
         if self.splicemix and trainer is not None and trainer.training:
             plans = draw(batch["index"], self.splicemix, global_seed(), trainer.current_epoch)
+            batch["shown"] = shown(batch["index"], plans)
         batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if drawn is not None and self._training is not None:
             batch["image"] = self._training.finish(batch["image"], drawn)

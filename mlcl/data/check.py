@@ -61,7 +61,7 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
     lines = [
         *described(data.splits, data.classes, val_source, data.hidden),
         *data.notes.values(),
-        *doubts(data.splits, data.classes),
+        *doubts(data.splits, data.classes, bool(data.hidden)),
     ]
     lines += [line] if (line := protocol_line(data)) else []
     empty = [split for split in get_args(Split) if split not in data.splits or not data.splits[split].paths]

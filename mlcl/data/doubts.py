@@ -15,8 +15,11 @@ _SEEN = {
 }
 
 
-def doubts(splits: Mapping[Any, Samples], classes: Sequence[str]) -> list[str]:
-    """One line each: images or groups of train in val or test, classes without a known absence."""
+def doubts(splits: Mapping[Any, Samples], classes: Sequence[str], hidden: bool = False) -> list[str]:
+    """One line each: images or groups of train in val or test, classes without a known absence.
+
+    ``hidden`` says that training labels were hidden on purpose, so that the table is not the reason.
+    """
     train, lines = splits.get("train"), []
     if train is None:
         return []
@@ -29,10 +32,10 @@ def doubts(splits: Mapping[Any, Samples], classes: Sequence[str]) -> list[str]:
         elif shared := set(train.groups or ()) & set(other.groups or ()):
             lines.append(f"{len(shared):,} groups, such as {min(shared)}, are in train and in {split}; {seen}")
     if constant := never_absent(train.targets, classes):
+        remedy = "" if hidden else "; if an empty cell of your table means absent, give --data.empty_cells absent"
         lines.append(
             f"train knows no image without {some(constant)}: while --model.unknown is ignore, the network learns to "
-            "predict it always, and it has no AP where this is so; if an empty cell of your table means absent, give "
-            "--data.empty_cells absent"
+            f"predict it always, and it has no AP where this is so{remedy}"
         )
     return lines
 

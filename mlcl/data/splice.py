@@ -13,6 +13,7 @@ from mlcl.system.seeding import derive
 # Rows and columns, and how often: 1 x 2 with 0.3, 2 x 2 with 0.4, 2 x 3 with 0.3, lying or standing, as the authors do.
 _GRIDS = {(1, 2): 0.15, (2, 1): 0.15, (2, 2): 0.4, (2, 3): 0.15, (3, 2): 0.15}
 NO_IMAGE = -1  # in place of the position in the dataset
+_MOST = max(rows * columns for rows, columns in _GRIDS)  # tiles
 _STREAM = -1  # of random numbers; the augmentation's have the number of the view in this place
 
 
@@ -51,6 +52,21 @@ def draw(index: Tensor, share: float, seed: int, epoch: int) -> list[Plan]:
         order = torch.randperm(len(tiles), generator=generator).tolist()
         plans.append(Plan(row, grid, tuple(tiles[place] for place in order)))
     return plans
+
+
+def shown(index: Tensor, plans: Sequence[Plan]) -> Tensor:
+    """(B, 6) positions in the dataset of the images that each row of a step shows: a splice's tiles, else its own.
+
+    Those of smaller grids are repeated, so that every step, on every process, has the same shape.
+
+    Args:
+        index: (B,) positions before the splicing.
+        plans: any number.
+    """
+    tiles = index[:, None].repeat(1, _MOST)
+    for plan in plans:
+        tiles[plan.row] = index[[*(plan.tiles * _MOST)[:_MOST]]]
+    return tiles
 
 
 def splice(batch: dict[str, Any], plans: Sequence[Plan]) -> dict[str, Any]:

@@ -78,13 +78,15 @@ def gather(
 
 
 def _doubtful(results: Results) -> dict[str, list[tuple[int, int, float]]]:
-    """Of absent and of present labels the most doubtful."""
-    found = label_issues.find(results.logits, results.targets)
-    labels, shown = results.targets[found.rows, found.classes], {}
-    for name, label in (("absent", 0), ("present", 1)):
-        some = found.take(np.flatnonzero(labels == label)[:_DOUBTFUL])
-        shown[name] = [*zip(some.rows.tolist(), some.classes.tolist(), some.doubt.tolist(), strict=True)]
-    return shown
+    """Of absent and of present labels the most doubtful: those of the list, which leaves out what was trained on."""
+    listed = results.label_issues
+    if listed is None:  # of an ensemble, or an earlier version
+        found = label_issues.find(results.logits, results.targets)
+        listed = [*zip(found.rows.tolist(), found.classes.tolist(), found.doubt.tolist(), strict=True)]
+    return {
+        name: [entry for entry in listed if results.targets[entry[0], entry[1]] == label][:_DOUBTFUL]
+        for name, label in (("absent", 0), ("present", 1))
+    }
 
 
 def _elsewhere(results: Results) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Reading what an evaluation wrote: ``scores.npz``, ``metrics.json``, ``per_class.csv`` and ``localisation.npz``."""
+"""Reading what an evaluation wrote: its scores, its numbers, and the lists beside them."""
 
 import csv
 import json
@@ -17,11 +17,11 @@ from scipy.special import expit
 
 from mlcl.analysis.localisation import Localisation
 from mlcl.analysis.measures import NAMES
-from mlcl.errors import MlclError
+from mlcl.errors import MlclError, cell
 from mlcl.runs.folders import CONFIG, beside
 from mlcl.system import yaml_text
 
-LOCALISATION = "localisation.npz"
+LOCALISATION, LABEL_ISSUES = "localisation.npz", "label_issues.csv"
 _Number = TypeVar("_Number", int, float)
 _ARRAYS = ("logits", "targets", "index", "images", "classes", "thresholds", "temperature")
 # What numpy, zipfile, json and csv raise for files that are cut off, changed or of another kind.
@@ -111,6 +111,22 @@ class Results:
         except _DAMAGE as error:
             raise _unreadable(self.folder, error) from error
         return Localisation(**columns)
+
+    @cached_property
+    def label_issues(self) -> list[tuple[int, int, float]] | None:
+        """Row, class and doubt of the labels of these images that look wrong; None where no list was written."""
+        path = self.folder / LABEL_ISSUES
+        if not path.exists():
+            return None
+        names = self.images if len(self.images) else self.index
+        rows = {cell(str(name)): row for row, name in enumerate(names.tolist())}
+        classes = {cell(name): k for k, name in enumerate(self.classes)}
+        try:
+            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+                listed = [entry for entry in csv.DictReader(file) if entry["split"] == self.split]
+                return [(rows[one["image"]], classes[one["class"]], float(one["doubt"])) for one in listed]
+        except _DAMAGE as error:
+            raise _unreadable(self.folder, error) from error
 
     @cached_property
     def config(self) -> dict[str, Any]:

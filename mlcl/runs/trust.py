@@ -33,6 +33,7 @@ _LOGGERS = {
 _TEXT_KEYS = (
     *("backbone", "weights", "root", "csv", "val_csv", "test_csv", "name", "classes", "init_from", "version"),
     *("image_column", "labels_column", "split_column", "group_column", "cache_dir", "filename", "queries"),
+    *("train", "val", "test", "images", "descriptions", "names", "train_split", "test_split"),
 )
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 

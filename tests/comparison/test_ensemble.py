@@ -112,6 +112,7 @@ def test_what_is_refused(mlcl):
         (["runs/a", "--output", "file"], 2, "--output file is a file"),
         (["runs/a", "--output", "kept"], 2, "--output kept is the folder of a run"),
         (["runs/a", "--output", "runs/b"], 2, "--output runs/b is the folder of a run, or of several"),
+        (["runs/a", "--output", "runs"], 2, "--output runs is the folder of a run, or of several"),
     ):
         out = [] if "--output" in arguments else ["--output", "out"]
         done = mlcl("ensemble", *arguments, *out)

@@ -126,6 +126,11 @@ class Batches(lightning.Callback):
         )
         self.steps[trainer.current_epoch, batch_idx] = digest.hexdigest()
         self.splices.append(int((batch["index"] == -1).sum()))
+        labels = torch.from_numpy(trainer.datamodule.splits["train"].targets)[batch["shown"]]
+        assert torch.equal(labels.amax(1), batch["target"]), "the positions of all tiles; all labels are known here"
+        assert all(
+            (row == place).all() for row, place in zip(batch["shown"], batch["index"], strict=True) if place >= 0
+        )
         assert module.equal_batches and module.embedding_loss.capacity is None, "unions have more rows than foretold"
 
     def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):

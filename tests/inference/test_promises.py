@@ -48,6 +48,8 @@ def test_one_threshold_for_all_images_and_whether_they_are_familiar(mlcl, traine
     # predict
     common = ["predict", "--ckpt_path", "c.ckpt", "--images", *held_out, "--energy", "--batch_size", "3", "--output"]
     assert mlcl(*common, "p.jsonl").status == 0 and mlcl(*common, "p.csv", "--top", "1").status == 0
+    other = mlcl(*common, "q.csv", "--tta", "flip")
+    assert other.status == 0 and "warning: what mlcl calibrate promised holds for --tta none only" in other.err
     rows = [json.loads(line) for line in Path("p.jsonl").read_text().splitlines()]
     own = sorted(range(20), key=lambda i: str(held_out[i]))
     assert [rows[i]["labels"] for i in range(20)] == [out.labels[i] for i in own]

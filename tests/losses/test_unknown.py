@@ -274,6 +274,34 @@ def test_an_image_without_a_position_is_corrected_in_its_step_only():
         unknown.loss(made, logits, targets, {})
 
 
+def test_a_splice_takes_over_the_corrections_of_its_tiles():
+    """What is known to be present in an image is not absent in the splice that shows it."""
+    made = watched()
+    made.unknown.corrected = torch.zeros(4, 12, dtype=torch.bool)  # of three images
+    made.unknown.corrected[1, 5] = made.unknown.corrected[2, 7] = True
+    logits, targets = torch.arange(36.0).view(3, 1, 12), -torch.ones(3, 12, dtype=torch.int8)
+    targets[0, 6] = 0
+    shown = torch.tensor([[0, 1, 0], [2, 2, 2], [0, 0, 0]])  # a splice of 0 and 1, and two images
+    value = made.unknown.loss(made, logits, targets, {"index": torch.tensor([-1, 2, 0]), "shown": shown})
+    wanted = torch.zeros_like(targets)
+    wanted[0, 5] = wanted[1, 7] = 1
+    torch.testing.assert_close(value, made.classification_loss(logits[:, 0], wanted))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_the_other_tiles_of_a_splice_show_counts_beside_a_picture_that_cannot_be_read(rule):
+    made = watched(rule, None)
+    made.unknown.epoch = 2
+    logits, targets = step()
+    targets[3], targets[3, 2] = -1, 1
+    batch = {"index": torch.tensor([0, 1, 2, -1, 4]), "readable": torch.tensor([1, 1, 1, 0, 1])}
+    present, others = logits.clone(), logits.clone()
+    present[3, 2] += 1
+    others[3, [0, 1, 3, 4, 5]] += 20
+    value, moved, same = (made.unknown.loss(made, x[:, None], targets, batch) for x in (logits, present, others))
+    assert moved < value and torch.equal(same, value)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_picture_that_cannot_be_read_enters_by_no_rule_and_no_rule_waits(rule):
     made = watched(rule, None)

@@ -1,5 +1,6 @@
 """The report of a real run: what the page holds, and what it does without."""
 
+import csv
 import json
 import re
 import shutil
@@ -102,6 +103,24 @@ def test_without_pictures_and_log_the_numbers_of_the_weakest_classes_stay(copy, 
     assert len(re.findall(r'<tr><th scope="row" data-value=', text)) == 4
 
 
+def test_labels_to_look_at_are_those_of_the_list(copy):
+    """Which knows what was trained on; the scores alone do not."""
+    found = findings.gather(copy, max_images=0)
+    table = list(csv.reader((copy / "label_issues.csv").read_text(encoding="utf-8").splitlines()))
+    names = found.results.images.tolist()
+    assert len(table) > 3
+    for label, shown in found.doubtful.items():
+        listed = [(line[1].removeprefix("'"), float(line[4])) for line in table[1:] if line[3] == label][:8]
+        assert [(names[row], doubt) for row, _, doubt in shown] == listed
+    with (copy / "label_issues.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([table[0], table[3], ["train", "of another split", *table[1][2:]]])
+    rest = [name for shown in findings.gather(copy, max_images=0).doubtful.values() for name in shown]
+    assert [names[row] for row, *_ in rest] == [table[3][1].removeprefix("'")]
+    (copy / "label_issues.csv").write_text("split,image,class,label,doubt\ntest,gone.png,cat,present,0.9\n")
+    with pytest.raises(MlclError, match="its results cannot be read"):
+        findings.gather(copy)
+
+
 def test_pictures_that_are_gone_or_damaged_cost_only_themselves(copy, data, hostile_report):
     whole = hostile_report.read_text()
     gone, damaged = list(dict.fromkeys(re.findall(r"<br>(\d+\.png)</figcaption>", whole)))[:2]
@@ -164,6 +183,7 @@ def test_characters_that_no_page_and_no_logger_may_hold(copy, monkeypatch):
     odd = ["a\x01\x1b", "b\x0b\uffff", "c\ud800", "d\udcff\x9f"]
     results = dict(np.load(copy / "scores.npz"))
     np.savez_compressed(copy / "scores.npz", **{**results, "classes": np.array(odd)})
+    (copy / "label_issues.csv").unlink()  # of the names before
     text = page.write(copy, max_images=0).read_text(encoding="utf-8")
     shown = views(findings.gather(copy, max_images=0))
     captions = [picture.caption for pictures in shown.pictures.values() for picture in pictures]

@@ -1,10 +1,12 @@
 """Which of Lightning's classes a checkpoint may name, and with what settings."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 from lightning.pytorch import callbacks as lightnings
 
+from mlcl.data import MultiLabelDataModule
 from mlcl.errors import MlclError
 from mlcl.runs import trust
 
@@ -104,3 +106,17 @@ def test_a_checkpoint_outside_of_a_run_has_no_places():
     config = {"class_path": f"{LIGHTNING}.callbacks.ModelCheckpoint", "init_args": {"dirpath": "here"}}
     with pytest.raises(MlclError, match="dirpath 'here', which is not in the run's folder"):
         trust.check_classes({"trainer": {"callbacks": [config]}}, "moved.ckpt")
+
+
+def test_the_names_that_datasets_take_are_no_classes():
+    """A file such as train.json looks like a module and its class."""
+    kinds, text = [MultiLabelDataModule], {}
+    for kind in kinds:
+        kinds += [other for other in kind.__subclasses__() if other.__module__.startswith("mlcl.")]
+        given = inspect.signature(kind).parameters.values()
+        text |= {name.name: kind for name in given if str(name.annotation) in ("<class 'str'>", "str | None")}
+    assert {"train", "csv", "root"} < text.keys()
+    for name, kind in text.items():
+        config = {"class_path": f"mlcl.data.{kind.__name__}", "init_args": {name: "train.json"}}
+        if name not in ("augment", "label_separator"):  # what these hold never looks like one
+            trust.check_classes({"data": config}, "moved.ckpt")
