@@ -13,6 +13,7 @@ from mlcl.analysis.measures import BLOCK
 
 MOST = 1000  # entries in a list: more than anybody looks at
 _FEWEST = 5  # labels of either kind: of a class with fewer, nobody can tell what is usual
+_ROUNDING = 1e-9
 _PENALTY = 30.0  # on half the squared shift of a class: with fewer labels than this a class keeps the common one
 
 
@@ -85,15 +86,17 @@ def doubt(probabilities: Floats, targets: NDArray[Any]) -> Floats:
 def confident(probabilities: Floats, targets: NDArray[Any]) -> Bools:
     """The entries whose other label is confidently the right one: (N, K).
 
-    Confident learning (Northcutt et al., JAIR 2021, eq. 1 and 2), one class at a time: the other label has at least the
-    mean probability that it has where it is given, and the given one has not, or a lower probability. For these means a
-    class needs five labels of either kind.
+    Confident learning (Northcutt et al., JAIR 2021, eq. 1 and 2), one class at a time: the other label has more than
+    the mean probability that it has where it is given, and the given one has not, or a lower probability. For these
+    means a class needs five labels of either kind.
     """
     present, absent = targets == 1, targets == 0
     counted = np.minimum(present.sum(0), absent.sum(0)) >= _FEWEST
     usual_present = (probabilities * present).sum(0) / np.maximum(present.sum(0), 1)
     usual_absent = ((1 - probabilities) * absent).sum(0) / np.maximum(absent.sum(0), 1)
-    seems_present, seems_absent = probabilities >= usual_present, 1 - probabilities >= usual_absent
+    # Strictly, with room for rounding: a network that says the same of all images says nothing of a label.
+    seems_present = probabilities > usual_present + _ROUNDING
+    seems_absent = 1 - probabilities > usual_absent + _ROUNDING
     likely = probabilities > 0.5
     wrong_absent = absent & seems_present & (~seems_absent | likely)
     wrong_present = present & seems_absent & (~seems_present | ~likely)

@@ -1,5 +1,7 @@
 """What unknown labels count as in the classification loss (``--model.unknown``), by the epoch, with a memory."""
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from lightning import Callback
 from torch import Tensor
 
 from mlcl.data import MultiLabelDataModule
+from mlcl.data.dataset import Samples
 from mlcl.distributed import SharedError, gather
 from mlcl.errors import MlclError
 from mlcl.losses.unknown import LEFT_OUT, UNKNOWN, Rule, corrected_share, largest, loss_with_unknown
@@ -32,6 +35,7 @@ class UnknownLabels(Callback):
         self.rule, self.weight, self.epoch = rule, weight, 0
         self.corrected: Tensor | None = None  # (N + 1, K) bool; the last row, for images without a position, is empty
         self._restored: dict[str, Any] = {}
+        self._files = ""  # digest of the training images' names
 
     def loss(self, pl_module: Any, logits: Tensor, targets: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The classification loss of a whole step; each view of an image counts as an image.
@@ -80,19 +84,20 @@ class UnknownLabels(Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse data whose images have no positions to remember."""
-        if self.rule == "large_loss_permanent" and _training_labels(trainer) is None:
+        if self.rule == "large_loss_permanent" and _training_images(trainer) is None:
             raise SharedError("model.unknown large_loss_permanent remembers training labels of a MultiLabelDataModule")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Make the memory, of the size of the training labels, and fill in what the checkpoint lists."""
         restored, self._restored = self._restored, {}
-        if self.rule != "large_loss_permanent" or (train := _training_labels(trainer)) is None:
+        if self.rule != "large_loss_permanent" or (train := _training_images(trainer)) is None:
             return
-        images, classes = train.shape
-        if restored and restored["shape"] != [images, classes]:
+        images, classes = train.targets.shape
+        self._files = _digest(train.names(trainer.datamodule.root))
+        if restored and (restored["shape"], restored["files"]) != ([images, classes], self._files):
             raise SharedError(
-                f"the checkpoint has corrected labels of {restored['shape'][0]:,} training images and "
-                f"{restored['shape'][1]:,} classes (model.unknown), here are {images:,} and {classes:,}"
+                f"the checkpoint has corrected labels (model.unknown) of {restored['shape'][0]:,} training images and "
+                f"{restored['shape'][1]:,} classes, here are {images:,} and {classes:,}, or other images"
             )
         self.corrected = torch.zeros(images + 1, classes, dtype=torch.bool, device=pl_module.device)
         if restored:
@@ -114,18 +119,23 @@ class UnknownLabels(Callback):
         self.corrected = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The corrected entries (M, 2) int32, image and class, and the shape of the training labels."""
+        """The corrected entries (M, 2) int32, image and class, and what they are of."""
         if self.corrected is None:
             return self._restored
         images, classes = self.corrected.shape
-        return {"entries": self.corrected.nonzero().int().cpu(), "shape": [images - 1, classes]}
+        return {"entries": self.corrected.nonzero().int().cpu(), "shape": [images - 1, classes], "files": self._files}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until the size of the training labels is known."""
         self._restored = state_dict if self.rule == "large_loss_permanent" else {}
 
 
-def _training_labels(trainer: Any) -> Any:
-    """(N, K) int8 targets of the training split; None for other data."""
+def _training_images(trainer: Any) -> Samples | None:
+    """Those of the training split; None for other data."""
     data = getattr(trainer, "datamodule", None)
-    return data.splits["train"].targets if isinstance(data, MultiLabelDataModule) and "train" in data.splits else None
+    return data.splits.get("train") if isinstance(data, MultiLabelDataModule) else None
+
+
+def _digest(names: Sequence[str]) -> str:
+    """Of names in their order, since the memory is by position."""
+    return hashlib.blake2b("\n".join(names).encode(errors="surrogateescape"), digest_size=16).hexdigest()

@@ -53,7 +53,7 @@ class Run:
         if settings.config.tta != "none" and self.datamodule.cache == "features":
             raise MlclError(
                 f"--tta {settings.config.tta} needs pictures, not --data.cache features: a mirrored feature map is not "
-                "that of the mirrored picture; train without --tta, and give it to mlcl test without the cache"
+                "that of the mirrored picture; give --tta none here, and flip to mlcl test without the cache"
             )
         self.model.network.tta = settings.config.tta
         config = settings.as_dict()

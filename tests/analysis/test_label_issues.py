@@ -31,7 +31,7 @@ def test_confident_entries_by_a_loop_over_all_of_them():
             continue
         needed = {1: np.mean(present), 0: np.mean(absent)}
         for i, (p, given) in enumerate(zip(probabilities[:, k], targets[:, k], strict=True)):
-            reached = {label: (p if label else 1 - p) for label in (0, 1) if (p if label else 1 - p) >= needed[label]}
+            reached = {label: (p if label else 1 - p) for label in (0, 1) if (p if label else 1 - p) > needed[label]}
             if given >= 0 and reached:
                 expected[i, k] = max(reached, key=reached.__getitem__) != given
     assert 0 < expected.sum() < 300
@@ -75,6 +75,11 @@ def test_flipped_labels_come_first_whatever_the_scale_of_the_scores(scale: float
 def test_without_labels_of_both_kinds_there_is_nothing_to_doubt(targets: np.ndarray):
     random = np.random.default_rng(0)
     assert not len(label_issues.find(random.normal(size=targets.shape), targets.astype(np.int8)).rows)
+
+
+def test_a_network_that_says_the_same_of_all_images_doubts_no_label():
+    targets = (np.random.default_rng(0).random((200, 3)) < 0.6).astype(np.int8)
+    assert not len(label_issues.find(np.full((200, 3), 0.3), targets).rows)
 
 
 def test_held_out_logits_know_nothing_of_the_own_label_nor_of_a_copy():

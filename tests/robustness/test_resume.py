@@ -20,6 +20,8 @@ def test_two_and_two_epochs_equal_four(mlcl, demo):
     half = mlcl("fit", *demo, "--name", "half", "--trainer.callbacks+", "own_stop.StopAfter",
                 "--trainer.callbacks.epochs", "2", "--data.num_workers", "2")  # fmt: skip
     assert half.status == 0, half.err
+    other = mlcl("fit", *demo, "--name", "half", "--ckpt_path", "last", "--data.split_seed", "1")
+    assert other.status == 1 and "or other images" in other.err, other.err
     rest = mlcl("fit", *demo, "--name", "half", "--ckpt_path", "last", "--data.num_workers", "1")
     assert rest.status == 0, rest.err
 
