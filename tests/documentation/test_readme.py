@@ -32,8 +32,12 @@ def commands() -> list[tuple[str, ...]]:
     lines = [line for text in TEXT.values() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
              for line in block.splitlines()]  # fmt: skip
     lines += [line for text in TEXT.values() for line in re.findall(r"`(mlcl (?:fit|test|validate) [^`]+)`", text)]
-    words = dict.fromkeys(tuple(shlex.split(line, comments=True)) for line in lines)
-    return sorted((w for w in words if w), key=lambda w: ("fit" not in w, "last" in w))
+    words = [tuple(shlex.split(line, comments=True)) for line in lines]
+    # The same options in another order are the same command; only of configs a later one goes over an earlier one.
+    once: dict[tuple, tuple[str, ...]] = {}
+    for w in words:
+        once.setdefault((tuple(word for word in w if word.endswith(".yaml")), *sorted(w)), w)
+    return sorted((w for w in once.values() if w), key=lambda w: ("fit" not in w, "last" in w))
 
 
 COMMANDS = commands()
