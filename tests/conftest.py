@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny demo dataset, the command line in this process and in others, gloo groups."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,15 +13,14 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # lightning 2.6.6 calls a deprecated method
 
 import pytest
-import torch
 from support.running import Outcome, demo_flags
-from torch.utils.data import BatchSampler, DataLoader
 
 from mlcl.__main__ import main
-from mlcl.data.demo import write_scenes
 
+# Torch is imported by the tests, not here: the process that hands them to the workers needs none of it.
 pytest_plugins = ("support.report_run",)  # the fixtures of the report's tests
-torch.set_num_threads(1)
+gc.disable()  # until everything is imported: as in mlcl.cli.verbs.importing
+_ours: set[str] = set()  # names of modules that no test has written
 
 # Files that take half a minute or more come first, so that two workers end together.
 _LONG = (
@@ -33,19 +33,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Caches go to a temporary folder; what one test leaves behind (a seed, imported files) does not reach the next."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    from torch.utils.data import BatchSampler, DataLoader
+
     path, base = list(sys.path), str(tmp_path_factory.getbasetemp())
     loaders = {kind: dict(vars(kind)) for kind in (DataLoader, BatchSampler)}
     yield
     for kind, before in loaders.items():  # where a dataset raises, Lightning (2.6.6) leaves its own constructor there
         for name in [name for name, value in vars(kind).items() if before.get(name) is not value]:
             setattr(kind, name, before[name]) if name in before else delattr(kind, name)
-    for name, module in sys.modules.copy().items():  # the user's own files, of which the next test has others
-        if str(getattr(module, "__file__", None)).startswith(base):
+    for name in sys.modules.keys() - _ours:  # the user's own files, of which the next test has others
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(base):
             del sys.modules[name]
+        else:
+            _ours.add(name)
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MLCL_RUN_FOLDER"):
         os.environ.pop(name, None)
     sys.path[:] = path
@@ -54,6 +70,8 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated scenes: 80 images to train, 25 to test, 64 pixels."""
+    from mlcl.data.demo import write_scenes
+
     root = tmp_path_factory.mktemp("scenes") / "demo"
     write_scenes(root, train=80, val=25, size=64)
     return root

@@ -48,7 +48,7 @@ def test_a_loss_from_a_file_of_the_users(mlcl, demo):
         "--test_after_fit",
         "false",
     ]
-    outcome = mlcl("fit", *demo, *flags, "--model.network.head.dim", "24")
+    outcome = mlcl("fit", *demo, *flags, "--model.network.head.dim", "24", "--trainer.max_epochs", "1")
     assert outcome.status == 0, outcome.err
     stored = torch.load("runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)
     assert stored["state_dict"]["embedding_loss.prototypes"].shape == (12, 24)
@@ -89,9 +89,8 @@ def test_schedules_step_with_the_optimizer(mlcl, demo, schedule, shape):
 
 def test_views_are_classified_and_embedded_together(mlcl, demo):
     Path("own_loss.py").write_text(LOSS)
-    outcome = mlcl(
-        "fit", *demo, "--data.views", "2", "--model.embedding_loss", "own_loss.Pull", "--test_after_fit", "false"
-    )
+    short = ["--trainer.max_epochs", "1", "--test_after_fit", "false"]
+    outcome = mlcl("fit", *demo, "--data.views", "2", "--model.embedding_loss", "own_loss.Pull", *short)
     assert outcome.status == 0, outcome.err
 
 
@@ -116,7 +115,7 @@ def test_the_printed_loss_does_not_depend_on_accumulation(mlcl, demo):
 
 
 def test_without_a_checkpoint_nothing_is_tested_and_that_is_said(mlcl, demo):
-    outcome = mlcl("fit", *demo, "--trainer.enable_checkpointing", "false")
+    outcome = mlcl("fit", *demo, "--trainer.enable_checkpointing", "false", "--trainer.max_epochs", "1")
     assert outcome.status == 0 and "so nothing is tested" in outcome.err
 
 
@@ -154,7 +153,8 @@ def test_trap_lightning_save_last_is_not_the_last_epoch(mlcl, demo):
 
 def test_frozen_statistics_do_not_move_in_a_training(mlcl, demo):
     """Lightning never calls ``train()`` itself: a module starts in the mode that it was made in (2.6.6)."""
-    outcome = mlcl("fit", *demo, "--model.network.freeze_stages", "2", "--test_after_fit", "false")
+    short = ["--trainer.max_epochs", "1", "--test_after_fit", "false"]
+    outcome = mlcl("fit", *demo, "--model.network.freeze_stages", "2", *short)
     assert outcome.status == 0 and "eval mode" not in outcome.err, outcome.err
     stored = torch.load("runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)["current_model_state"]
     steps = {k: int(v) for k, v in stored.items() if k.endswith("num_batches_tracked")}

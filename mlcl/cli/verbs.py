@@ -15,6 +15,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -83,9 +84,11 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        if not gc.get_freeze_count():
-            gc.freeze()
+        _freeze()
         gc.enable()
+
+
+_freeze = cache(gc.freeze)  # once a process; to ask gc.get_freeze_count() takes 50 ms, it counts one by one
 
 
 def _module(verb: str) -> Any:

@@ -1,6 +1,8 @@
 """``--localise true`` through the command line: files, numbers, what is refused, and what stays as it was."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -8,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.running import REPOSITORY, run_process
+from support.running import REPOSITORY
 from support.trees import write_pictures
 
 import mlcl as package
+from mlcl.__main__ import main
 from mlcl.analysis.localisation import MEASURES, SIZES
 from mlcl.data.coverage import covered
 from mlcl.data.regions import union
@@ -35,9 +38,10 @@ def tested(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("localised")
     shutil.copytree(trained, folder / "run")
     flags = ("--localise", "true", "--data.batch_size", "7")
-    done = run_process("test", "--ckpt_path", "run", *flags, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "run", done.stdout
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.chdir(folder)
+        assert main(["test", "--ckpt_path", "run", *flags]) == 0
+    return folder / "run", out.getvalue()
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ def test_class_means_equal_a_loop_and_fall_back(data):
 
 
 def test_a_second_stage_starts_from_the_first(mlcl, demo, data):
+    demo += ["--trainer.max_epochs", "1"]
     assert mlcl("fit", *demo, "--name", "first", "--test_after_fit", "false").status == 0
     second = [*demo, "--name", "second", "--model.init_from", "runs/first", *DUAL, "--test_after_fit", "false"]
     frozen = ["--model.optimizer.lr", "1e-30", "--ema_decay", "null"]

@@ -10,7 +10,7 @@ import pytest
 import wandb
 import yaml
 from PIL import Image
-from support.running import demo_flags, run_process
+from support.running import demo_flags
 from support.wandb_file import read_run
 
 from mlcl.__main__ import main
@@ -158,12 +158,11 @@ def test_the_csv_file_is_written_all_the_same(runs_folder):
         assert any(row["val/mAP"] for row in csv.DictReader(file))
 
 
-def test_a_run_that_goes_on_goes_on_in_wandb(runs_folder, run):
-    result = run_process(
-        "fit", "--ckpt_path", str(runs_folder / "version_0/checkpoints/last.ckpt"), "--trainer.max_epochs", "2",
-        "--test_after_fit", "false", cwd=runs_folder.parent.parent,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+def test_a_run_that_goes_on_goes_on_in_wandb(mlcl, runs_folder, run, monkeypatch):
+    monkeypatch.chdir(runs_folder.parent.parent)
+    checkpoint = runs_folder / "version_0" / "checkpoints" / "last.ckpt"
+    result = mlcl("fit", "--ckpt_path", checkpoint, "--trainer.max_epochs", "2", "--test_after_fit", "false")
+    assert result.status == 0, result.err
     folders = sorted((runs_folder / "version_0" / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
     assert {read_run(folder).id for folder in folders} == {run.id}
@@ -176,14 +175,18 @@ def test_the_best_checkpoint_is_an_artifact_where_asked_for(runs_folder):
     assert "best.ckpt" in artifact.metadata
 
 
-def test_without_an_account_one_line_says_what_to_do(demo, tmp_path):
+def test_without_an_account_one_line_says_what_to_do(mlcl, demo, tmp_path, monkeypatch):
     home = {"WANDB_MODE": "online", "WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
-    result = run_process("fit", *demo, *SHORT, "--trainer.logger", "WandbLogger", cwd=tmp_path, **home)
-    assert result.returncode == 1
-    last = result.stderr.strip().splitlines()[-1]
+    for name, value in home.items():
+        monkeypatch.setenv(name, value)
+    wandb.teardown()  # of what it has read of the environment
+    result = mlcl("fit", *demo, *SHORT, "--trainer.logger", "WandbLogger")
+    wandb.teardown()
+    assert result.status == 1
+    last = result.err.strip().splitlines()[-1]
     assert last.startswith("mlcl: ")
     assert "offline" in last
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.err
     assert not list(tmp_path.glob("runs/demo/*"))
 
 

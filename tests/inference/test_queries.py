@@ -26,6 +26,7 @@ def words(tmp_path):
 
 
 def test_a_checkpoint_needs_the_file_no_more(mlcl, demo, words, demo_root):
+    demo += ["--trainer.max_epochs", "1"]
     outcome = mlcl("fit", *demo, "--data.val_fraction", "0.25", *HEAD, FILE, "words.npy")
     assert outcome.status == 0, outcome.err
     run, best = Path("runs/demo/version_0"), Path("runs/demo/version_0/checkpoints/best.ckpt")
@@ -66,7 +67,7 @@ def test_a_checkpoint_needs_the_file_no_more(mlcl, demo, words, demo_root):
     assert mlcl("fit", "--ckpt_path", "last", "--name", "demo").status == 0
     words.unlink()
     np.save("other.npy", np.random.default_rng(1).normal(size=(12, 6)))
-    new = ("--model.init_from", best, "--name", "second", "--trainer.max_epochs", "1", "--test_after_fit", "false")
+    new = ("--model.init_from", best, "--name", "second", "--test_after_fit", "false")
     outcome = mlcl("fit", *demo, *HEAD, FILE, "other.npy", *new)
     assert outcome.status == 0 and "as initialised: head.query_vectors" in outcome.err, outcome.err
     own = record.load("runs/second/version_0/checkpoints/last.ckpt")["state_dict"][f"network.{record.VECTORS}"]

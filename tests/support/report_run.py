@@ -10,7 +10,6 @@ from support.hostile import CLASSES, ODD_FILE, RUN
 from support.running import REPOSITORY
 
 from mlcl.__main__ import main
-from mlcl.report import page
 
 
 def _write_dataset(root):
@@ -52,6 +51,8 @@ def hostile_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def hostile_report(hostile_run):
+    from mlcl.report import page  # here, as it imports torch: see tests/conftest.py
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(hostile_run)
         return page.write(Path("runs", RUN)).resolve()

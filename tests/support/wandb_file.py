@@ -36,8 +36,10 @@ class WandbRun:
 
 def read_run(folder: Path) -> WandbRun:
     """The run in an ``offline-run-*`` folder."""
+    import wandb
     from wandb.proto import wandb_internal_pb2 as proto
 
+    wandb.teardown()  # a process of W&B's writes the file: whole when that has ended
     (file,) = folder.glob("run-*.wandb")
     run = WandbRun(folder)
     for data in _records(file.read_bytes()):
