@@ -5,7 +5,7 @@
 # Guess before: a bound from the literature (Waudby-Smith and Ramdas, as in arXiv 2101.02703) is conservative: of a hundred
 # calibrations at confidence 0.9 fewer than ten end with a risk above the target.
 # Seen (mapie 1.6.0): with 80 calibration images and a true risk that is known exactly, 12.7 % of 2,000 calibrations exceed
-# a target of 0.1 (standard error 0.7); the same bound computed over all images at once: RATE %. The images are divided into
+# a target of 0.1 (standard error 0.7); the same bound computed over all images at once: 4.5 %. The images are divided into
 # two halves to save memory and the maxima of both halves are added, which is more than the maximum over all, so the bound
 # is too low; of an odd number of images the middle one is in neither half.
 # Way out: bound="hoeffding" or "bernstein", which are conservative, or method="crc", whose promise is about the mean.

@@ -241,7 +241,7 @@ def test_permanent_corrections_of_a_training(data, tmp_path, capfd):
     assert f"model.unknown: {len(wanted[2]):,} unknown labels were corrected" in capfd.readouterr().err
 
     data.splits["train"] = data.splits["train"].take(range(79))  # as if the run went on with other data
-    with pytest.raises(MlclError, match=r"corrected labels of 80 training images .*here are 79 and 12"):
+    with pytest.raises(MlclError, match=r"corrected labels .*of 80 training images .*here are 79 and 12"):
         again = watched()
         again.unknown.load_state_dict(kept[1])
         again.unknown.on_train_start(type("Given", (), {"datamodule": data}), again)
