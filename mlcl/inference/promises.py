@@ -19,7 +19,7 @@ def recall_entry(targets: Tensor, recall: float, kind: str) -> dict[str, Any]:
     if kind == "images" and labelled < least:
         raise MlclError(
             f"--guarantee with --target recall={recall:g} takes {least:,} held-out images with a label, here are "
-            f"{labelled:,}; hold out more (--data.val_fraction), or lower the recall"
+            f"{labelled:,}; hold out more (--data.val_fraction, or a larger validation split), or lower the recall"
         )
     count = labelled if kind == "images" else present.sum(0).tolist()
     return {"guarantee": kind, "alpha": float(alpha), "n": count}
@@ -31,7 +31,7 @@ def energy_entry(logits: Tensor, false_alarms: float) -> dict[str, Any]:
     if len(logits) < least:
         raise MlclError(
             f"--false_alarms {false_alarms:g} takes {least:,} held-out images, here are {len(logits):,}; hold out more "
-            "(--data.val_fraction), or allow more false alarms"
+            "(--data.val_fraction, or a larger validation split), or allow more false alarms"
         )
     threshold = conformal.familiar_from(joint_energy(logits).numpy(), false_alarms)
     return {"threshold": threshold, "false_alarms": false_alarms, "images": len(logits)}
