@@ -13,7 +13,7 @@ _NAMED = 20  # classes in a line
 
 
 def recall_entry(targets: Tensor, recall: float, kind: str) -> dict[str, Any]:
-    """The record of a promise about missed labels, from held-out targets (N, K); MlclError if too few have a label."""
+    """The record of a promise about missed labels, from held-out targets (N, K); MlclError if too few have a label, or any class."""
     alpha, present = conformal.missed_share(recall), targets == 1
     labelled, least = int(present.any(1).sum()), conformal.fewest(alpha)
     if kind == "images" and labelled < least:
@@ -21,7 +21,14 @@ def recall_entry(targets: Tensor, recall: float, kind: str) -> dict[str, Any]:
             f"--guarantee with --target recall={recall:g} takes {least:,} held-out images with a label, here are "
             f"{labelled:,}; hold out more (--data.val_fraction, or a larger validation split), or lower the recall"
         )
-    count = labelled if kind == "images" else present.sum(0).tolist()
+    positives = present.sum(0).tolist()
+    if kind == "classes" and max(positives) < least:  # kept by predicting every class, which no one needs
+        raise MlclError(
+            f"--guarantee classes with --target recall={recall:g} takes {least:,} held-out images of a class, the most "
+            f"frequent here has {max(positives):,}; hold out more (--data.val_fraction, or a larger validation split), "
+            "or lower the recall"
+        )
+    count = labelled if kind == "images" else positives
     return {"guarantee": kind, "alpha": float(alpha), "n": count}
 
 
