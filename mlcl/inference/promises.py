@@ -13,7 +13,7 @@ _NAMED = 20  # classes in a line
 
 
 def recall_entry(targets: Tensor, recall: float, kind: str) -> dict[str, Any]:
-    """The record of a promise about missed labels, from held-out targets (N, K); MlclError if too few have a label, or any class."""
+    """The record of a promise about missed labels, from held-out targets (N, K); MlclError if these are too few."""
     alpha, present = conformal.missed_share(recall), targets == 1
     labelled, least = int(present.any(1).sum()), conformal.fewest(alpha)
     if kind == "images" and labelled < least:
