@@ -163,14 +163,15 @@ def _print(jobs: Sequence[tuple[Variant, Path]]) -> None:
     from mlcl.runs import results
 
     table, found = Table(title="test mAP (percent)"), dict[Path, list[float]]()
-    for name in ("", "mAP", "to beat", "run"):
+    read = [results.read(folder).summary if (folder / "metrics.json").is_file() else {} for _, folder in jobs]
+    probed = any("probe" in summary for summary in read)
+    for name in ("", "mAP", *(["to beat"] if probed else []), "run"):
         table.add_column(name, overflow="fold")
-    for variant, folder in jobs:
-        summary = results.read(folder).summary if (folder / "metrics.json").is_file() else {}
-        scores = summary.get("metrics", {}).get("mAP"), summary.get("probe", {}).get("mAP")
-        shown = ["-" if value is None else f"{100 * value:.2f}" for value in scores]
+    for (variant, folder), summary in zip(jobs, read, strict=True):
+        own, probe = summary.get("metrics", {}).get("mAP"), summary.get("probe", {}).get("mAP")
+        shown = ["-" if value is None else f"{100 * value:.2f}" for value in ((own, probe) if probed else (own,))]
         table.add_row(variant.title, *shown, os.path.relpath(folder) if folder.is_dir() else "-")
-        found.setdefault(folder.parent, []).extend(float(value) for value in shown[:1] if value != "-")
+        found.setdefault(folder.parent, []).extend([] if own is None else [100 * own])
     console = Console()
     if any(found.values()):
         console.print(table)

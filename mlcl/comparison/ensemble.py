@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from mlcl.analysis.frequency import by_frequency
 from mlcl.comparison.folders import shown
+from mlcl.comparison.frequency import not_compared
 from mlcl.comparison.scores import align, variant
 from mlcl.errors import MlclError
 from mlcl.metrics import MultiLabelMetrics
@@ -55,11 +57,14 @@ def ensemble(members: Sequence[Path], output: Path) -> None:
         ],
         **summary_of(evaluation, first.classes),
     }
+    seen, borders = (None if not_compared(runs) else first.frequency) or (None, ())
+    if seen is not None and (groups := by_frequency(evaluation.class_ap.numpy(), seen, borders)):
+        summary["frequency"] = groups
     data = {"data": first.config["data"]} if "data" in first.config else {}  # by which the report finds the pictures
     write_whole(output / CONFIG, yaml_text.dump(data))
     write_whole(output / "metrics.json", json.dumps(summary, indent=2))
     without = torch.full((len(first.classes),), torch.nan)  # there are no embeddings to spread
-    write_whole(output / "per_class.csv", per_class(evaluation, first.classes, without))
+    write_whole(output / "per_class.csv", per_class(evaluation, first.classes, without, seen))
     write_scores(output / "scores.npz", evaluation, first.classes, _names(first))
     result_table.show(summary, evaluation, first.classes, output)
 

@@ -11,7 +11,7 @@ from mlcl.runs.results import Results
 def not_compared(runs: Sequence[Results]) -> str:
     """Why the groups of aligned runs cannot be compared, or nothing."""
     if without := [shown(run.folder) for run in runs if run.frequency is None]:
-        return f"{len(without)} runs, such as {without[0]}, have no such groups in their metrics.json"
+        return f"there are no such groups in metrics.json of {without[0]} ({len(without)} of {len(runs)} runs)"
     first, borders = runs[0].frequency or (None, None)
     for run in runs[1:]:
         counts, own = run.frequency or (None, None)

@@ -15,7 +15,7 @@ from mlcl.analysis.frequency import groups
 from mlcl.comparison import frequency, localisation, notes
 from mlcl.comparison.bootstrap import image_weights, resampled_ap, resampled_mean, widening
 from mlcl.comparison.folders import Method
-from mlcl.comparison.scores import align, common_definitions, evaluate, variant
+from mlcl.comparison.scores import align, common_definitions, evaluate, once, variant
 from mlcl.errors import MlclError
 from mlcl.runs.results import Results, read
 
@@ -77,7 +77,8 @@ def compare(
     The baseline is the first method; ``left_out`` are further notes, such as runs without scores.
     """
     reference = read(methods[0].runs[0])
-    runs = [[align(read(folder), reference) for folder in method.runs] for method in methods]
+    found = [once([align(read(folder), reference) for folder in method.runs]) for method in methods]
+    runs, left_out = [own for own, _ in found], [*left_out, *chain(*(lines for _, lines in found))]
     every = [*chain(*runs)]
     definitions = common_definitions(every)
     positives = (reference.targets == 1).sum(0)

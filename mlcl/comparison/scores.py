@@ -54,6 +54,22 @@ def align(run: Results, reference: Results) -> Results:
     return run
 
 
+def once(runs: Sequence[Results]) -> tuple[list[Results], list[str]]:
+    """The aligned runs of a method without later tests of the same network, and a line for each that is left out.
+
+    Equal logits are no second run: they would narrow the interval, as if a seed had changed nothing.
+    """
+    kept: list[Results] = []
+    notes: list[str] = []
+    for run in runs:
+        same = next((other for other in kept if np.array_equal(run.logits, other.logits)), None)
+        if same is None:
+            kept.append(run)
+        else:
+            notes.append(f"{shown(run.folder)} is left out: it holds the same scores as {shown(same.folder)}")
+    return kept, notes
+
+
 def common_definitions(runs: Sequence[Results]) -> dict[str, Any]:
     """The definitions of aligned runs, with what all of them have in common as threshold."""
     given = {run.definitions.get("threshold"): run for run in reversed(runs)}

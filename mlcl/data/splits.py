@@ -42,7 +42,10 @@ def divide(
     val_source = "its own split"
     if val_fraction and not test_only:
         if val is not None:
-            raise MlclError("data.val_fraction is set, but this dataset has a validation split of its own")
+            raise MlclError(
+                "data.val_fraction is set, but this dataset has a validation split of its own, which "
+                "--data.val_fraction 0 uses"
+            )
         if train is None:
             raise MlclError("data.val_fraction is set, but this dataset has no training split")
         (train, val), val_source = train.hold_out(val_fraction, split_seed), "held out from train"

@@ -13,15 +13,22 @@ _NAMED = 20  # classes in a line
 
 
 def recall_entry(targets: Tensor, recall: float, kind: str) -> dict[str, Any]:
-    """The record of a promise about missed labels, from held-out targets (N, K); MlclError if too few have a label."""
+    """The record of a promise about missed labels, from held-out targets (N, K); MlclError if these are too few."""
     alpha, present = conformal.missed_share(recall), targets == 1
     labelled, least = int(present.any(1).sum()), conformal.fewest(alpha)
     if kind == "images" and labelled < least:
         raise MlclError(
             f"--guarantee with --target recall={recall:g} takes {least:,} held-out images with a label, here are "
-            f"{labelled:,}; hold out more (--data.val_fraction), or lower the recall"
+            f"{labelled:,}; hold out more (--data.val_fraction, or a larger validation split), or lower the recall"
         )
-    count = labelled if kind == "images" else present.sum(0).tolist()
+    positives = present.sum(0).tolist()
+    if kind == "classes" and max(positives) < least:  # kept by predicting every class, which no one needs
+        raise MlclError(
+            f"--guarantee classes with --target recall={recall:g} takes {least:,} held-out images of a class, the most "
+            f"frequent here has {max(positives):,}; hold out more (--data.val_fraction, or a larger validation split), "
+            "or lower the recall"
+        )
+    count = labelled if kind == "images" else positives
     return {"guarantee": kind, "alpha": float(alpha), "n": count}
 
 
@@ -31,7 +38,7 @@ def energy_entry(logits: Tensor, false_alarms: float) -> dict[str, Any]:
     if len(logits) < least:
         raise MlclError(
             f"--false_alarms {false_alarms:g} takes {least:,} held-out images, here are {len(logits):,}; hold out more "
-            "(--data.val_fraction), or allow more false alarms"
+            "(--data.val_fraction, or a larger validation split), or allow more false alarms"
         )
     threshold = conformal.familiar_from(joint_energy(logits).numpy(), false_alarms)
     return {"threshold": threshold, "false_alarms": false_alarms, "images": len(logits)}

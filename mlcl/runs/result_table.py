@@ -34,7 +34,7 @@ def show(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], fo
     if len(classes) > _SHOWN:
         console.print(f"  the best and the worst of {len(classes):,} classes; all are in per_class.csv")
     if groups := summary.get("frequency"):
-        parts = [f"{name} {_percent(groups[name]['mAP'])} ({groups[name]['classes']:,} classes)" for name in _GROUPS]
+        parts = [f"{name} {_percent(groups[name]['mAP'])} ({_count(groups[name]['classes'])})" for name in _GROUPS]
         console.print(f"  mAP by training images: {', '.join(parts)}; {frequency.meaning(groups['borders'])}",
                       highlight=False)  # fmt: skip
     if members := summary.get("members"):
@@ -96,6 +96,10 @@ def _class_lines(evaluation: Evaluation, classes: list[str]) -> Columns:
     longest = max(len(classes[k]) for k in ranked)
     lines = [Text(f"{classes[k]:<{longest}} {_percent(aps[k]):>6}  n={counts[k]}", no_wrap=True) for k in ranked]
     return Columns(lines, padding=(0, 3), equal=True, column_first=True, title="AP and positives of each class")
+
+
+def _count(classes: int) -> str:
+    return "1 class" if classes == 1 else f"{classes:,} classes" if classes else "no class"
 
 
 def _percent(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """Several seeds in one command: each training is the one with that seed alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -29,6 +30,8 @@ def test_each_training_is_the_one_with_that_seed_alone(mlcl, demo, monkeypatch):
     runs = [Path("runs/demo/version_0"), Path("runs/demo/version_1")]
     assert [yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] for run in runs] == [1, 4]
     assert all(word in done.out for word in ("seed 1", "seed 4", "to beat", "mean", "sd")), done.out
+    mean = sum(json.loads((run / "metrics.json").read_text())["metrics"]["mAP"] for run in runs) / len(runs)
+    assert f"mean {100 * mean:.2f} (sd" in done.out  # of the numbers themselves, not of those that the table rounds
     assert "seed 4: epoch   1/1" in done.err
     alone = mlcl("fit", *flags, "--seed_everything", "4", "--name", "alone")
     assert alone.status == 0, alone.err

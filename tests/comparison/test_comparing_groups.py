@@ -11,6 +11,7 @@ from support.saved_runs import compare, write_run
 
 from mlcl.comparison import page, tables
 from mlcl.metrics import average_precision
+from mlcl.runs.results import read
 
 IMAGES, COUNTS = 120, [400, 130, 90, 21, 20, 3]
 GROUPS = {"head": [0, 1], "medium": [2, 3], "tail": [4, 5]}
@@ -67,7 +68,7 @@ def test_means_and_differences_of_each_group(capsys):
     [
         ({"counts": [401, *COUNTS[1:]]}, "were trained on other labels"),
         ({"borders": (20, 101)}, "has the borders (20, 100), runs/b/version_0 (20, 101)"),
-        ({"written": False}, "1 runs, such as runs/b/version_0, have no such groups"),
+        ({"written": False}, "no such groups in metrics.json of runs/b/version_0 (1 of 2 runs)"),
     ],
 )
 def test_runs_without_common_groups_are_not_compared_in_them(other, words):
@@ -82,3 +83,18 @@ def test_a_group_without_ap_is_left_out():
     for name in ("a", "b"):
         counted_run(f"{name}/version_0", counts=[400, 130, 90, 21, 21, 3])
     assert {*compare("runs/a", "runs/b").results[1].groups} == {"head", "medium"}
+
+
+def test_an_ensemble_keeps_the_groups_of_its_members(mlcl):
+    for name, seed in (("a", 0), ("b", 1), ("c", 2)):
+        counted_run(f"{name}/version_0", seed=seed, counts=COUNTS if name != "c" else [401, *COUNTS[1:]])
+    assert mlcl("ensemble", "runs/a", "runs/b", "--output", "both").status == 0
+    found = read(Path("both"))
+    counts, borders = found.frequency
+    assert counts.tolist() == COUNTS and borders == (20, 100)
+    for group, classes in GROUPS.items():
+        means = statistics.mean(float(found.class_ap[k]) for k in classes if k != 5)
+        assert found.summary["frequency"][group] == {"classes": 2, "mAP": pytest.approx(means)}
+    assert compare("runs/a", "both").borders == (20, 100)
+    assert mlcl("ensemble", "runs/a", "runs/c", "--output", "other").status == 0
+    assert read(Path("other")).frequency is None

@@ -119,8 +119,9 @@ def test_runs_that_are_no_repeats_are_noted():
     model = lambda lr, epochs: {"model": {"optimizer": {"init_args": {"lr": lr}}}, "trainer": {"max_epochs": epochs}}  # noqa: E731
     for n in range(5):
         machine = {"trainer": {"max_epochs": 12, "accelerator": ("cpu", "gpu")[n % 2]}}
-        small_run(f"a/version_{n}", seed=n, config={**model(0.1, 12), **machine})
-        small_run(f"b/version_{n}", seed=n % 4, config=model((0.1, 0.2)[n == 3], (12, 20)[n == 4]))
+        own = lambda s, t, n=n: (s + n / 1000, t)  # noqa: E731
+        small_run(f"a/version_{n}", own, seed=n, config={**model(0.1, 12), **machine})
+        small_run(f"b/version_{n}", own, seed=n % 4, config=model((0.1, 0.2)[n == 3], (12, 20)[n == 4]))
     small_run("c/version_0")
     assert compare("runs/a", "runs/b").notes == [
         "b: its runs differ in more than the seed: model.optimizer.lr, trainer.max_epochs "
@@ -133,10 +134,29 @@ def test_runs_that_are_no_repeats_are_noted():
     ]
 
 
+def test_a_later_test_of_the_same_network_is_no_run_of_its_own():
+    """Such as that of a checkpoint of ``mlcl calibrate``, which lies beside the runs if the checkpoint does."""
+    better = lambda s, t: (s + t, t)  # noqa: E731
+    small_run("a/version_0")
+    small_run("a/version_1", settings={"threshold": [0.2, 0.4, 0.35], "temperature": 1.5})
+    small_run("b/version_0", better)
+    twice = compare("runs/a", "runs/b")
+    assert "runs/a/version_1 is left out: it holds the same scores as runs/a/version_0" in twice.notes
+    assert [len(result.values["CF1"]) for result in twice.results] == [1, 1]
+    once = compare("runs/a/version_0", "runs/b")
+    assert (twice.results[1].gain.low, twice.results[1].gain.high) == (
+        once.results[1].gain.low,
+        once.results[1].gain.high,
+    )
+    each = compare("runs/a/version_0", "runs/a/version_1")  # as methods they may be compared
+    assert len(each.results) == 2 and each.results[1].gain.value == 0
+
+
 def test_few_runs_and_classes_without_positives_are_noted():
-    empty = lambda s, t: (s, t * torch.tensor([1, 0, 1], dtype=torch.int8))  # noqa: E731
     for name in ("a/version_0", "a/version_1", "b/version_0"):
-        small_run(name, empty, seed=int(name[-1]))
+        n = int(name[-1])
+        empty = lambda s, t, n=n: (s + n / 1000, t * torch.tensor([1, 0, 1], dtype=torch.int8))  # noqa: E731
+        small_run(name, empty, seed=n)
     comparison = compare("runs/a", "runs/b")
     assert any(note.startswith("a: fewer than 5 runs") for note in comparison.notes)
     assert comparison.notes[-1] == "no positive, so no AP, and left out of all means: class 1"

@@ -97,6 +97,8 @@ def test_what_cannot_be_promised(mlcl, trained):
     common = ["calibrate", "--ckpt_path", trained, "--num_workers", "0", "--target", "recall=0.99"]
     outcome = mlcl(*common, "--guarantee")
     assert outcome.status == 1 and "recall=0.99 takes 99 held-out images with a label, here are " in outcome.err
+    outcome = mlcl(*common, "--guarantee", "classes")  # which would predict every class of every image
+    assert outcome.status == 1 and "takes 99 held-out images of a class, the most frequent here has " in outcome.err
     outcome = mlcl(*common, "--false_alarms", "0.03")
     assert outcome.status == 1 and "--false_alarms 0.03 takes 33 held-out images, here are 20" in outcome.err
     assert outcome.err.count("\n") == 1
