@@ -4,6 +4,7 @@ import ast
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlcl.errors import MlclError
 from mlcl.runs import folders
 
 _CONFIG = ("--config", "-c")
+_OF_HEAD = re.compile(r"--model\.network\.(?:init_args\.)?head\.(?:init_args\.)?(\w+)")
 
 
 @dataclass
@@ -36,6 +38,11 @@ class CommandLine:
                     raise MlclError(f"--config {file} must map keys (data, model, trainer, ...) to their settings")
                 self.configs[file] = content
                 words = [f"--config={text}"]
+            elif value == "null" and (part := _OF_HEAD.fullmatch(flag)):
+                # jsonargparse (4.53) makes the text None of it, two classes deep; not so in a config.
+                words = [
+                    f"--config={{model: {{network: {{init_args: {{head: {{init_args: {{{part[1]}: null}}}}}}}}}}}}"
+                ]
             elif value is not None:
                 yaml_text.check_value(value, f"{flag} {value[:50]!r}")
                 if file.suffix in (".yaml", ".yml") and os.path.isfile(file):  # --data data.yaml

@@ -54,7 +54,7 @@ class QueryDecoder(Head):
         encoder_layers: int = 1,
         decoder_layers: int = 2,
         dropout: float = 0.1,
-        queries: str | int | None = None,
+        queries: int | str | None = None,
     ) -> None:
         super().__init__()
         check_at_least(0, encoder_layers=encoder_layers)

@@ -178,3 +178,14 @@ def test_every_text_is_read_as_it_was_written(mlcl, text):
         }
     provenance.describe(Path("run"), first)
     assert parse("fit", ["--config", "run/config.yaml"]).as_dict() == first
+
+
+def test_null_of_a_head_s_option_is_nothing(mlcl, demo):
+    """Two classes deep, jsonargparse makes the text None of it (findings)."""
+    line = ["--model.network.head", "QueryDecoder", "--model.network.head.queries", "null"]
+    outcome = mlcl("fit", *demo, *line, "--model.network.init_args.head.init_args.dim=null", "--print_config")
+    assert outcome.status == 0, outcome.err
+    head = yaml.safe_load(outcome.out)["model"]["network"]["init_args"]["head"]["init_args"]
+    assert head["queries"] is None and head["dim"] is None
+    refused = mlcl("fit", *demo, *line, "--model.network.head.heads", "null")
+    assert refused.status == 2 and "--model.network.head.heads: null is not possible here" in refused.err
