@@ -23,7 +23,7 @@ class LabelIssues:
 
     rows: Ints  # (I,) of the image
     classes: Ints  # (I,)
-    doubt: Floats  # (I,) probability that the label is wrong, as far as the scores know
+    doubt: Floats  # (I,) probability of the other label, by the scores after a calibration
 
     def take(self, chosen: NDArray[Any]) -> "LabelIssues":
         """These of the entries, by number or by a boolean mask."""

@@ -32,7 +32,7 @@ class Findings:
     evidence: Evidence  # pictures, attention maps, embeddings
     projection: tuple[Floats, str] | None  # of the embeddings: points (R, 2), and the method
     elsewhere: list[tuple[int, int]]  # row and class of positives that are predicted, but looked for elsewhere
-    doubtful: dict[str, list[tuple[int, int, float]]]  # row, class and doubt of labels that look wrong, by the label
+    doubtful: dict[str, list[tuple[int, int, float]]]  # row, class and doubt of labels to look at, by the label
 
     def labels(self, row: int) -> str:
         """The classes that are present in an image, as text."""

@@ -56,7 +56,7 @@ def show(summary: dict[str, Any], evaluation: Evaluation, classes: list[str], fo
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
             console.print(f"  {what}, so no AP: {', '.join(names[:_NAMED])}{more}", style="yellow", highlight=False)
     if found := summary.get("label_issues"):
-        console.print(f"  labels that look wrong: {found:,}, in label_issues.csv", highlight=False)
+        console.print(f"  labels that the scores contradict: {found:,}, in label_issues.csv", highlight=False)
     console.print(f"results in {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
 
 
