@@ -31,7 +31,7 @@ from mlcl.network import Network
 HERE = Path(__file__).parent
 BCE, CONTRASTIVE = "pictures_bce", "pictures_pscl"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SECTIONS = ("One class", "Reliability")  # of the report: the one that is shown, and the next
+SECTIONS = ("One class", "Labels to look at")  # of the report: the one that is shown, and the next
 WIDTHS = {"data": 2.0, "part": 1.6, "result": 2.0, "end": 2.0}
 ARROW = {"arrowstyle": "-|>", "mutation_scale": 11, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
 COLOURS = {"data": "#e8eef6", "part": "#fbe9d7", "result": "#e2f1e8", "end": "#f3e6e4"}
