@@ -114,7 +114,7 @@ class Results:
 
     @cached_property
     def label_issues(self) -> list[tuple[int, int, float]] | None:
-        """Row, class and doubt of the labels of these images that the scores contradict; None where no list was written."""
+        """Row, class and doubt of the labels of these images that the scores contradict; None without a list."""
         path = self.folder / LABEL_ISSUES
         if not path.exists():
             return None

@@ -20,9 +20,12 @@ from mlcl.analysis.probe import held_out_logits
 
 
 def ours(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The doubt of every entry, (N, K)."""
+    """What the list names first, as it is written, then the rest by their doubt; (N, K)."""
     slope, shifts = label_issues.calibrate(logits, targets)
-    return label_issues.doubt(expit(slope * logits + shifts), targets)
+    scores = label_issues.doubt(expit(slope * logits + shifts), targets)
+    listed = label_issues.find(logits, targets, targets.size)
+    scores[listed.rows, listed.classes] += 10
+    return scores
 
 
 def theirs(logits: np.ndarray, targets: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
