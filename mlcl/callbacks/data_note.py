@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from mlcl.data.images import Pictures
 from mlcl.runs import provenance
 from mlcl.system.console import say
 
@@ -15,7 +16,9 @@ def fingerprints(data: Any) -> dict[str, str]:
     """Hash of every split of a datamodule (None: no splits) after its ``setup``; see :func:`provenance.fingerprint`."""
     splits = data.splits if data is not None else {}
     made = {id(samples): samples for samples in splits.values()}  # val and test may be the same images
-    hashes = {key: provenance.fingerprint(s.paths, s.targets, data.root) for key, s in made.items()}
+    # What is packed has no files to look at; its key knows their names, sizes and content.
+    paths = {k: [Path("/", s.paths.key)] if isinstance(s.paths, Pictures) else s.paths for k, s in made.items()}
+    hashes = {key: provenance.fingerprint(paths[key], s.targets, data.root) for key, s in made.items()}
     return {split: hashes[id(samples)] for split, samples in splits.items()}
 
 

@@ -103,6 +103,31 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accelerator", default="auto", metavar="KIND", help="auto, cpu, gpu (default: auto)")
 
 
+OF_DATASET = ("--config", "-c", "--data", "--data.", "--import")  # for the parser of fit, which knows the datasets
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """What OF_DATASET names, for the help."""
+    parser.add_argument("--config", metavar="FILE", help="YAML, as for mlcl fit; several are laid over each other")
+    parser.add_argument(
+        "--data", metavar="CLASS",
+        help="COCO2014, VOC2007, CSVDataset, ... (mlcl fit --help), or yours as file.Class",
+    )  # fmt: skip
+    parser.add_argument("--data.root", metavar="DIR", help="where it lies")
+    parser.add_argument("--data.num_workers", metavar="N", help="processes that read (default: as for training)")
+    parser.add_argument("--data.KEY", metavar="VALUE", help="any other setting of the dataset, as for mlcl fit")
+
+
+def check_dataset(verb: str, passed_on: list[str]) -> None:
+    """Raise MlclError if no dataset is named, or a config file is missing."""
+    files = [file for flag in OF_DATASET[:2] for file in command_line.values(passed_on, flag)]
+    if not any((*files, *command_line.values(passed_on, "--data"))):
+        raise MlclError(f"{verb} needs --config FILE or --data CLASS; mlcl {verb} --help shows the options")
+    for file in files:
+        if not file.lstrip().startswith("{") and not os.path.isfile(file):
+            raise MlclError(f"--config {file}: no such file")
+
+
 def add_tta(parser: argparse.ArgumentParser) -> None:
     """``--tta``."""
     parser.add_argument(

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from mlcl.callbacks import fast_step
 from mlcl.cli.command_line import CommandLine
 from mlcl.cli.messages import misplaced_null
 from mlcl.cli.parser import Parser, make_parser
+from mlcl.data import MultiLabelDataModule
 from mlcl.errors import MlclError
 from mlcl.runs import record, trust
 from mlcl.system import yaml_text
@@ -52,7 +53,7 @@ class Settings:
 
 
 def parse(verb: str, arguments: list[str]) -> Settings:
-    """Parse a command line of fit, validate, test or check."""
+    """Parse a command line of fit, validate, test, check or pack."""
     line = CommandLine(arguments)
     trust.import_modules(line.imports)
     checkpoint, stored, layer = line.checkpoint, {}, {}
@@ -100,6 +101,15 @@ def parse(verb: str, arguments: list[str]) -> Settings:
     if checkpoint is not None and "config" in known:
         _report_overridden(settings, layer or record.config_of(stored, checkpoint))
     return settings
+
+
+def dataset(verb: str, arguments: list[str]) -> MultiLabelDataModule:
+    """The dataset of a command line of check or pack."""
+    parsed = parse(verb, arguments).config.data
+    parser = ArgumentParser(exit_on_error=False)  # of the dataset alone: the one of fit would also make the network
+    parser.add_subclass_arguments(MultiLabelDataModule, "data", required=True)
+    data: MultiLabelDataModule = parser.instantiate_classes(parser.parse_object({"data": parsed})).data
+    return data
 
 
 def _expand(settings: Namespace | dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import InterpolationMode
 
 from mlcl.data import hiding
@@ -23,11 +23,11 @@ from mlcl.data.doubts import doubts
 from mlcl.data.features import Extractor, FeatureDataset, cached
 from mlcl.data.images import check_files, reading_of
 from mlcl.data.labels import PRESENT
-from mlcl.data.options import ascending, at_least, below_one, one_of
+from mlcl.data.options import WORDS, ascending, at_least, below_one, one_of
 from mlcl.data.regions import Regions
 from mlcl.data.sampler import ClassAwareSampler, EpochSampler
 from mlcl.data.splice import draw, shown, splice
-from mlcl.data.splits import SPLITS, Split, checked, described, divide
+from mlcl.data.splits import SPLITS, Split, checked, described, divide, why_empty
 from mlcl.errors import MlclError
 from mlcl.system.console import say
 from mlcl.system.seeding import global_seed
@@ -108,14 +108,6 @@ class MultiLabelDataModule(LightningDataModule):
         below_one(val_fraction=val_fraction, splicemix=splicemix)
         ascending("frequency_borders", frequency_borders)
         hiding.check(known_share, single_positive)
-        one_of("interpolation", interpolation or "bilinear", "bilinear", "bicubic")
-        one_of("empty_images", empty_images, "keep", "drop")
-        one_of("cache", cache, "none", "ram", "disk", "features")
-        one_of("cache_dtype", cache_dtype, "float16", "float32")
-        one_of("augment_on", augment_on, "cpu", "device")
-        one_of("on_bad_image", on_bad_image, "raise", "skip")
-        one_of("augment", augment, *AUGMENTATIONS)
-        one_of("sampler", sampler, "random", "class_aware")
         if splicemix and cache == "features":
             raise MlclError("data.splicemix makes new pictures in each step: not with data.cache features")
         self.root = Path(os.path.expanduser(root))
@@ -130,6 +122,8 @@ class MultiLabelDataModule(LightningDataModule):
         self.reading = reading_of({"white": white, "max_pixels": max_pixels})
         self.known_share, self.single_positive, self.hidden = known_share, single_positive, ""
         self.splicemix, self.sampler, self.frequency_borders = splicemix, sampler, frequency_borders
+        for name, known in {**WORDS, "augment": tuple(AUGMENTATIONS)}.items():
+            one_of(name, getattr(self, name) or known[0], *known)
         self.notes: dict[str, str] = {}  # what the reading of the labels noticed, by split or file
         self.test_only = False  # the training images, and those held out of them, are elsewhere
         self._bad_list: Path | None = None
@@ -198,12 +192,16 @@ class MultiLabelDataModule(LightningDataModule):
 
     def read_splits(self) -> str:
         """Fill ``splits``, hide training labels on demand, and describe where the validation images come from."""
-        read = {split: checked(self.read_split(split), split, self.empty_images == "drop") for split in SPLITS}
-        self.splits, val_source = divide(read, self.val_fraction, self.split_seed, self.test_only)
+        self.splits, val_source = self.divide_splits()
         if train := self.splits.get("train"):
             chosen = global_seed(), self.known_share, self.single_positive
             self.splits["train"], self.hidden = hiding.hide(train, self.root, *chosen)
         return val_source
+
+    def divide_splits(self) -> tuple[dict[Split, Samples], str]:
+        """The splits in use, and where the validation images come from, in words."""
+        read = {split: checked(self.read_split(split), split, self.empty_images == "drop") for split in SPLITS}
+        return divide(read, self.val_fraction, self.split_seed, self.test_only)
 
     @property
     def nothing_to_learn(self) -> bool:
@@ -217,10 +215,7 @@ class MultiLabelDataModule(LightningDataModule):
         Raises:
             MlclError: if the dataset has no such split, or it is empty.
         """
-        if split not in self.splits or not len(self.splits[split].paths):
-            hint = "hold some out with --data.val_fraction 0.1, or give them a split"
-            if split == "train":
-                hint = "check its splits and data.val_fraction" if self.splits else "call setup() first"
+        if hint := why_empty(split, self.splits):
             raise MlclError(f"{type(self).__name__} at {self.root} has no {split} images: {hint}")
         mode = InterpolationMode(self.interpolation or "bilinear")
         training = split == "train" and augmented
@@ -275,6 +270,12 @@ class MultiLabelDataModule(LightningDataModule):
         """Keep it for :meth:`train_dataloader`."""
         self._next_epoch = state_dict["next_epoch"]
 
+    def order(self, split: Split, dataset: Dataset[Any]) -> EpochSampler:
+        """The order in which a split's images are read: of train a random one, anew in each epoch."""
+        if split == "train" and self.sampler == "class_aware":
+            return ClassAwareSampler(dataset, global_seed(), self.splits[split].targets)
+        return EpochSampler(dataset, seed=global_seed(), shuffle=split == "train")
+
     def _loader(self, split: Split) -> DataLoader[dict[str, Tensor]]:
         pictures, training, workers = self.dataset(split), split == "train", self.workers
         self._training = pictures if training else self._training
@@ -282,9 +283,7 @@ class MultiLabelDataModule(LightningDataModule):
         if self.cache == "features":
             dataset = self.cached[split] = cached(pictures, self, training)
             workers = 0  # mapped rows are read faster than they are sent
-        sampler = EpochSampler(dataset, seed=global_seed(), shuffle=training)
-        if training and self.sampler == "class_aware":
-            sampler = ClassAwareSampler(dataset, global_seed(), self.splits[split].targets)
+        sampler = self.order(split, dataset)
         sampler.set_epoch(self._next_epoch if training else 0)
         return DataLoader(
             dataset,

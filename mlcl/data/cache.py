@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mlcl.data.augment import Augmentation
-from mlcl.data.images import ImageError, read_image
+from mlcl.data.images import ImageError, read_at
 from mlcl.data.row_file import cache_folder, key_of, no_cache, open_or_write, read_rows, with_progress, write_rows
 
 _FORMAT = 2  # to be raised when another content is written for the same pictures
@@ -108,7 +108,7 @@ class _Squares(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """(side, side, 3) uint8, and height and width of the original, int32."""
         try:
-            picture = read_image(self.paths[index], **self.reading)
+            picture = read_at(self.paths, index, **self.reading)
         except ImageError as error:
             if not self.skip:
                 raise error.with_remedy(self.paths[index]) from error

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, default_collate
 from mlcl.data.augment import Augmentation
 from mlcl.data.bad_images import BadImages
 from mlcl.data.groups import together
-from mlcl.data.images import ImageError, read_image
+from mlcl.data.images import ImageError, Pictures, read_at
 from mlcl.data.labels import UNKNOWN, Targets
 from mlcl.errors import MlclError
 from mlcl.system.seeding import seeded
@@ -38,7 +38,8 @@ class Samples(NamedTuple):
         """The samples at these row numbers, or where a boolean (N,) mask is true."""
         rows = np.arange(len(self.paths))[rows]
         groups = None if self.groups is None else [self.groups[row] for row in rows]
-        return Samples([self.paths[row] for row in rows], self.targets[rows], groups, self.source)
+        paths = self.paths.take(rows) if isinstance(self.paths, Pictures) else [self.paths[row] for row in rows]
+        return Samples(paths, self.targets[rows], groups, self.source)
 
     def hold_out(self, fraction: float, seed: int) -> tuple["Samples", "Samples"]:
         """A random share of the samples apart from the rest: the rest, and the share.
@@ -150,7 +151,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         return torch.unflatten(done, 0, image.shape[:-3])
 
     def _decoded(self, index: int) -> tuple[Tensor, Size]:
-        picture = read_image(self.samples.paths[index], **self.reading)
+        picture = read_at(self.samples.paths, index, **self.reading)
         height, width = picture.shape[-2:]
         return self.augmentation.square(picture), (height, width)
 

@@ -10,6 +10,7 @@ from mlcl.data.demo import Demo as Demo
 from mlcl.data.lvis import LVIS as LVIS
 from mlcl.data.nuswide import NUSWIDE as NUSWIDE
 from mlcl.data.open_images import OpenImages as OpenImages
+from mlcl.data.streamed import Streamed as Streamed
 from mlcl.data.vg500 import VG500 as VG500
 from mlcl.data.voc import VOC2007 as VOC2007
 from mlcl.data.voc import VOC2012 as VOC2012

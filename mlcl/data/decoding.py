@@ -37,7 +37,7 @@ class ImageError(MlclError):
 
     def with_remedy(self, path: Path) -> "ImageError":
         """Add what to do, for a picture of a dataset."""
-        if not path.parent.is_dir():
+        if "no such image" in str(self) and not path.parent.is_dir():
             return ImageError(f"{self}; its folder is gone, too: is the disk still there?")
         return ImageError(f"{self}; mlcl check finds all of these, --data.on_bad_image skip leaves them out")
 
@@ -52,6 +52,7 @@ def read_pixels(
     white: float | None = None,
     max_pixels: int | None = None,
     decode_jpeg: Callable[[bytearray], Pixels] | None = None,
+    content: bytearray | None = None,
 ) -> Pixels:
     """Decode a picture of any mode: alpha dropped, scaled to 8 bits, first frame only, EXIF rotation applied.
 
@@ -60,6 +61,7 @@ def read_pixels(
         white: the value that is white, see :func:`from_pillow`.
         max_pixels: the most that it may have; by default Pillow's limit against decompression bombs.
         decode_jpeg: decodes an ordinary JPEG in place of Pillow, EXIF rotation included.
+        content: of the file, if it is no file of its own; the path is its name in messages.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -67,8 +69,9 @@ def read_pixels(
     Raises:
         ImageError: if the file is missing, truncated, no picture, too large, or its values are not 0 to white.
     """
-    with _reading(path, max_pixels):
-        data = bytearray(Path(path).read_bytes())  # a writable buffer, which torch uses without a copy
+    with _reading(path, max_pixels, content is None):
+        # A writable buffer, which torch uses without a copy.
+        data = bytearray(Path(path).read_bytes()) if content is None else content
         if decode_jpeg is not None and is_plain_jpeg(data):
             return decode_jpeg(data)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
@@ -77,18 +80,18 @@ def read_pixels(
 
 def read_size(path: str | Path, max_pixels: int | None = None) -> tuple[int, int]:
     """Height and width of a picture as :func:`read_pixels` turns it, mostly from its header alone; the same errors."""
-    with _reading(path, max_pixels), Image.open(path, formats=_FORMATS) as picture:
+    with _reading(path, max_pixels, True), Image.open(path, formats=_FORMATS) as picture:
         turned = picture.getexif().get(_ORIENTATION, 1) != 1
         width, height = (ImageOps.exif_transpose(picture) if turned else picture).size
         return height, width
 
 
 @contextmanager
-def _reading(path: str | Path, max_pixels: int | None) -> Iterator[None]:
+def _reading(path: str | Path, max_pixels: int | None, from_file: bool) -> Iterator[None]:
     """Whatever goes wrong while a picture is read becomes an ImageError."""
     limit = Image.MAX_IMAGE_PIXELS
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for ever
+        if from_file and not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for ever
             raise ImageError(f"{path}: not a regular file")
         Image.MAX_IMAGE_PIXELS = max_pixels or limit  # the whole process has one
         with warnings.catch_warnings():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlcl.data.dataset import Samples
+from mlcl.data.images import Pictures
 from mlcl.data.labels import never_absent, some
 
 _SEEN = {
@@ -27,6 +28,8 @@ def doubts(splits: Mapping[Any, Samples], classes: Sequence[str], hidden: bool =
         other = splits.get(split)
         if other is None or other is train or (split == "val" and other is splits.get("test")):
             continue
+        if isinstance(train.paths, Pictures):  # looked at when they were packed
+            continue
         if both := set(train.paths) & set(other.paths):
             lines.append(f"{len(both):,} images are in train and in {split}; {seen}")
         elif shared := set(train.groups or ()) & set(other.groups or ()):
@@ -42,7 +45,7 @@ def doubts(splits: Mapping[Any, Samples], classes: Sequence[str], hidden: bool =
 
 def contradiction(samples: Samples) -> Path | None:
     """A picture that is listed twice, with different labels."""
-    if len(set(samples.paths)) == len(samples.paths):
+    if isinstance(samples.paths, Pictures) or len(set(samples.paths)) == len(samples.paths):
         return None
     first: dict[Path, int] = {}
     pairs = ((path, first.setdefault(path, row), row) for row, path in enumerate(samples.paths))

@@ -19,7 +19,7 @@ from mlcl.data.augment import AUGMENTATIONS, Augmentation
 from mlcl.data.augment_steps import Flip
 from mlcl.data.bad_images import BadImages
 from mlcl.data.dataset import ImageDataset, Samples, collate
-from mlcl.data.images import ImageError, read_image
+from mlcl.data.images import ImageError, read_at
 from mlcl.data.labels import UNKNOWN
 from mlcl.data.row_file import cache_folder, key_of, no_cache, open_or_write, read_rows, with_progress, write_rows
 from mlcl.errors import MlclError
@@ -96,7 +96,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
     def _reason(self, index: int) -> str:
         path = self.samples.paths[index]
         try:
-            read_image(path, **self.reading)
+            read_at(self.samples.paths, index, **self.reading)
         except ImageError as error:
             return str(error).removeprefix(f"{path}: ")
         return "it could not be read when the cache was written"

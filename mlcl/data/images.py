@@ -2,10 +2,14 @@
 
 import os
 import platform
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +26,8 @@ with light_imports():
 
 def check_files(paths: Sequence[Path], split: str, allowed: int) -> None:
     """Raise ImageError if more than the allowed number of a split's pictures do not exist."""
+    if isinstance(paths, Pictures):
+        return
     missing = [path for path, found in zip(paths, exist(paths), strict=True) if not found]
     if len(missing) > allowed:
         raise ImageError(
@@ -36,9 +42,56 @@ def exist(paths: Sequence[Path]) -> list[bool]:
     return [path.name in present.get(path.parent, ()) for path in paths]
 
 
-def read_image(path: str | Path, white: float | None = None, max_pixels: int | None = None) -> Tensor:
+class Pictures(Sequence[Path]):
+    """Pictures that are no files of their own, by paths that serve as their names."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytearray:
+        """The content of the file that a picture was, or would be."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> NDArray[np.int64]:
+        """(N,) bytes of each."""
+
+    @abstractmethod
+    def take(self, rows: NDArray[np.integer[Any]]) -> "Pictures":
+        """Those at these positions."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Changes with the pictures and their order."""
+
+
+def read_image(
+    path: str | Path, white: float | None = None, max_pixels: int | None = None, content: bytearray | None = None
+) -> Tensor:
     """A picture as (3, H, W) uint8 RGB; arguments and errors are those of :func:`mlcl.data.decoding.read_pixels`."""
-    return as_tensor(decoding.read_pixels(path, white, max_pixels, _decode_jpeg))
+    return as_tensor(decoding.read_pixels(path, white, max_pixels, _decode_jpeg, content))
+
+
+def sizes(paths: Sequence[Path]) -> NDArray[np.int64]:
+    """(N,) bytes of each file, or of what :class:`Pictures` read; ImageError names one that is missing."""
+    if isinstance(paths, Pictures):
+        return paths.sizes
+    try:
+        return np.array([os.stat(path).st_size for path in paths], dtype=np.int64)
+    except OSError as error:
+        raise ImageError(f"{error.filename}: {error.strerror}") from None
+
+
+def content_at(paths: Sequence[Path], index: int) -> bytes | bytearray:
+    """The file of a picture as it is; ImageError if it cannot be read."""
+    try:
+        return paths.read(index) if isinstance(paths, Pictures) else paths[index].read_bytes()
+    except OSError as error:
+        raise ImageError(f"{paths[index]}: {error.strerror}") from None
+
+
+def read_at(paths: Sequence[str | Path], index: int, **reading: Any) -> Tensor:
+    """One of several pictures, as :func:`read_image` gives it, whether they are files or :class:`Pictures`."""
+    return read_image(paths[index], content=paths.read(index) if isinstance(paths, Pictures) else None, **reading)
 
 
 def as_tensor(pixels: Pixels) -> Tensor:

@@ -4,6 +4,16 @@ from collections.abc import Sequence
 
 from mlcl.errors import MlclError
 
+WORDS = {
+    "interpolation": ("bilinear", "bicubic"),
+    "empty_images": ("keep", "drop"),
+    "cache": ("none", "ram", "disk", "features"),
+    "cache_dtype": ("float16", "float32"),
+    "augment_on": ("cpu", "device"),
+    "on_bad_image": ("raise", "skip"),
+    "sampler": ("random", "class_aware"),
+}  # the values of options that are words
+
 
 def at_least(smallest: int, **options: int | None) -> None:
     """Raise MlclError for the first option below the smallest value; None passes."""

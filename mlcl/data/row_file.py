@@ -13,7 +13,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from mlcl.data.images import ImageError
+from mlcl.data.images import ImageError, Pictures
 from mlcl.errors import MlclError, visible
 from mlcl.system.files import write_whole
 
@@ -83,6 +83,9 @@ def write_rows(
 def key_of(paths: Sequence[Path], how: Any, skip: bool) -> str:
     """Hash of pictures (path, size, modification time) and of all else that changes the rows; absent ones with skip."""
     digest = hashlib.blake2b(repr(how).encode())
+    if isinstance(paths, Pictures):
+        digest.update(paths.key.encode())
+        return digest.hexdigest()[:24]
     for path in paths:
         try:
             state = os.stat(path)

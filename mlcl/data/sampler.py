@@ -1,9 +1,11 @@
 """The order of the images: a function of (seed, epoch), the same for any number of workers and after a restart."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise, repeat
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -30,7 +32,7 @@ class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
         """This rank's part of the epoch's order."""
         own = self.order()[self.rank :: self.num_replicas]
-        return iter([(self.epoch, index) for index in own.tolist()])
+        return zip(repeat(self.epoch), own.tolist(), strict=False)
 
     def order(self) -> Tensor:
         """The epoch's order over all W ranks, int64, its length a multiple of W; rank r has r, r + W, r + 2 W, ..."""
@@ -114,6 +116,63 @@ class ClassAwareSampler(EpochSampler):
         begins, first = lengths.cumsum(0) - lengths, self.sizes.cumsum(0) - self.sizes
         place = cycles[begins[chosen] + turn] - begins[chosen]
         return self.images[first[chosen] + place % self.sizes[chosen]]
+
+
+class ChunkSampler(EpochSampler):
+    """An order in which the images of a chunk come close together, so that one rank fetches a chunk, and once.
+
+    In training the chunks are shuffled and dealt out to the ranks in stretches; a rank takes some chunks at a time, and
+    their images in random order. The order is a function of (seed, epoch, number of ranks), whatever the workers.
+    Without shuffling the images are in order, each rank's in one stretch.
+
+    Args:
+        dataset: N images.
+        seed: of the order.
+        shuffle: whether to shuffle.
+        chunk: (N,) the number of each image's chunk.
+        mixed: chunks at a time whose images are in random order.
+        ahead: is called with chunks that this rank will need next, the nearest first.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[object],
+        seed: int,
+        shuffle: bool,
+        chunk: NDArray[np.int64],
+        mixed: int,
+        ahead: Callable[[list[int]], None],
+    ) -> None:
+        super().__init__(dataset, seed, shuffle)
+        self.chunk, self.mixed, self.ahead = torch.from_numpy(chunk), mixed if shuffle else 1, ahead
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        """This rank's part of the epoch's order; while some chunks are read, the next ones are fetched."""
+        order, group = self._drawn()
+        own, starts = order[self.rank], group[self.rank].diff(prepend=group.new_tensor([-1])).nonzero()[:, 0].tolist()
+        parts = [own[start:end] for start, end in pairwise([*starts, len(own)])]
+        chunks = [list(dict.fromkeys(self.chunk[part].tolist())) for part in parts]
+        for number, part in enumerate(parts):
+            self.ahead([chunk for some in chunks[number : number + 2] for chunk in some])
+            yield from zip(repeat(self.epoch), part.tolist(), strict=False)
+
+    def order(self) -> Tensor:
+        """As in the base class."""
+        return self._drawn()[0].T.flatten()
+
+    def _drawn(self) -> tuple[Tensor, Tensor]:
+        """(W, N / W) each rank's images in order, and the number of the group of chunks that each is in."""
+        generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
+        order = torch.arange(len(self.chunk))
+        if self.shuffle:
+            place = torch.randperm(int(self.chunk.max()) + 1, generator=generator)
+            order = place[self.chunk].argsort(stable=True)
+        order = order.repeat(1 + self.total_size // len(order))[: self.total_size].view(self.num_replicas, -1)
+        group = self.chunk[order].diff(dim=1, prepend=self.chunk[order[:, :1]]).ne(0).cumsum(1) // self.mixed
+        if self.shuffle:
+            drawn = torch.rand(order.shape, generator=generator, dtype=torch.float64)
+            order = order.gather(1, (group + drawn).argsort(1))
+        return order, group
 
 
 def _shuffled(sizes: Tensor, generator: torch.Generator) -> Tensor:

@@ -62,3 +62,12 @@ def described(splits: dict[Split, Samples], classes: Sequence[str], val_source: 
     """A line about each split, with where the validation images come from and what was hidden of the training."""
     notes = {"val": f" ({val_source})", "train": f" ({hidden})" if hidden else ""}
     return [f"{split:5} {describe(own.targets, classes)}{notes.get(split, '')}" for split, own in splits.items()]
+
+
+def why_empty(split: Split, splits: dict[Split, Samples]) -> str:
+    """What to do about a split without images; nothing if it has some."""
+    if split in splits and len(splits[split].paths):
+        return ""
+    if split != "train":
+        return "hold some out with --data.val_fraction 0.1, or give them a split"
+    return "check its splits and data.val_fraction" if splits else "call setup() first"

@@ -1,0 +1,105 @@
+"""A packed dataset, see ``pack.py``, as a dataset: from a folder, or streamed from an object store."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from mlcl.data.base import MultiLabelDataModule
+from mlcl.data.dataset import Samples
+from mlcl.data.pack import Pack
+from mlcl.data.sampler import ChunkSampler, EpochSampler
+from mlcl.data.splits import Split
+from mlcl.data.store import is_url
+from mlcl.errors import MlclError
+from mlcl.system.seeding import global_seed
+
+_MIXED = 8  # chunks from a store
+
+
+class Streamed(MultiLabelDataModule):
+    """What ``mlcl pack`` has written. Splits, classes and labels are those of the dataset that was packed.
+
+    Args:
+        root: folder of the pack, or its URL in an object store, such as s3://bucket/prefix; keys come from the usual
+            environment.
+        cache_gb: space in 1e9 bytes that chunks from a store may take on this machine, in the folder cache_dir.
+        mixed_chunks: chunks whose training images are in random order at a time. 0 mixes all images, in the order in
+            which files would be read; by default 0 for a folder and 8 for a store.
+        **settings: see :class:`MultiLabelDataModule`.
+
+    Raises:
+        MlclError: if there is no whole pack, or it was packed with other splits than those asked for.
+    """
+
+    def __init__(
+        self, root: str = "data", cache_gb: float = 20.0, mixed_chunks: int | None = None, **settings: Any
+    ) -> None:
+        super().__init__(root=root, **settings)
+        if not cache_gb > 0:
+            raise MlclError(f"data.cache_gb is {cache_gb}, it must be above 0")
+        if mixed_chunks is not None and mixed_chunks < 0:
+            raise MlclError(f"data.mixed_chunks is {mixed_chunks}, it must be at least 0")
+        place = root if is_url(root) else os.path.expanduser(root)
+        self.pack = Pack(place, Path(self.cache_dir) if self.cache_dir else None, cache_gb)
+        self.root, self.classes = self.pack.root, self.pack.classes
+        self.mixed = mixed_chunks if mixed_chunks is not None else _MIXED * self.pack.is_remote
+        packed = self.pack.manifest["chosen"]
+        for name, plain in (("val_fraction", 0.0), ("split_seed", 0), ("empty_images", "keep")):
+            if (given := getattr(self, name)) not in (plain, packed[name]):
+                raise MlclError(
+                    f"data.{name} is {given}, but {self.pack.place} was packed with {packed[name]}; leave it out, or "
+                    f"pack with --data.{name} {given}"
+                )
+
+    def read_split(self, split: Split) -> Samples | None:
+        """The images of a split, with the lines of the pack's table as labels."""
+        if split not in self.pack.splits:
+            return None
+        pictures = self.pack.parts[self.pack.splits[split]]
+        group = pictures.rows["group"]
+        groups = None if (group == np.arange(len(group))).all() else [str(number) for number in group]
+        return Samples(pictures, pictures.rows["target"], groups, self.pack.splits[split])
+
+    def divide_splits(self) -> tuple[dict[Split, Samples], str]:
+        """As they were packed; the same images may serve as val and test."""
+        self.notes |= self.pack.manifest["notes"]
+        read: dict[str, Samples | None] = {}
+        for split, folder in self.pack.splits.items():
+            read.setdefault(folder, self.read_split(split))  # type: ignore[arg-type]
+        found: dict[Any, Samples] = {split: s for split, f in self.pack.splits.items() if (s := read[f]) is not None}
+        return found, self.pack.manifest["val_source"]
+
+    def portable_arguments(self) -> dict[str, Any]:
+        """As in the base; a URL as it is."""
+        return {**super().portable_arguments(), "root": self.pack.place if self.pack.is_remote else str(self.root)}
+
+    def prepare_data(self) -> None:
+        """Nothing: whether the pack is whole was seen when it was opened."""
+
+    def order(self, split: Split, dataset: Dataset[Any]) -> EpochSampler:
+        """As in the base, or chunk by chunk."""
+        if self.pack.is_remote:
+            self._check_room(split)
+        if not (self.pack.is_remote if split != "train" else self.mixed):
+            return super().order(split, dataset)
+        if self.sampler != "random" and split == "train":
+            raise MlclError(f"data.sampler {self.sampler} needs --data.mixed_chunks 0, and a pack in a folder")
+        pictures: Any = self.splits[split].paths
+        chunk, ahead = pictures.chunk, pictures.chunks.fetch_ahead
+        return ChunkSampler(dataset, global_seed(), split == "train", chunk, self.mixed, ahead)
+
+    def _check_room(self, split: Split) -> None:
+        """Raise MlclError if the cache is too small for the chunks that are read and fetched at a time."""
+        sizes = sorted((chunk.size for chunk in self.pack.chunks(self.pack.splits[split])), reverse=True)
+        ranks = self.trainer.num_devices if self.trainer is not None else 1
+        # Of each rank those that are read and those that are fetched meanwhile.
+        at_once = 2 * ranks * (self.mixed or len(sizes)) if split == "train" else 2 * ranks
+        if (needed := sum(sizes[:at_once])) > self.pack.cache_bytes:
+            raise MlclError(
+                f"data.cache_gb {self.pack.cache_bytes / 1e9:g} is too small: {min(at_once, len(sizes)):,} chunks are "
+                f"needed at once for {split}, {needed / 1e9:.3g} GB; give that, or another --data.mixed_chunks (now "
+                f"{self.mixed})"
+            )
