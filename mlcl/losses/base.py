@@ -46,6 +46,9 @@ class EmbeddingLoss(nn.Module, ABC):
     A subclass writes :meth:`compute`. One with a state (a memory bank, class means) also writes :meth:`update`.
     """
 
+    # Whether one embedding per class, the same for every image, misses the least value: else the loss is met without
+    # looking at the picture (docs/methods.md has the values).
+    carries_content = True
     starts_from_means = False  # whether start_from wants the class means of the training set
     compares_rows = False  # whether compute selects the present rows, and so can use a capacity
     capacity: int | None = None  # number of rows to select in every training step; None counts them each time

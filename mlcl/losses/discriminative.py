@@ -19,6 +19,8 @@ class DiscriminativeLoss(EmbeddingLoss):
         margin:  L = mean_P d^2        + beta mean_N max(0, m - d)^2
         cosine:  L = mean_P (1 - cos)  + beta mean_N max(0, cos - m)
 
+    One constant embedding per class, each at a distance of m from all others, meets it whatever the images show.
+
     Inferred from "Learning Discriminative Representations for Multi-Label Image Recognition" (arXiv 2107.11159), whose
     equation and settings are not public: both forms, ``scope`` and every default are our reading.
 
@@ -29,6 +31,7 @@ class DiscriminativeLoss(EmbeddingLoss):
         scope: N from the whole ``batch``, or only from within each ``image`` (co-occurring classes).
     """
 
+    carries_content = False
     compares_rows = True
 
     def __init__(

@@ -36,6 +36,7 @@ class DualContrastiveLoss(LabelContrastiveLoss):
         compat: keep anchors without a positive in the divisor of the label contrastive part.
     """
 
+    carries_content = True  # through the prototype part alone
     starts_from_means = True
 
     def __init__(

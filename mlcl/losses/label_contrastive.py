@@ -37,6 +37,11 @@ class LabelContrastiveLoss(EmbeddingLoss):
 
     compares_rows = True
 
+    @property
+    def carries_content(self) -> bool:  # type: ignore[override]
+        """Only through absent entries, among them those of the anchor's own class."""
+        return self.hard_negatives > 0
+
     def __init__(
         self,
         temperature: float = 0.2,
