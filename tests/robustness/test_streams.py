@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def killed_and_continued(mlcl, folder: Path, root: str, kills: int, epochs: int)
              "false", "--trainer.callbacks+", "own_moments.Moments"]  # fmt: skip
     rng, arguments = random.Random(0), ["fit", *flags, "--name", "victim"]
     for number in range(kills):
-        end = live(arguments, folder, at(f"train.{rng.randrange(4)}", int(number % 2 == 0)), signal.SIGKILL)
+        end = live(arguments, folder, at(f"train.{rng.randrange(3)}", int(number % 2 == 0)), signal.SIGKILL)
         assert end.status == -signal.SIGKILL, end.err
         if list(folder.glob("runs/victim/version_0/checkpoints/last.ckpt")):
             arguments = ["fit", *flags, "--name", "victim", "--ckpt_path", "last"]
@@ -105,38 +106,69 @@ def test_twenty_kills(mlcl, tmp_path, packed, place, kind):
     killed_and_continued(mlcl, tmp_path, place if kind == "store" else str(packed), kills=20, epochs=14)
 
 
-def test_a_server_that_stops_or_dies_in_an_epoch_is_waited_for(mlcl, s3, packed, tmp_path, place, monkeypatch):
-    """And a training whose server stays away ends in one line."""
+# Chunks are fetched in each epoch anew: there is room for those that are read.
+TIGHT = ["--data.mixed_chunks", "1", "--data.cache_gb", "1.1e-4", "--data.num_workers", "2"]
+
+
+def faulty(place: str, folder: Path) -> list[str]:
     from support.lives import MOMENTS as CALLBACK
 
-    (tmp_path / MOMENTS).write_text(CALLBACK)
-    flags = [*streamed(place), "--trainer.max_epochs", "3", "--trainer.callbacks+", "own_moments.Moments"]
-    # Chunks are fetched in each epoch anew: there is room for those that are read.
-    flags += ["--data.mixed_chunks", "1", "--data.cache_gb", "1.1e-4", "--data.num_workers", "2", "--name"]
+    (folder / MOMENTS).write_text(CALLBACK)
+    flags = [*streamed(place, *TIGHT), "--trainer.max_epochs", "3", "--trainer.callbacks+", "own_moments.Moments"]
+    return ["fit", *flags, "--name"]
 
-    def stopped(process: int) -> None:
+
+def during(mlcl, arguments: list[str], do):
+    """Run a training in this process, and do something when its second epoch begins."""
+    Path("moments.txt").unlink(missing_ok=True)
+
+    def wait() -> None:
+        while "train.0 1" not in (Path("moments.txt").read_text() if Path("moments.txt").exists() else ""):
+            time.sleep(0.005)
+        do()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    outcome = mlcl(*arguments)
+    thread.join()
+    return outcome
+
+
+def test_a_server_that_stops_in_an_epoch_is_waited_for_and_one_that_goes_is_told(
+    mlcl, s3, tmp_path, place, monkeypatch
+):
+    fit = faulty(place, tmp_path)
+
+    def stop() -> None:
         s3.process.send_signal(signal.SIGSTOP)
         time.sleep(2)
         s3.process.send_signal(signal.SIGCONT)
 
+    for name, fault in (("stopped", stop), ("undisturbed", lambda: None)):
+        outcome = during(mlcl, [*fit, name], fault)
+        assert outcome.status == 0, outcome.err
+    same_training(Path("runs/stopped/version_0"), Path("runs/undisturbed/version_0"))
+    monkeypatch.setenv("MLCL_STORE_PATIENCE", "2")
+    outcome = during(mlcl, [*fit, "gone"], s3.kill)
+    one_line(outcome, "mlcl: s3://pictures/", "Could not connect")
+    assert 1 <= outcome.err.count("; asked again for 2 s") <= 3
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_and_comes_back_is_waited_for(mlcl, s3, packed, tmp_path, place):
     def died(process: int) -> None:
         s3.kill()
         time.sleep(2)
-        os.killpg(process, signal.SIGSTOP)  # until all is there again, as it would be in a store that was away
+        os.killpg(process, signal.SIGSTOP)  # until all is there again, as it is in a store that was away
         s3.start()
         s3.upload(packed, tmp_path.name)
         os.killpg(process, signal.SIGCONT)
 
-    for name, fault in (("stopped", stopped), ("died", died)):
-        end = live(["fit", *flags, name], tmp_path, at("train.0", 1), 0, do=fault)
-        assert end.status == 0, end.err
-    same_training(Path("runs/stopped/version_0"), Path("runs/died/version_0"))
-
-    monkeypatch.setenv("MLCL_STORE_PATIENCE", "2")
-    end = live(["fit", *flags, "gone"], tmp_path, at("train.0", 1), 0, do=lambda process: s3.kill())
-    last = end.err.strip().splitlines()[-1]
-    assert end.status == 1 and last.startswith("mlcl: s3://pictures/") and "Could not connect" in last, end.err
-    assert "Traceback" not in end.err and end.err.count("; asked again for 2 s") <= 3
+    fit = faulty(place, tmp_path)
+    end = live([*fit, "died"], tmp_path, at("train.0", 1), 0, do=died)
+    assert end.status == 0 and "; asked again for 120 s" in end.err, end.err
+    assert mlcl(*fit, "undisturbed").status == 0
+    same_training(Path("runs/died/version_0"), Path("runs/undisturbed/version_0"))
 
 
 def damaged(packed: Path, folder: Path, kind: str) -> Path:
@@ -144,20 +176,18 @@ def damaged(packed: Path, folder: Path, kind: str) -> Path:
     one, other = (folder / "train" / f"chunk-0-{n}.bin" for n in (0, 1))
     if kind == "truncated":
         one.write_bytes(one.read_bytes()[:-100])
-    elif kind == "swapped":  # to the byte as long, so that only the pictures tell
+    else:  # to the byte as long, so that only the pictures tell
         size = one.stat().st_size
         one.write_bytes(other.read_bytes()[:size].ljust(size, b"\0"))
-    else:
-        one.write_bytes(bytes(byte ^ 1 for byte in one.read_bytes()))
     return folder
 
 
-@pytest.mark.parametrize("kind", ["truncated", "swapped", "flipped"])
+@pytest.mark.parametrize("kind", ["truncated", "swapped"])
 def test_nothing_is_trained_on_a_damaged_chunk(mlcl, s3, packed, tmp_path, kind):
     folder = damaged(packed, tmp_path / "bad", kind)
     place = s3.upload(folder, tmp_path.name)
     said = {"truncated": "were packed: pack again"}.get(kind, "is damaged or another one: ")
-    for root, workers, skip in ((str(folder), "0", "skip"), (str(folder), "2", "raise"), (place, "2", "skip")):
+    for root, workers, skip in ((str(folder), "0", "skip"), (place, "2", "skip")):
         flags = streamed(root, "--data.num_workers", workers, "--data.on_bad_image", skip)
         outcome = mlcl("fit", *flags)
         one_line(outcome, f"mlcl: {root}/train/chunk-0-0.bin ", said)
@@ -217,7 +247,7 @@ def test_a_checkpoint_chooses_no_store(mlcl, place, packed, monkeypatch, s3, req
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     for root in (place, str(packed)):
-        for verb, arguments in VERBS.items():
+        for verb, arguments in VERBS.items() if root == place else [("test", VERBS["test"])]:
             outcome = mlcl(*arguments, "--data.root", root)
             assert outcome.status == 0, outcome.err
             assert verb != "export" or "checked on 24 images, 16 of them real" in outcome.err
@@ -228,14 +258,14 @@ def test_a_checkpoint_chooses_no_store(mlcl, place, packed, monkeypatch, s3, req
 
 def test_the_caches_of_pictures_and_features_serve_packs(mlcl, packed, place, tmp_path):
     frozen = ["--model.network.freeze_stages", "all", "--data.augment", "none", "--ema_decay", "null"]
+    frozen += ["--data.mixed_chunks", "2", "--trainer.max_epochs", "1"]
     scores = {}
-    for root in (str(packed), place):
-        for cache in ("none", "ram", "disk", "features"):
-            keep = ["--data.cache", cache, "--data.cache_dir", str(tmp_path / "kept"), "--data.mixed_chunks", "2"]
+    for cache in ("none", "ram", "disk", "features"):
+        for root in (str(packed), place):
+            keep = ["--data.cache", cache, "--data.cache_dir", str(tmp_path / cache)]
             outcome = mlcl("fit", *streamed(root, *frozen, *keep), "--name", f"{cache}_{root == place}")
             assert outcome.status == 0, outcome.err
-            wrote = "a cache of " in outcome.err
-            assert wrote == (cache != "none" and (cache == "ram" or root != place)), "written once, for both"
+            assert ("a cache of " in outcome.err) == (cache != "none" and root != place), "written once, for both"
             scores[root, cache] = Path(f"runs/{cache}_{root == place}/version_0/scores.npz").read_bytes()
     assert len({kept for (_, cache), kept in scores.items() if cache != "features"}) == 1
     assert scores[str(packed), "features"] == scores[place, "features"]
