@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from support.lives import at, live
 from support.packs import streamed
 
 from mlcl import load
+from mlcl.runs.continuing import how_to_continue
 
 MOMENTS = "own_moments.py"
 SECRET = "test-secret"
@@ -243,6 +245,8 @@ def test_a_checkpoint_chooses_no_store(mlcl, place, packed, monkeypatch, s3, req
     assert mlcl(*ensemble).status == 0 and mlcl("compare", "runs/a/version_0", "runs/b/version_0").status == 0
     assert mlcl("report", "both", "--output", "both.html").status == 0
     load("runs/a/version_0")
+    config = yaml.safe_load(Path("runs/a/version_0/config.yaml").read_text())
+    assert f"mlcl fit --data.root {place} --ckpt_path" in how_to_continue(Path("runs/a/version_0"), config, [], [])
     assert not visited()
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
