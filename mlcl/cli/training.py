@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer, seed_everything
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 
 from mlcl import callbacks
@@ -141,7 +142,7 @@ class Run:
         arguments["callbacks"] = [*bars, *self._callbacks(checkpoint), *users]
         if training:
             arguments["callbacks"] += self._of_a_training(arguments)
-        return callbacks.prepared(Trainer(**arguments))
+        return callbacks.prepared(_as_launched(arguments))
 
     def _callbacks(self, checkpoint: Path | None) -> list[Any]:
         config, imports = self.settings.config, self.settings.command_line.imports
@@ -184,3 +185,22 @@ class Run:
         if run and not self.training and os.access(run, os.W_OK):
             return folders.new_folder(run, f"{self.verb}_")
         return folders.new_folder(parent)
+
+
+def _as_launched(arguments: dict[str, Any]) -> Trainer:
+    """The trainer, with torchrun's numbers of processes and nodes where the user gave none.
+
+    Lightning (2.6.6) makes of a process that names no others one that is alone, whatever started it: each of them would
+    compute everything, with a result of its own.
+    """
+    kinds = {TorchElasticEnvironment: ("torchrun", "WORLD_SIZE"), SLURMEnvironment: ("SLURM", "SLURM_NTASKS")}
+    launcher, size = next((names for kind, names in kinds.items() if kind.detect()), ("", ""))
+    if launcher == "torchrun" and (arguments["devices"], arguments["num_nodes"]) == ("auto", 1):
+        arguments |= {"devices": int(os.environ["LOCAL_WORLD_SIZE"]), "num_nodes": int(os.environ["GROUP_WORLD_SIZE"])}
+    trainer = Trainer(**arguments)
+    if launcher and (started := int(os.environ[size])) != trainer.world_size:
+        raise MlclError(
+            f"{launcher} started {started} processes, but --trainer.devices and --trainer.num_nodes are for "
+            f"{trainer.world_size}: give the processes of a node, and the nodes"
+        )
+    return trainer
