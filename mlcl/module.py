@@ -109,7 +109,7 @@ class MultiLabelModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Collect what the metrics need; while training also log the loss."""
-        # Always of the same size: with fewer images other kernels compute, and the last digit would depend on the ranks.
+        # Always of one size: with fewer images other kernels compute, and the last digit would depend on the ranks.
         image, count = batch["image"], len(batch["target"])
         if self.full_batch > count:
             image = image[torch.arange(self.full_batch, device=image.device) % count]
