@@ -39,10 +39,11 @@ class LoggedResults(Callback):
             return
         from mlcl.report import findings, views  # with matplotlib and scikit-learn, which most runs do without
 
-        root = getattr(getattr(trainer, "datamodule", None), "root", None)
+        data: Any = getattr(trainer, "datamodule", None)
+        root = data.portable_arguments().get("root") if hasattr(data, "portable_arguments") else None
         try:
             with torch.inference_mode(False):  # a network made in inference mode could not be used outside it
-                found = findings.gather(self.folder, str(root) if root else None, imports=self.imports)
+                found = findings.gather(self.folder, root, imports=self.imports)
                 shown = views.views(found, self.images)
             for logger in able:
                 show = show_in_wandb if isinstance(logger, WandbLogger) else show_in_tensorboard

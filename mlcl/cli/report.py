@@ -30,7 +30,7 @@ def check(options: argparse.Namespace) -> None:
     locate.results_in(options.run)
     if options.output is not None:
         shared.check_output(options.output)
-    if options.data_root is not None and not Path(options.data_root).is_dir():
+    if options.data_root is not None and "://" not in options.data_root and not Path(options.data_root).is_dir():
         raise MlclError(f"--data.root {options.data_root}: no such folder")
 
 

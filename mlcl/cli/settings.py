@@ -1,5 +1,6 @@
 """From a command line to the settings of a run: the checkpoint's own, then the config files, then the flags."""
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ _FIXED = (
     *("model.optimizer", "model.schedule", "model.lr_mult", "ema_decay", "model.classification_loss.pos_weight"),
     *("model.network.feature_norm", "model.network.head.average", _QUERIES),
 )
+_NOWHERE = "a store that the command line has to name"
 _NOT_ZERO = {
     "fit": ("limit_train_batches", "max_epochs", "max_steps"),
     **{"validate": ("limit_val_batches",), "test": ("limit_test_batches",)},
@@ -65,8 +67,13 @@ def parse(verb: str, arguments: list[str]) -> Settings:
             trust.check_classes(layer, checkpoint, line.imports)
     parser = make_parser(verb)
     parser.command_line = line
-    stored_words = [f"--config={yaml_text.dump(layer)}"] if layer else []
+    known_layer = copy.deepcopy(layer)
+    if place := trust.store_of(layer):
+        known_layer["data"]["init_args"]["root"] = _NOWHERE
+    stored_words = [f"--config={yaml_text.dump(known_layer)}"] if layer else []
     config = parser.parse_args([*stored_words, *line.parsed])
+    if place and checkpoint and config.data.init_args.get("root") == _NOWHERE:
+        trust.check_place(layer, checkpoint)
     if mistake := misplaced_null(config, line.arguments):
         parser.error(mistake)
     _expand(config)

@@ -83,7 +83,7 @@ class Run:
             if self.settings.config.report and is_first() and (self.folder / "scores.npz").is_file():
                 from mlcl.report.page import write  # imports matplotlib, which most runs do without
 
-                write(self.folder, data_root=str(self.datamodule.root), imports=line.imports)
+                write(self.folder, data_root=self.datamodule.portable_arguments().get("root"), imports=line.imports)
 
     def _run_verb(self) -> None:
         config, epochs = self.settings.config, self.settings.stored_epoch + 1

@@ -1,7 +1,7 @@
 """The order of the images: a function of (seed, epoch), the same for any number of workers and after a restart."""
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise, repeat
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mlcl.system.console import say
 from mlcl.system.seeding import derive
 
 _AT_ONCE = 4096  # images whose labels are looked at
+AHEAD = 2  # chunks that are fetched before they are needed
 _AGAIN = 2**32  # between the numbers by which the repetitions of an image in an epoch are augmented
 
 
@@ -126,9 +127,11 @@ class ClassAwareSampler(EpochSampler):
 class ChunkSampler(EpochSampler):
     """An order in which the images of a chunk come close together, so that one rank fetches a chunk, and once.
 
-    In training the chunks are shuffled and dealt out to the ranks in stretches; a rank takes some chunks at a time, and
-    their images in random order. The order is a function of (seed, epoch, number of ranks), whatever the workers.
-    Without shuffling the images are in order, each rank's in one stretch.
+    In training the chunks are shuffled and dealt out to the ranks in stretches. An image has its place at random
+    between the beginning of its chunk and that of the chunk ``mixed`` later, so that a rank reads from ``mixed`` chunks
+    at a time, and fetches them one after the other. The order is a function of (seed, epoch, number of ranks), whatever
+    the workers. Without shuffling the images are in order, each rank's in one stretch. The first images, which
+    are repeated where the ranks do not divide them, come at the end of the last rank's.
 
     Args:
         dataset: N images.
@@ -149,40 +152,42 @@ class ChunkSampler(EpochSampler):
         ahead: Callable[[list[int]], None],
     ) -> None:
         super().__init__(dataset, seed, shuffle)
-        self.chunk, self.mixed, self.ahead = torch.from_numpy(chunk), mixed if shuffle else 1, ahead
+        self.chunk, self.mixed, self.ahead = torch.from_numpy(chunk), mixed, ahead
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        """This rank's part of the epoch's order; while some chunks are read, the next ones are fetched."""
-        order, group = self._drawn()
-        own, starts = order[self.rank], group[self.rank].diff(prepend=group.new_tensor([-1])).nonzero()[:, 0].tolist()
-        parts = [own[start:end] for start, end in pairwise([*starts, len(own)])]
-        chunks = [list(dict.fromkeys(self.chunk[part].tolist())) for part in parts]
-        for number, part in enumerate(parts):
-            self.ahead([chunk for some in chunks[number : number + 2] for chunk in some])
-            yield from zip(repeat(self.epoch), part.tolist(), strict=False)
+        """This rank's part of the epoch's order; when it comes to a chunk, the next ones are fetched."""
+        own = self._drawn()[self.rank]
+        chunks, first = np.unique(self.chunk[own].numpy(), return_index=True)
+        coming = chunks[first.argsort()].tolist()  # in the order in which they are begun
+        begun = {place: number for number, place in enumerate(sorted(first.tolist()))}
+        for place, index in enumerate(own.tolist()):
+            if (number := begun.get(place)) is not None:
+                self.ahead(coming[number : number + 1 + AHEAD])
+            yield self.epoch, index
 
     def order(self) -> Tensor:
         """As in the base class."""
-        return self._drawn()[0].T.flatten()
+        return self._drawn().T.flatten()
 
     @property
     def own_images(self) -> int:
         """As in the base class."""
         return min(max(len(self.chunk) - self.rank * self.num_samples, 0), self.num_samples)
 
-    def _drawn(self) -> tuple[Tensor, Tensor]:
-        """(W, N / W) each rank's images in order, and the number of the group of chunks that each is in."""
+    def _drawn(self) -> Tensor:
+        """(W, N / W) each rank's images in order."""
         generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
         order = torch.arange(len(self.chunk))
-        if self.shuffle:
-            place = torch.randperm(int(self.chunk.max()) + 1, generator=generator)
-            order = place[self.chunk].argsort(stable=True)
-        order = order.repeat(1 + self.total_size // len(order))[: self.total_size].view(self.num_replicas, -1)
-        group = self.chunk[order].diff(dim=1, prepend=self.chunk[order[:, :1]]).ne(0).cumsum(1) // self.mixed
-        if self.shuffle:
-            drawn = torch.rand(order.shape, generator=generator, dtype=torch.float64)
-            order = order.gather(1, (group + drawn).argsort(1))
-        return order, group
+        if self.shuffle and len(order):
+            turn = torch.randperm(int(self.chunk.max()) + 1, generator=generator)
+            order = turn[self.chunk].argsort(stable=True)
+        order = order.repeat(1 + self.total_size // max(len(order), 1))[: self.total_size]
+        order = order.view(self.num_replicas, self.num_samples)
+        if not self.shuffle:
+            return order
+        number = self.chunk[order].diff(dim=1, prepend=self.chunk[order[:, :1]]).ne(0).cumsum(1)  # of the rank's chunks
+        drawn = torch.rand(order.shape, generator=generator, dtype=torch.float64)
+        return order.gather(1, (number + self.mixed * drawn).argsort(dim=1, stable=True))
 
 
 def _shuffled(sizes: Tensor, generator: torch.Generator) -> Tensor:

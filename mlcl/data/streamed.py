@@ -1,5 +1,6 @@
 """A packed dataset, see ``pack.py``, as a dataset: from a folder, or streamed from an object store."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mlcl.data.base import MultiLabelDataModule
-from mlcl.data.dataset import Samples
+from mlcl.data.dataset import ImageDataset, Samples
 from mlcl.data.pack import Pack
-from mlcl.data.sampler import ChunkSampler, EpochSampler
+from mlcl.data.sampler import AHEAD, ChunkSampler, EpochSampler
 from mlcl.data.splits import Split
 from mlcl.data.store import is_url
 from mlcl.errors import MlclError
@@ -25,7 +26,8 @@ class Streamed(MultiLabelDataModule):
     Args:
         root: folder of the pack, or its URL in an object store, such as s3://bucket/prefix; keys come from the usual
             environment.
-        cache_gb: space in 1e9 bytes that chunks from a store may take on this machine, in the folder cache_dir.
+        cache_gb: space in 1e9 bytes that what is fetched of this pack may take on this machine, in the folder
+            cache_dir.
         mixed_chunks: chunks whose training images are in random order at a time. 0 mixes all images, in the order in
             which files would be read; by default 0 for a folder and 8 for a store.
         **settings: see :class:`MultiLabelDataModule`.
@@ -58,7 +60,7 @@ class Streamed(MultiLabelDataModule):
         """The images of a split, with the lines of the pack's table as labels."""
         if split not in self.pack.splits:
             return None
-        pictures = self.pack.parts[self.pack.splits[split]]
+        pictures = self.pack.pictures(split)
         group = pictures.rows["group"]
         groups = None if (group == np.arange(len(group))).all() else [str(number) for number in group]
         return Samples(pictures, pictures.rows["target"], groups, self.pack.splits[split])
@@ -79,27 +81,41 @@ class Streamed(MultiLabelDataModule):
     def prepare_data(self) -> None:
         """Nothing: whether the pack is whole was seen when it was opened."""
 
+    def dataset(self, split: Split, augmented: bool = True) -> ImageDataset:
+        """As in the base; MlclError if the cache is too small for the chunks that are needed at a time."""
+        if self.pack.is_remote and split in self.splits:
+            self._check_room(split, augmented)
+        return super().dataset(split, augmented)
+
     def order(self, split: Split, dataset: Dataset[Any]) -> EpochSampler:
         """As in the base, or chunk by chunk."""
-        if self.pack.is_remote:
-            self._check_room(split)
-        if not (self.pack.is_remote if split != "train" else self.mixed):
+        training = split == "train"
+        if not (self.mixed if training else self.pack.is_remote):
             return super().order(split, dataset)
-        if self.sampler != "random" and split == "train":
-            raise MlclError(f"data.sampler {self.sampler} needs --data.mixed_chunks 0, and a pack in a folder")
+        if training and self.sampler != "random":
+            raise MlclError(f"data.sampler {self.sampler} needs --data.mixed_chunks 0")
         pictures: Any = self.splits[split].paths
-        chunk, ahead = pictures.chunk, pictures.chunks.fetch_ahead
-        return ChunkSampler(dataset, global_seed(), split == "train", chunk, self.mixed, ahead)
+        ahead = pictures.chunks.fetch_ahead if self.cache == "none" else _nothing
+        return ChunkSampler(dataset, global_seed(), training, pictures.chunk, self.mixed, ahead)
 
-    def _check_room(self, split: Split) -> None:
-        """Raise MlclError if the cache is too small for the chunks that are read and fetched at a time."""
+    def _check_room(self, split: Split, augmented: bool) -> None:
+        """Raise MlclError if reading a split would fetch the same chunks again and again."""
         sizes = sorted((chunk.size for chunk in self.pack.chunks(self.pack.splits[split])), reverse=True)
-        ranks = self.trainer.num_devices if self.trainer is not None else 1
-        # Of each rank those that are read and those that are fetched meanwhile.
-        at_once = 2 * ranks * (self.mixed or len(sizes)) if split == "train" else 2 * ranks
-        if (needed := sum(sizes[:at_once])) > self.pack.cache_bytes:
+        ranks, at_once = self.trainer.num_devices if self.trainer is not None else 1, len(sizes)
+        if split != "train":
+            at_once = ranks * (1 + AHEAD)
+        elif augmented and self.mixed and self.cache == "none":
+            # Of each rank those that it mixes, one that its workers have not left yet, and those that come.
+            at_once = ranks * (self.mixed + 1 + AHEAD)
+        tables = sum(part.table.file.stat().st_size for part in self.pack.parts.values())
+        needed = sum(sizes[:at_once]) + tables
+        if needed > self.pack.cache_bytes:
+            mixed = f", or another --data.mixed_chunks (now {self.mixed})" if self.mixed and split == "train" else ""
             raise MlclError(
                 f"data.cache_gb {self.pack.cache_bytes / 1e9:g} is too small: {min(at_once, len(sizes)):,} chunks are "
-                f"needed at once for {split}, {needed / 1e9:.3g} GB; give that, or another --data.mixed_chunks (now "
-                f"{self.mixed})"
+                f"needed at once for {split}; give {math.ceil(needed / 1e5) / 1e4:g}{mixed}"
             )
+
+
+def _nothing(chunks: list[int]) -> None:
+    """Nothing is fetched for pictures that another cache holds."""

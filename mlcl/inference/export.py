@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mlcl import __version__
 from mlcl.data.image_files import find_images
-from mlcl.data.images import ImageError
+from mlcl.data.images import ImageError, read_at
 from mlcl.errors import MlclError
 from mlcl.inference.formats import FORMATS, exporting, make_program
 from mlcl.inference.model import Model, load
@@ -130,9 +130,9 @@ def _real_images(model: Model, images: Sequence[str], root: str | None, imports:
             return
         paths = (splits.get("test") or splits["train"]).paths
     unread = 0
-    for path in paths:
+    for index in range(len(paths)):
         try:
-            yield model.preprocess(path)
+            yield model.resize(read_at(paths, index, **model.reading))
         except ImageError as error:
             say(f"not read: {error}")
             unread += 1

@@ -62,9 +62,14 @@ class Rebuilt:
         return network.eval()
 
     def datamodule(self, root: str | None = None, **changes: Any) -> "MultiLabelDataModule":
-        """The dataset it was trained on, with its splits read; ``root`` and ``changes`` replace its arguments."""
+        """The dataset it was trained on, with its splits read; ``root`` and ``changes`` replace its arguments.
+
+        Raises an MlclError if it lies in a store and ``root`` does not name one: the checkpoint must not choose it.
+        """
         from mlcl.data import MultiLabelDataModule  # brings Lightning, which the network does not need
 
+        if root is None:
+            trust.check_place(self.config, self.path)
         settings = self.config["data"]
         arguments = {**settings.get("init_args", {}), **({"root": root} if root is not None else {}), **changes}
         data: MultiLabelDataModule = self._make(MultiLabelDataModule, {**settings, "init_args": arguments})

@@ -12,11 +12,12 @@ from torch import Tensor
 from mlcl import inference
 from mlcl.analysis.embeddings import ClassEmbeddings, entries, join
 from mlcl.analysis.evaluation import Errors
-from mlcl.data.images import ImageError, read_image, reading_of
+from mlcl.data.images import ImageError, read_at, read_image, reading_of
+from mlcl.data.pack import Pack, PackedPictures, is_pack
 from mlcl.data.regions import union
 from mlcl.errors import MlclError
 from mlcl.inference.rebuild import Rebuilt
-from mlcl.runs import record
+from mlcl.runs import record, trust
 from mlcl.runs.folders import beside
 from mlcl.runs.results import Results
 
@@ -28,7 +29,9 @@ _BATCH = 32
 class Evidence:
     """Of N images and K classes, for some of the images (rows of the results)."""
 
-    paths: dict[int, Path] = field(default_factory=dict)  # by row, of the files that exist
+    paths: dict[int, Path] = field(default_factory=dict)  # by row, of the pictures that exist
+    packed: PackedPictures | None = None  # what the paths name, by index, if it is no files
+    index: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # (N,) by row
     attention: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)  # by row and class, (h, w)
     objects: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)  # by row and class, (H, W)
     embeddings: ClassEmbeddings | None = None  # present entries of the drawn images
@@ -41,6 +44,8 @@ class Evidence:
         """(3, H, W) uint8; None where it is missing or damaged: the report leaves it out."""
         path = self.paths.get(row)
         try:
+            if path and self.packed is not None:
+                return read_at(self.packed, int(self.index[row]), **self.reading)
             return read_image(path, **self.reading) if path else None
         except ImageError:
             return None
@@ -63,7 +68,15 @@ def gather(
     checkpoint = beside(results.folder, f"checkpoints/{given.name}") or (given if given.is_file() else None)
     settings = _data_settings(results, checkpoint)
     evidence.reading = reading_of(settings)
-    evidence.paths = _paths(results, data_root or settings.get("root"), evidence.notes)
+    try:
+        if data_root is None:
+            trust.check_place({"data": {"init_args": settings}}, checkpoint or results.folder)
+        root = data_root or settings.get("root") or "."
+        if is_pack(root):
+            evidence.packed, evidence.index = Pack(root).pictures(results.split), results.index
+        evidence.paths = _paths(results, root, evidence.packed, evidence.notes)
+    except MlclError as error:
+        evidence.notes.append(f"no pictures: {error}")
     if not evidence.paths or not max_images:
         return evidence
     try:
@@ -96,17 +109,21 @@ def _data_settings(results: Results, checkpoint: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _paths(results: Results, root: str | None, notes: list[str]) -> dict[int, Path]:
-    """The files that exist, by row."""
+def _paths(results: Results, root: str, packed: PackedPictures | None, notes: list[str]) -> dict[int, Path]:
+    """The pictures that exist, by row."""
     if not len(results.images):
         notes.append("no pictures: these results name no image files")
         return {}
-    places = [Path(root or ".") / name for name in results.images]
-    paths = {row: path for row, path in enumerate(places) if path.is_file()}
+    places = [Path(root) / name for name in results.images]
+    if packed is None:
+        paths = {row: path for row, path in enumerate(places) if path.is_file()}
+    else:
+        names = packed.names(results.index)
+        paths = {row: path for row, path in enumerate(places) if names[row] == results.images[row]}
     if not paths:
-        notes.append(f"no pictures: the images are not there under {root or '.'}; --data.root DIR says where they are")
+        notes.append(f"no pictures: the images are not there under {root}; --data.root DIR says where they are")
     elif len(paths) < len(places):
-        notes.append(f"{len(places) - len(paths):,} of {len(places):,} images are not there under {root or '.'}")
+        notes.append(f"{len(places) - len(paths):,} of {len(places):,} images are not there under {root}")
     return paths
 
 

@@ -18,6 +18,7 @@ def how_to_continue(folder: Path, config: dict[str, Any], imports: Sequence[str]
     try:
         trust.check_classes(config, last, tuple(imports))
         command = [part for module in imports for part in ("--import", module)]
+        command += ["--data.root", store] if (store := trust.store_of(config)) else []
     except MlclError:  # a checkpoint may not name the user's own classes, but the config files given again may
         command = [*arguments]
         while "--ckpt_path" in command:

@@ -132,7 +132,7 @@ def for_evaluation(config: dict[str, Any], state: dict[str, Tensor]) -> dict[str
     kept: dict[str, Any] = {key: config[key] for key in ("seed_everything", "name", "report", "tta") if key in config}
     settings = config["data"].get("init_args", {})
     if settings.keys() >= set(_DATA_WITHOUT):  # else a user's dataset, where these names may mean something else
-        settings = {key: value for key, value in settings.items() if key not in _DATA_WITHOUT}
+        settings = {key: value for key, value in settings.items() if key not in (*_DATA_WITHOUT, "cache_gb")}
     return {**kept, "data": {**config["data"], "init_args": settings}, "model": model, "trainer": trainer}
 
 

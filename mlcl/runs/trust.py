@@ -1,4 +1,4 @@
-"""Which classes a checkpoint may name: those of mlcl, torch and Lightning, and of modules that the user imports."""
+"""What a checkpoint may name: classes of mlcl, torch and Lightning, and of modules that the user imports; no store."""
 
 import re
 import sys
@@ -55,6 +55,19 @@ def check_classes(config: Any, path: str | Path, trusted: tuple[str, ...] = ()) 
                 f"{path} names the class {name} ({key}), {reason}; if you trust it, add --import "
                 f"{name.rpartition('.')[0] or name}"
             )
+
+
+def store_of(config: dict[str, Any]) -> str | None:
+    """The object store in which the data of a checkpoint's configuration lies, if it does."""
+    settings = config["data"].get("init_args") if isinstance(config.get("data"), dict) else None
+    root = settings.get("root") if isinstance(settings, dict) else None
+    return root if isinstance(root, str) and "://" in root else None
+
+
+def check_place(config: dict[str, Any], path: str | Path) -> None:
+    """Refuse to open a store that a checkpoint names, with the user's keys, unless the user names it too."""
+    if place := store_of(config):
+        raise MlclError(f"the data of {path} lies in {place}; give --data.root {place} if that is yours")
 
 
 def _possible_classes(config: Any, key: str, run: Path | None) -> Iterator[tuple[str, str, str]]:
