@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
 from mlcl.analysis import frequency
@@ -14,7 +13,7 @@ from mlcl.callbacks import label_issues
 from mlcl.callbacks.finite import broken_scores
 from mlcl.callbacks.localise import CSV, Localise
 from mlcl.data import bad_images
-from mlcl.data.labels import PRESENT
+from mlcl.data.labels import counted
 from mlcl.distributed import SharedError
 from mlcl.metrics import MultiLabelMetrics
 from mlcl.runs import result_table
@@ -91,7 +90,7 @@ class Results(Callback):
 def _train_positives(data: Any) -> frequency.Counts | None:
     """(K,) images in which each class is known to be present in training; None where there are none."""
     train = data.splits.get("train") if data is not None else None
-    return np.count_nonzero(train.targets == PRESENT, axis=0) if train is not None and len(train.paths) else None
+    return counted(train.targets).present if train is not None and len(train.paths) else None
 
 
 def _share_bad_images(trainer: Trainer) -> None:
