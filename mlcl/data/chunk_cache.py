@@ -102,13 +102,14 @@ class ChunkCache(Chunks):
         """See the base; MlclError if the store does not give the chunk, or there is no room."""
         number, until = int(row["chunk"]), time.monotonic() + patience()
         while True:
-            with suppress(FileNotFoundError):
-                try:
-                    return _picture(self._file(number), row, self.chunks[number].size, used=True)
-                except ValueError:  # damaged on this disk
-                    self._file(number).unlink()
-                except OSError as error:
-                    raise self._no_cache(error) from None
+            try:
+                return _picture(self._file(number), row, self.chunks[number].size, used=True)
+            except FileNotFoundError:
+                pass
+            except ValueError:  # damaged on this disk
+                self._file(number).unlink(missing_ok=True)
+            except OSError as error:
+                raise self._no_cache(error) from None
             if (picture := self._fetch(number, until, row)) is not None:
                 return picture
 
@@ -157,7 +158,8 @@ class ChunkCache(Chunks):
                     self._check(number, partial)
                     # Read here, since it may have to make room as soon as it has its name.
                     picture = None if row is None else _picture(partial, row, chunk.size)
-                    partial.replace(file)
+                    with self._counting():
+                        partial.replace(file)
                     return picture
                 finally:
                     partial.unlink(missing_ok=True)
@@ -177,7 +179,7 @@ class ChunkCache(Chunks):
 
     def _make_room(self, size: int, partial: Path) -> bool:
         """Remove what was read longest ago, and take the room for a chunk; False if others have all of it."""
-        with FileLock(self.folder / "room.lock"):
+        with self._counting():
             files, kept, others = [], size, False
             for entry in os.scandir(self.folder):
                 path = Path(entry.path)
@@ -206,6 +208,10 @@ class ChunkCache(Chunks):
                     total -= own
             partial.touch()
             return True
+
+    def _counting(self) -> FileLock:
+        """Held while the files are counted, and while one gets its name, lest it be missed under both."""
+        return FileLock(self.folder / "room.lock")
 
     def _check(self, number: int, file: Path) -> None:
         """Raise a ValueError unless every picture of a chunk is as it was packed."""

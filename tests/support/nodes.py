@@ -76,6 +76,7 @@ def _rank(rank: int, nodes: int, each: int, port: int, cwd: Path, arguments: tup
     sizes = {"WORLD_SIZE": nodes * each, "LOCAL_WORLD_SIZE": each, "GROUP_WORLD_SIZE": nodes}
     os.environ |= {name: str(value) for name, value in (places | sizes).items()}
     os.environ |= {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    multiprocessing.set_start_method("fork", force=True)  # of loaders; here it is that of this process
     rank_zero_only.rank = rank  # Lightning looks at the environment when it is imported
     torch.set_num_threads(1)
     os.chdir(cwd)
