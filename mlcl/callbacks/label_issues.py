@@ -35,10 +35,10 @@ def write(folder: Path, evaluation: Evaluation, split: str, classes: list[str], 
         data: the datamodule, or None.
     """
     splits = getattr(data, "splits", {})
-    trained = set(splits["train"].paths) if "train" in splits else set()
-    index = evaluation.index.numpy()
+    index, kept = evaluation.index.numpy(), np.ones(len(evaluation.index), dtype=bool)
     names = np.array(images)[index] if images else index.astype(str)
-    kept = np.array([not images or splits[split].paths[place] not in trained for place in index], dtype=bool)
+    if images and "train" in splits:
+        kept = ~splits[split].among(splits["train"])[index]
     rows: list[Any] = _rows(
         split, evaluation.logits.numpy()[kept], evaluation.targets.numpy()[kept], names[kept], classes
     )

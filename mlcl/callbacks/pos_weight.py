@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning import Callback
 
-from mlcl.analysis.measures import count
+from mlcl.data.labels import counted
 from mlcl.errors import MlclError
 from mlcl.losses import BinaryCrossEntropy
 from mlcl.system.console import say
@@ -27,6 +27,6 @@ class PosWeight(Callback):
         train = getattr(getattr(trainer, "datamodule", None), "splits", {}).get("train")
         if train is None:
             raise MlclError(f"{_NAME} auto counts the labels of a MultiLabelDataModule's training split; give numbers")
-        targets = torch.from_numpy(train.targets)
-        weights = loss.set_weights(*(count(targets == code).to(pl_module.device) for code in (1, 0)))
+        found = counted(train.targets)
+        weights = loss.set_weights(*(torch.from_numpy(n).to(pl_module.device) for n in (found.present, found.absent)))
         say(f"pos_weight: from {weights.min():.3g} to {weights.max():.3g}")

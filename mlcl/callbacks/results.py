@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
 from mlcl.analysis import frequency
@@ -13,7 +12,8 @@ from mlcl.analysis.probe import probe
 from mlcl.callbacks import label_issues
 from mlcl.callbacks.finite import broken_scores
 from mlcl.callbacks.localise import CSV, Localise
-from mlcl.data.labels import PRESENT
+from mlcl.data import bad_images
+from mlcl.data.labels import counted
 from mlcl.distributed import SharedError
 from mlcl.metrics import MultiLabelMetrics
 from mlcl.runs import result_table
@@ -30,10 +30,12 @@ class Results(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the metrics, which mean nothing if a logit is not finite."""
+        _share_bad_images(trainer)
         _check(trainer, "test", pl_module.test_metrics)  # type: ignore[arg-type]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same; a training has :class:`mlcl.callbacks.Finite`."""
+        _share_bad_images(trainer)
         if trainer.state.fn == "validate":
             _check(trainer, "val", pl_module.val_metrics)  # type: ignore[arg-type]
 
@@ -88,7 +90,12 @@ class Results(Callback):
 def _train_positives(data: Any) -> frequency.Counts | None:
     """(K,) images in which each class is known to be present in training; None where there are none."""
     train = data.splits.get("train") if data is not None else None
-    return np.count_nonzero(train.targets == PRESENT, axis=0) if train is not None and len(train.paths) else None
+    return counted(train.targets).present if train is not None and len(train.paths) else None
+
+
+def _share_bad_images(trainer: Trainer) -> None:
+    if (file := getattr(getattr(trainer, "datamodule", None), "bad_list", None)) is not None:
+        bad_images.share(file)
 
 
 def _check(trainer: Trainer, split: str, metrics: MultiLabelMetrics) -> None:

@@ -2,13 +2,16 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from lightning import Trainer, seed_everything
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 
 from mlcl import callbacks
@@ -16,6 +19,7 @@ from mlcl.callbacks import loggers
 from mlcl.callbacks.one_run import naming_ranks
 from mlcl.cli.settings import Settings, parse
 from mlcl.data import MultiLabelDataModule
+from mlcl.distributed import gather_objects
 from mlcl.errors import MlclError
 from mlcl.runs import continuing, folders, provenance
 from mlcl.system import console, signals
@@ -100,14 +104,15 @@ class Run:
 
     def _test_best(self) -> None:
         """With a new trainer: in the old one the EMA callback would load the raw weights (lightning 2.6.6)."""
-        self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
         folder = self.folder / folders.CHECKPOINTS
         written = [folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()]
-        if not written:
+        self.folder, found = self.trainer.strategy.broadcast((self.folder, written[:1]))
+        if not found:
             say("no checkpoint was written, so nothing is tested")
             return
-        trainer, best = self._trainer(False, written[0]), str(written[0])
-        trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        with _seen_here(found[0]) as best:
+            trainer = self._trainer(False, best)
+            trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
 
     @contextmanager
     def _in_run_folder(self) -> Iterator[None]:
@@ -141,7 +146,7 @@ class Run:
         arguments["callbacks"] = [*bars, *self._callbacks(checkpoint), *users]
         if training:
             arguments["callbacks"] += self._of_a_training(arguments)
-        return callbacks.prepared(Trainer(**arguments))
+        return callbacks.prepared(_as_launched(arguments))
 
     def _callbacks(self, checkpoint: Path | None) -> list[Any]:
         config, imports = self.settings.config, self.settings.command_line.imports
@@ -184,3 +189,35 @@ class Run:
         if run and not self.training and os.access(run, os.W_OK):
             return folders.new_folder(run, f"{self.verb}_")
         return folders.new_folder(parent)
+
+
+@contextmanager
+def _seen_here(checkpoint: Path) -> Iterator[Path]:
+    """The first process's checkpoint, or a copy of it on a node that does not see its disk."""
+    seen = gather_objects(checkpoint.is_file())
+    with tempfile.TemporaryDirectory() as folder:
+        if not all(seen):
+            [content, *_] = gather_objects(checkpoint.read_bytes() if is_first() else b"")
+            if not checkpoint.is_file():
+                checkpoint = Path(folder, checkpoint.name)
+                checkpoint.write_bytes(content)
+        yield checkpoint
+
+
+def _as_launched(arguments: dict[str, Any]) -> Trainer:
+    """The trainer, with torchrun's numbers of processes and nodes where the user gave none.
+
+    Lightning (2.6.6) makes of a process that names no others one that is alone, whatever started it: each of them would
+    compute everything, with a result of its own.
+    """
+    torchrun = dist.is_available() and dist.is_torchelastic_launched()
+    if torchrun and (arguments["devices"], arguments["num_nodes"]) == ("auto", 1):
+        arguments |= {"devices": int(os.environ["LOCAL_WORLD_SIZE"]), "num_nodes": int(os.environ["GROUP_WORLD_SIZE"])}
+    trainer, size = Trainer(**arguments), "WORLD_SIZE" if torchrun else "SLURM_NTASKS"
+    started = int(os.environ[size]) if torchrun or SLURMEnvironment.detect() else trainer.world_size
+    if started != trainer.world_size:
+        raise MlclError(
+            f"{started} processes were started, but --trainer.devices and --trainer.num_nodes are for "
+            f"{trainer.world_size}: give the processes of a node, and the nodes"
+        )
+    return trainer

@@ -2,9 +2,11 @@
 
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlcl.data.file_names import short
+from mlcl.distributed import gather_objects, rank
 from mlcl.errors import MlclError, cell, visible
 
 _HEADER = ["split", "image", "reason"]
@@ -29,7 +31,8 @@ class BadImages:
         self._own.add(image)
         others = listed(self.file, self.split)
         if image not in others:
-            self._append(image, reason)
+            if self.file is not None:
+                _append(self.file, [[self.split, image, cell(short(reason))]])
             if len(others) < _PRINTED:
                 # One call: print writes the end of the line separately, and other processes' lines come between.
                 sys.stderr.write(f"not read, so skipped: {visible(short(image))}: {visible(short(reason))}\n")
@@ -40,20 +43,6 @@ class BadImages:
                 f"{found:,} of {self.count:,} {self.split} images cannot be read, more than data.on_bad_image skip "
                 f"allows ({self.limit:,}); {where}; mlcl check finds all of them"
             )
-
-    def _append(self, image: str, reason: str) -> None:
-        if self.file is None:
-            return
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            # A short text is written at once when the file is closed, so that the rows of several processes stay whole.
-            with self.file.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if not file.tell():
-                    writer.writerow(_HEADER)
-                writer.writerow([self.split, image, cell(short(reason))])
-        except OSError as error:
-            raise MlclError(f"{self.file}: bad images cannot be listed: {error.strerror}") from error
 
 
 def new_list(folder: Path) -> Path:
@@ -79,8 +68,34 @@ def limit(count: int) -> int:
 
 def listed(file: Path | None, split: str | None = None) -> set[str]:
     """The images in a list, of one split or of all."""
+    return {image for own, image, _ in _rows(file) if split in (None, own)}
+
+
+def share(file: Path | None) -> None:
+    """Add to the first process's list what others have listed on a disk that it does not see; all of them call it."""
+    first, *others = gather_objects(_rows(file))
+    known = {(split, image) for split, image, _ in first}
+    new = {(split, image): reason for rows in others for split, image, reason in rows if (split, image) not in known}
+    if file is not None and new and rank() == 0:
+        _append(file, [[*one, reason] for one, reason in new.items()])
+
+
+def _rows(file: Path | None) -> list[list[str]]:
+    """Split, image and reason."""
     if file is None or not file.is_file():
-        return set()
+        return []
     with file.open(newline="", encoding="utf-8") as text:
-        rows = [row for row in csv.reader(text) if len(row) == len(_HEADER) and row != _HEADER]
-    return {image for own, image, _ in rows if split in (None, own)}
+        return [row for row in csv.reader(text) if len(row) == len(_HEADER) and row != _HEADER]
+
+
+def _append(file: Path, rows: Sequence[Sequence[str]]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # A short text is written at once when the file is closed, so that the rows of several processes stay whole.
+        with file.open("a", newline="", encoding="utf-8", errors="backslashreplace") as text:
+            writer = csv.writer(text, lineterminator="\n")
+            if not text.tell():
+                writer.writerow(_HEADER)
+            writer.writerows(rows)
+    except OSError as error:
+        raise MlclError(f"{file}: bad images cannot be listed: {error.strerror}") from error

@@ -126,7 +126,7 @@ class MultiLabelDataModule(LightningDataModule):
             one_of(name, getattr(self, name) or known[0], *known)
         self.notes: dict[str, str] = {}  # what the reading of the labels noticed, by split or file
         self.test_only = False  # the training images, and those held out of them, are elsewhere
-        self._bad_list: Path | None = None
+        self.bad_list: Path | None = None  # of pictures that are skipped
         self.splits: dict[Split, Samples] = {}
         self._training: ImageDataset | None = None  # the augmented one, which finishes batches on the device
         self._next_epoch = 0
@@ -163,11 +163,11 @@ class MultiLabelDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the splits and print a line about each."""
         if self.trainer is not None:  # a rank with other settings must broadcast, too; it is refused later
-            skip, own = self.on_bad_image == "skip", self._bad_list
+            skip, own = self.on_bad_image == "skip", self.bad_list
             if skip and own is None and self.trainer.is_global_zero:
                 own = new_list(Path(self.trainer.default_root_dir))
             own = self.trainer.strategy.broadcast(own)
-            self._bad_list = own if skip else None
+            self.bad_list = own if skip else None
         if self.splits:
             return
         val_source = self.read_splits()
@@ -178,12 +178,12 @@ class MultiLabelDataModule(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Print how many pictures were skipped."""
-        if bad := listed(self._bad_list):
-            say(f"{len(bad):,} images could not be read and count for nothing; they are listed in {self._bad_list}")
+        if bad := listed(self.bad_list):
+            say(f"{len(bad):,} images could not be read and count for nothing; they are listed in {self.bad_list}")
 
     def skipped(self, split: Split) -> list[int]:
         """Positions of a split's images that could not be read so far, by any process (``on_bad_image`` skip)."""
-        bad = listed(self._bad_list, self._own_name(split))
+        bad = listed(self.bad_list, self._own_name(split))
         return [row for row, path in enumerate(self.splits[split].paths) if name_of(path) in bad] if bad else []
 
     def _own_name(self, split: Split) -> Split:
@@ -230,7 +230,7 @@ class MultiLabelDataModule(LightningDataModule):
         if kind == "ram" or kind == "disk":
             folder = Path(self.cache_dir) if self.cache_dir else None
             pixels = open_cache(samples.paths, augmentation, kind, folder, self.workers, skip, self.reading)
-        bad = BadImages(self._own_name(split), len(samples.paths), self._bad_list) if skip else None
+        bad = BadImages(self._own_name(split), len(samples.paths), self.bad_list) if skip else None
         views, on_device = (self.views, self.augment_on == "device") if training else (1, False)
         return ImageDataset(samples, augmentation, views, global_seed(), pixels, on_device, bad, self.reading)
 

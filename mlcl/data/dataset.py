@@ -1,11 +1,13 @@
 """The samples of a split: pixels, targets, index; and how they become a batch."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
@@ -32,7 +34,16 @@ class Samples(NamedTuple):
 
     def names(self, root: Path) -> list[str]:
         """The paths of the files, relative to the dataset's folder where they lie in it."""
+        if isinstance(self.paths, Pictures):
+            return [os.fsdecode(name) for name in self.paths.encoded_names.tolist()]
         return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in self.paths]
+
+    def among(self, others: "Samples") -> NDArray[np.bool_]:
+        """(N,) which of the images are others', too."""
+        if isinstance(self.paths, Pictures) and isinstance(others.paths, Pictures):
+            return np.isin(self.paths.encoded_names, others.paths.encoded_names)
+        known = set(others.paths)
+        return np.fromiter((path in known for path in self.paths), dtype=bool, count=len(self.paths))
 
     def take(self, rows: Any) -> "Samples":
         """The samples at these row numbers, or where a boolean (N,) mask is true."""

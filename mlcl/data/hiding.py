@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlcl.data.dataset import Samples
+from mlcl.data.images import Pictures
 from mlcl.data.labels import PRESENT, UNKNOWN
 from mlcl.errors import MlclError
 
@@ -61,14 +62,16 @@ def hide(samples: Samples, root: Path, seed: int, known_share: float, single_pos
 def _keys(paths: Sequence[Path], root: Path, seed: int) -> NDArray[np.uint64]:
     """(N,) a hash of the seed and each name below the root, links unresolved; of one elsewhere, of its whole path."""
     prefix = os.path.join(os.path.abspath(root), "")
-    names = (os.path.abspath(path).removeprefix(prefix).replace(os.sep, "/") for path in paths)
-    start = hashlib.blake2b(f"{seed}\n".encode(), digest_size=8)
-    digests = []
+    texts = (os.path.abspath(path).removeprefix(prefix).replace(os.sep, "/") for path in paths)
+    names: Iterable[bytes] = (text.encode(errors="surrogateescape") for text in texts)
+    if isinstance(paths, Pictures):
+        names = paths.encoded_names
+    start, keys = hashlib.blake2b(f"{seed}\n".encode(), digest_size=8), bytearray()
     for name in names:
         digest = start.copy()
-        digest.update(name.encode(errors="surrogateescape"))
-        digests.append(digest.digest())
-    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
+        digest.update(name)
+        keys += digest.digest()
+    return np.frombuffer(keys, dtype="<u8").astype(np.uint64)
 
 
 def _drawn(keys: NDArray[np.uint64], classes: int) -> NDArray[np.float64]:

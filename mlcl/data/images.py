@@ -60,6 +60,11 @@ class Pictures(Sequence[Path]):
 
     @property
     @abstractmethod
+    def encoded_names(self) -> NDArray[np.bytes_]:
+        """(N,) their names below the dataset's folder, in the bytes of a file system."""
+
+    @property
+    @abstractmethod
     def key(self) -> str:
         """Changes with the pictures and their order."""
 

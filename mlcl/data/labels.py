@@ -1,6 +1,7 @@
 """The target code (1 present, 0 absent, -1 unknown), encoding into it, and a summary of a split."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,29 @@ from mlcl.errors import MlclError
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 Targets = NDArray[np.int8]
+_AT_ONCE = 1 << 24  # entries: a table of millions of images may be mapped, and larger than the memory
+
+
+class Counted(NamedTuple):
+    """What is in (N, K) targets."""
+
+    present: NDArray[np.int64]  # (K,) images with each class
+    absent: NDArray[np.int64]  # (K,)
+    empty: int  # images in which nothing is known to be present
+
+
+def counted(targets: Targets) -> Counted:
+    """Count the entries of (N, K) targets, some rows at a time."""
+    found = Counted(np.zeros(targets.shape[1], dtype=np.int64), np.zeros(targets.shape[1], dtype=np.int64), 0)
+    rows = max(1, _AT_ONCE // max(targets.shape[1], 1))
+    for start in range(0, len(targets), rows):
+        present, absent = (targets[start : start + rows] == code for code in (PRESENT, ABSENT))
+        found = Counted(
+            found.present + np.count_nonzero(present, axis=0),
+            found.absent + np.count_nonzero(absent, axis=0),
+            found.empty + int(np.count_nonzero(~present.any(1))),
+        )
+    return found
 
 
 def encode(present: Sequence[Iterable[int]], num_classes: int) -> Targets:
@@ -35,26 +59,31 @@ def measurable(targets: Targets) -> NDArray[np.bool_]:
 
     Without a known absence every ranking is perfect, whatever the network says.
     """
-    return np.asarray((targets == PRESENT).any(0) & (targets == ABSENT).any(0))
+    found = counted(targets)
+    return (found.present > 0) & (found.absent > 0)
 
 
 def never_absent(targets: Targets, classes: Sequence[str]) -> list[str]:
     """The classes that are present in some of (N, K) targets and known to be absent in none."""
-    constant = (targets == PRESENT).any(0) & ~measurable(targets)
-    return [name for name, one in zip(classes, constant, strict=True) if one]
+    return _never_absent(counted(targets), classes)
+
+
+def _never_absent(found: Counted, classes: Sequence[str]) -> list[str]:
+    return [name for name, n, absent in zip(classes, found.present, found.absent, strict=True) if n and not absent]
 
 
 def describe(targets: Targets, classes: Sequence[str]) -> str:
     """Counts in one line: images, labels per image, images without a label, unknown entries, absent classes."""
-    present = targets == PRESENT
-    parts = [f"{len(targets):,} images", f"{present.sum() / max(len(targets), 1):.2f} labels per image"]
-    if empty := int((~present.any(1)).sum()):
-        parts.append(f"{empty:,} without a label")
-    if unknown := int((targets == UNKNOWN).sum()):
+    found = counted(targets)
+    present = int(found.present.sum())
+    parts = [f"{len(targets):,} images", f"{present / max(len(targets), 1):.2f} labels per image"]
+    if found.empty:
+        parts.append(f"{found.empty:,} without a label")
+    if unknown := targets.size - present - int(found.absent.sum()):
         parts.append(f"{unknown:,} unknown entries")
-    if missing := [name for name, seen in zip(classes, present.any(0), strict=True) if not seen]:
+    if missing := [name for name, images in zip(classes, found.present, strict=True) if not images]:
         parts.append(f"no positive for {some(missing)}")
-    if constant := never_absent(targets, classes):
+    if constant := _never_absent(found, classes):
         parts.append(f"nothing known to be absent for {some(constant)}")
     return ", ".join(parts)
 

@@ -94,6 +94,12 @@ class PackedPictures(Pictures):
         return self.table.rows if self.chosen is None else self.table.rows[self.chosen]
 
     @property
+    def encoded_names(self) -> NDArray[np.bytes_]:
+        """(n,) their names below the root, in the bytes of a file system."""
+        names: NDArray[np.bytes_] = self.table.rows["name"]
+        return names if self.chosen is None else names[self.chosen]
+
+    @property
     def sizes(self) -> NDArray[np.int64]:
         """(n,) bytes of each picture."""
         return self._column("size")

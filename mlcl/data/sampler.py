@@ -42,6 +42,11 @@ class EpochSampler(DistributedSampler):  # type: ignore[type-arg]
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         return order.repeat(1 + self.total_size // max(count, 1))[: self.total_size]
 
+    @property
+    def own_images(self) -> int:
+        """How many images this rank's part begins with before those that are repeated to fill it."""
+        return len(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+
     def largest_batch(self, counts: Tensor, batch_size: int) -> int:
         """The largest sum of counts (N,), one per image, in any step of this epoch, over all ranks.
 
@@ -163,6 +168,11 @@ class ChunkSampler(EpochSampler):
     def order(self) -> Tensor:
         """As in the base class."""
         return self._drawn().T.flatten()
+
+    @property
+    def own_images(self) -> int:
+        """As in the base class."""
+        return min(max(len(self.chunk) - self.rank * self.num_samples, 0), self.num_samples)
 
     def _drawn(self) -> Tensor:
         """(W, N / W) each rank's images in order."""

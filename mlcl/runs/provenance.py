@@ -22,6 +22,7 @@ from mlcl.system import yaml_text
 from mlcl.system.files import write_whole
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy", "pillow")
+_AT_ONCE = 1 << 16  # images
 _TIMEOUT = 5.0  # seconds for git
 _DESCRIBE = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  # the commit, "-dirty" with changes
 
@@ -58,7 +59,8 @@ def fingerprint(paths: Sequence[Path], targets: NDArray[Any], root: Path) -> str
         except OSError:  # reading the image reports it
             size = -1
         digest.update(f"{os.path.abspath(path).removeprefix(prefix)}\0{size}\n".encode(errors="surrogateescape"))
-    digest.update(np.ascontiguousarray(targets).tobytes())
+    for start in range(0, len(targets), _AT_ONCE):
+        digest.update(np.ascontiguousarray(targets[start : start + _AT_ONCE]).data)
     return digest.hexdigest()
 
 

@@ -136,7 +136,7 @@ def test_too_many_stop_the_run_in_one_line(root, capfd):
     for i in range(12):
         (root / f"{i}.jpg").write_bytes(b"no picture")
     made = data(root, num_workers=2)
-    made._bad_list = root / "bad_images.csv"  # as a trainer's folder gives it; without, workers know their own finds
+    made.bad_list = root / "bad_images.csv"  # as a trainer's folder gives it; without, workers know their own finds
     loader = made.train_dataloader()
     with pytest.raises(MlclError) as error:
         samples(loader)
