@@ -13,7 +13,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -101,13 +101,17 @@ class Part:
     def __init__(self, target: Path, share: Share, job: str, stamp: Callable[[int, int], int]) -> None:
         self.path, self.log = paths_of(target, share.count)[share.rank]
         self.done, self.size, self.failures, self.discarded = 0, 0, list[str](), False
+        self._files = ExitStack()
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._log = _opened(self.log)
+            self._log = self._files.enter_context(_opened(self.log))
             _lock(self._log, self.path)
-            self._rows = _opened(self.path)
+            self._rows = self._files.enter_context(_opened(self.path))
             self._go_on(json.dumps({"job": job}).encode() + b"\n", stamp)
-        except OSError as error:
+        except (OSError, MlclError) as error:
+            self.close()
+            if isinstance(error, MlclError):
+                raise
             raise MlclError(f"--output {target} cannot be written: {error.strerror}") from None
         self.resumed = self.done
 
@@ -124,9 +128,8 @@ class Part:
 
     def close(self) -> None:
         """Nothing more is written."""
-        for file in (self._rows, self._log):
-            with suppress(OSError):  # of a full disk: what was not written is not in the log either
-                file.close()
+        with suppress(OSError):  # of a full disk: what was not written is not in the log either
+            self._files.close()
 
     def _go_on(self, head: bytes, stamp: Callable[[int, int], int]) -> None:
         """Find the last whole batch of an earlier start, and cut off what comes after it."""
