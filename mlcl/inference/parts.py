@@ -170,18 +170,21 @@ def join(parts: Sequence[Path], sizes: Sequence[int]) -> Path:
     """Append all parts to the first; if that is interrupted, the log tells where the first one ended.
 
     Raises:
-        MlclError: if one is not there with its size in bytes.
+        MlclError: if one is not there with its size in bytes, or the first cannot grow.
     """
-    for part, size in zip(parts, sizes, strict=True):
-        if not part.is_file() or part.stat().st_size != size:
-            raise MlclError(f"{part} is not there as it was written: did anyone else remove or write it?")
     try:
-        with parts[0].open("ab") as first:
-            for part in parts[1:]:
-                with part.open("rb") as rows:
-                    shutil.copyfileobj(rows, first, 1 << 20)
+        with ExitStack() as files:
+            opened = [files.enter_context(part.open("rb")) for part in parts]
+            # Of the open files: of another node's file, NFS may remember an older size.
+            for part, file, size in zip(parts, opened, sizes, strict=True):
+                if os.fstat(file.fileno()).st_size != size:
+                    raise MlclError(f"{part} is not as it was written: did anything else write it?")
+            if opened[1:]:
+                whole = files.enter_context(parts[0].open("ab"))
+                for file in opened[1:]:
+                    shutil.copyfileobj(file, whole, 1 << 20)
     except OSError as error:
-        raise MlclError(f"{parts[0]} cannot be written: {error.strerror}") from None
+        raise MlclError(f"{error.filename or parts[0]}: {error.strerror}") from None
     return parts[0]
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mlcl.data.image_files import find_images, is_pack
@@ -120,23 +120,26 @@ class Rows:
     def _begin(self, job: str) -> None:
         """Take up the parts where an earlier start has left them."""
         problem, first = "", self.own.start
-        try:
-            self.part = Part(
-                self.writer.path,
-                self.share,
-                job,
-                lambda done, count: parts.stamp(self.paths, range(first + done, first + done + count)),
-            )
-            if not self.part.size and self.share.rank == 0:
-                self._add(self.writer.head(), 0, [])
-        except MlclError as error:
-            problem = str(error)
-        jobs = self.share.gather(job)
-        if not problem and (other := next((n for n, each in enumerate(jobs) if each != jobs[0]), None)):
-            problem = f"process {other + 1} has other images, another checkpoint or other options than the first"
-        self._agree(problem)
-        lost = next((path for path, _ in parts.paths_of(self.writer.path, self.share.count) if not path.exists()), None)
-        self._agree(f"{lost} is not there: --output must be in a folder that all nodes share" if lost else "")
+
+        def stamp(done: int, count: int) -> int:
+            return parts.stamp(self.paths, range(first + done, first + done + count))
+
+        with ExitStack() as open_part:
+            try:
+                self.part = Part(self.writer.path, self.share, job, stamp)
+                open_part.callback(self.part.close)
+                if not self.part.size and self.share.rank == 0:
+                    self._add(self.writer.head(), 0, [])
+            except MlclError as error:
+                problem = str(error)
+            jobs = self.share.gather(job)
+            if not problem and (other := next((n for n, each in enumerate(jobs) if each != jobs[0]), None)):
+                problem = f"process {other + 1} has other images, another checkpoint or other options than the first"
+            self._agree(problem)
+            every = [path for path, _ in parts.paths_of(self.writer.path, self.share.count)]
+            lost = next((path for path in every if not path.exists()), None)
+            self._agree(f"{lost} is not there: --output must be in a folder that all nodes share" if lost else "")
+            open_part.pop_all()
         if self.part.discarded:
             say(f"{self.part.path} was made from another checkpoint, other images or other options; begun anew")
         if done := sum(self.share.gather(self.part.done)):

@@ -201,8 +201,9 @@ def test_one_that_is_told_to_stop_leaves_what_it_has(trained, tmp_path, devices)
     end = live(["predict", "--ckpt_path", trained, "--images", "images", "--output", "out.csv", "--batch_size", "1",
                 "--num_workers", "1", "--accelerator", "cpu", "--devices", str(devices)],
                tmp_path, lambda *_: len(lines_of(tmp_path / f"{output}.log")) > 5, signal.SIGTERM)  # fmt: skip
-    lines = [line for line in end.err.splitlines() if "istributed" not in line and line.strip("-")]
-    assert end.status == 143 and len(lines) == 2, end.err
+    # Not all there is: a loader's process whose picture is not fetched any more may show a traceback of Python's.
+    lines = [line for line in end.err.splitlines() if line.startswith(("what was", "mlcl: "))]
+    assert end.status == 143 and len(lines) == 2 and f"{os.sep}mlcl{os.sep}" not in end.err, end.err
     assert f"what was predicted so far is in {output}" in lines[0] and lines[1] == "mlcl: stopped by SIGTERM"
     assert (tmp_path / output).is_file() and not (tmp_path / "out.csv").exists()
 

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from support.nodes import run_nodes
 from support.running import at_once, demo_flags, run_process
 from support.s3_server import BUCKET, s3_server
 
@@ -149,6 +151,25 @@ def test_a_damaged_chunk_ends_it_in_a_line(mlcl, trained, packed, server, worker
     server.client().put_object(Bucket=BUCKET, Key=key, Body=whole)
     outcome = mlcl(*command)
     assert outcome.status == 0 and "o.csv: goes on after " in outcome.err and len(rows_of("o.csv")) == 105
+
+
+@pytest.mark.slow
+def test_a_damaged_chunk_of_the_second_process(trained, packed, tmp_path):
+    """It says so itself: the command line leaves messages to the first process."""
+    shutil.copytree(packed, tmp_path / "pack")
+    pack = Pack(str(packed))
+    name = sorted(chunk.name for chunk in pack.chunks([*pack.parts][-1]))[-1]
+    whole = (packed / name).read_bytes()
+    (tmp_path / "pack" / name).write_bytes(whole[:2000] + bytes(40) + whole[2040:])
+    command = [*options(trained, "pack", workers=2), "--output", "o.csv", "--batch_size", "5", "--accelerator", "cpu"]
+    statuses, _, err = run_nodes(1, 2, *command, cwd=tmp_path)
+    assert statuses != [0] and err.count(f"mlcl: process 2 of 2: mlcl.data.chunk_cache.PackError: pack/{name}") == 1, (
+        err
+    )
+    assert not (tmp_path / "o.csv").exists()
+    (tmp_path / "pack" / name).write_bytes(whole)
+    statuses, _, err = run_nodes(1, 2, *command, cwd=tmp_path)
+    assert statuses == [0] and "o.csv: goes on after" in err and len(rows_of(str(tmp_path / "o.csv"))) == 105
 
 
 def test_a_store_that_does_not_answer_ends_it_in_a_line(mlcl, trained, demo_root, server, monkeypatch):

@@ -19,7 +19,11 @@ from support.kills import finish, kill_once
 from support.nodes import run_nodes, start_nodes
 from support.running import run_process
 
+from mlcl.errors import MlclError
+from mlcl.inference import forward, parts
+from mlcl.inference.parts import Share
 from mlcl.inference.rows import Rows
+from mlcl.inference.writers import CSVWriter
 
 
 def write_images(folder: Path, count: int) -> Path:
@@ -304,6 +308,46 @@ def test_a_full_disk(mlcl, trained, tmp_path):
     )
     outcome = mlcl(*common)
     assert outcome.status == 0 and "goes on after" in outcome.err and Path("o.csv").read_text() == whole(mlcl, common)
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [(lambda value: value, "o.csv.part-2-of-2 is not there: --output must be in a folder that all nodes share"),
+     (lambda value: f"{value}x" if value else value, "process 2 has other images, another checkpoint or other options"),
+     (lambda value: value or "no room", "no room")],
+)  # fmt: skip
+def test_processes_that_cannot_work_together(tmp_path, second, words):
+    """The first of two, where the second one answers like this."""
+    share = Share(0, 2, lambda value: [value, second(value)])
+    with pytest.raises(MlclError, match=words):
+        Rows(["a.jpg"], ["cat"], [0.5], CSVWriter(tmp_path / "o.csv", ["cat"]), "job", 1, share)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("images", [0, 1, 5, 26, 27])
+def test_stretches_are_whole_batches_and_all_of_the_images(count, images):
+    stretches = [Share(rank, count).stretch(images, 5) for rank in range(count)]
+    assert [row for stretch in stretches for row in stretch] == [*range(images)]
+    assert all(stretch.start % 5 == 0 for stretch in stretches if stretch)
+    batches = [-(-len(stretch) // 5) for stretch in stretches]
+    assert max(batches) - min(batches) <= 1
+
+
+def test_which_processes_were_started(monkeypatch):
+    """By torchrun, by srun, and not by the script of a SLURM job, which runs once."""
+    for name, value in {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_NNODES": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert parts.launched() is None
+    for name, value in {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert parts.launched() == (4, 2, True)
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}.items():
+        monkeypatch.setenv(name, value)
+    assert parts.launched() == (2, 3, False)
+    with pytest.raises(MlclError, match="--devices 3: 2 processes were started here, which are used; leave it out"):
+        forward.start("cpu", "3", together=True)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert parts.launched() is None
 
 
 def voc_files(folder: Path) -> dict[str, bytes]:
