@@ -1,4 +1,4 @@
-"""``mlcl predict``: any number of images through a model, in order, on one device or several."""
+"""``mlcl predict``: any number of images through a model, in order, on one device or several, on one node or several."""
 
 import math
 import os
@@ -35,13 +35,13 @@ def predict(
 ) -> int:
     """Write labels and scores of every image, in the order found; list the images that could not be read.
 
-    The arguments are those of ``mlcl predict``, with the batch size and the number of loader processes per device.
+    The arguments are those of ``mlcl predict``, with the batch size and the number of loader processes per device. What
+    an earlier call has left in parts beside the output is not done again, see :mod:`mlcl.inference.parts`.
 
     Returns:
         0, or 1 if an image could not be read; the others are written all the same.
     """
     paths = rows.find(images, writer)
-    process = forward.start(accelerator, devices, precision, together=True)
     known = ("energy",) if model.familiar_from is None else ("energy", "familiar")
     maker = writers.make(output, model.classes, writer, top, known if energy else (), paths)
     options = {
@@ -52,6 +52,7 @@ def predict(
     job = parts.job(model.source, paths, options)
     remedy = "; try --precision 32-true"
     thresholds = model.thresholds.tolist()
+    process = forward.start(accelerator, devices, precision, together=True)
     written: Rows | None = None
     try:
         written = Rows(paths, model.classes, thresholds, maker, job, batch_size, process.share, remedy)
