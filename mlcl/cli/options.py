@@ -4,6 +4,7 @@ import argparse
 import glob
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,11 @@ def checkpoint(options: argparse.Namespace) -> Path:
     return found
 
 
-def images(patterns: Sequence[str]) -> list[str]:
+def images(patterns: Sequence[str], urls: bool = False) -> list[str]:
     """What ``--images`` names, with the lines of a text file in place of ``@FILE``; MlclError for what is not there.
 
-    A path in a list is relative to the current folder, as it would be on the command line.
+    A path in a list is relative to the current folder, as it would be on the command line. Of URLs, where they may be,
+    nobody is asked yet.
     """
     named: dict[str, str] = {}  # where each is named
     for word in patterns:
@@ -59,6 +61,10 @@ def images(patterns: Sequence[str]) -> list[str]:
                 raise MlclError(f"--images {word}: the list is empty")
         named |= lines
     for path, place in named.items():
+        if urls and "://" in path:
+            if re.match(r"[^/]*://[^/]*:[^/]*@|https?://.*\?", path):  # which would be written, and shown
+                raise MlclError("--images: keys belong in the environment: give URLs without user, password and query")
+            continue
         if not os.path.exists(path) and not glob.has_magic(path):
             raise MlclError(f"{place}: no such file or folder")
     return list(named)

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_checkpoint(parser, "; or the .onnx file of mlcl export, which needs no torch")
     parser.add_argument(
         "--images", required=True, nargs="+", metavar="PATH",
-        help="folders (with all below them), files, globs, or @FILE: a text file with one of these a line",
+        help="folders (with all below them), files, globs; URLs of objects or of all below a prefix (s3://BUCKET/...); "
+        "packs of mlcl pack, folder by folder as packed (train, val, test), each in the order of its chunks; or @FILE: "
+        "a text file with one of these a line",
     )  # fmt: skip
     parser.add_argument(
         "--output", required=True, metavar="FILE", help="FILE.csv or FILE.jsonl; for --writer voc2012 a folder"
@@ -41,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_reading(parser)
     shared.add_tta(parser)
     parser.add_argument("--accelerator", default="auto", metavar="KIND", help="auto, cpu, gpu (default: auto)")
-    parser.add_argument("--devices", default="1", metavar="N", help="how many of them, or auto (default: 1)")
+    parser.add_argument(
+        "--devices", default="1", metavar="N",
+        help="how many of them, or auto (default: 1); under torchrun and srun all processes that are there are used",
+    )  # fmt: skip
     parser.add_argument(
         "--precision",
         default="32-true",
@@ -53,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> None:
     """Raise MlclError for what can be told at once."""
     source = shared.checkpoint(options)
-    options.images = shared.images(options.images)
+    options.images = shared.images(options.images, urls=True)
+    if "://" in options.output:
+        raise MlclError(f"--output {options.output}: give a file on this machine, or on a disk that all nodes share")
     if source.suffix == ".pt2":
         raise MlclError(
             f"--ckpt_path {source}: predict runs checkpoints and .onnx files; torch.export.load reads this one"

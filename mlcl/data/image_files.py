@@ -2,6 +2,7 @@
 
 import glob
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from PIL import Image
@@ -9,9 +10,28 @@ from PIL import Image
 from mlcl.errors import MlclError
 
 Image.init()
+PACK = "mlcl.json"  # in the folder of a pack, see pack.py
 ENDINGS = frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN) - {
     ".eps", ".ps", ".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr",  # not for Pillow alone
 }  # fmt: skip
+
+
+class Elsewhere(Sequence[str]):
+    """Images that are not all files of this machine, by the names that they have in the output."""
+
+    @abstractmethod
+    def content(self, index: int) -> bytearray | None:
+        """What the file of an image would hold, None if it is a file of this machine; ImageError if it is gone."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Changes with the images and their order."""
+
+
+def content_of(paths: Sequence[str], index: int) -> bytearray | None:
+    """The content of an image, unless it is a file of this machine, which is read by its path."""
+    return paths.content(index) if isinstance(paths, Elsewhere) else None
 
 
 def find_images(patterns: Sequence[str]) -> list[str]:
@@ -30,7 +50,7 @@ def find_images(patterns: Sequence[str]) -> list[str]:
         for place in [pattern] if given else sorted(glob.glob(pattern, recursive=True)):
             if os.path.isdir(place):
                 images += _in_folder(place)
-            elif given or _is_image(place):
+            elif given or is_image(place):
                 images.append(place)
         if not images:
             what = "no image in there (by the endings: .jpg, .png, ...)" if given else "no image there matches"
@@ -47,9 +67,15 @@ def _in_folder(folder: str) -> list[str]:
         raise MlclError(f"--images {error.filename} cannot be read: {error.strerror}") from error
 
     walk = os.walk(folder, onerror=stop)
-    images = [os.path.join(place, name) for place, _, names in walk for name in names if _is_image(name)]
+    images = [os.path.join(place, name) for place, _, names in walk for name in names if is_image(name)]
     return sorted(images, key=lambda path: path.split(os.sep))
 
 
-def _is_image(path: str) -> bool:
+def is_image(path: str) -> bool:
+    """Whether a name ends like that of an image."""
     return os.path.splitext(path)[1].lower() in ENDINGS
+
+
+def is_pack(word: str) -> bool:
+    """Whether this is the folder of a pack."""
+    return os.path.isfile(os.path.join(word, PACK))

@@ -1,14 +1,17 @@
 """The network over a loader's batches, on the device and in the precision that the command line names."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mlcl.distributed import meeting
 from mlcl.errors import MlclError
+from mlcl.inference.parts import Share, launched
 from mlcl.network import Network
 from mlcl.system import console, signals
 
@@ -18,18 +21,33 @@ _PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.
 
 @dataclass(frozen=True)
 class Process:
-    """One of the processes that share the work: its number among them, its device and how it computes."""
+    """One of the processes that share the work: its device, how it computes, and its share."""
 
     device: torch.device
     place: Callable[[Network], Any]  # moves a network to the device, in the precision
     computing: Callable[[], AbstractContextManager[Any]] = nullcontext  # around its calls
-    rank: int = 0
-    count: int = 1
+    share: Share = field(default_factory=Share)
+    parent: int = field(default_factory=os.getppid)
 
 
-def start(accelerator: str, devices: str | int = 1, precision: str = "32-true") -> Process:
-    """Choose the devices and start a process for each; the arguments are those of Lightning's ``Fabric``."""
-    return _alone(accelerator, devices, precision) or _several(accelerator, devices, precision)
+def start(accelerator: str, devices: str | int = 1, precision: str = "32-true", together: bool = False) -> Process:
+    """Choose the devices and start a process for each; the arguments are those of Lightning's ``Fabric``.
+
+    Args:
+        accelerator: auto, cpu, gpu, ...
+        devices: how many, or which.
+        precision: of the network.
+        together: take the processes that torchrun or SLURM has started, if it has.
+
+    Raises:
+        MlclError: for what is not there, or not possible.
+    """
+    if not (together and (there := launched())):
+        return _alone(accelerator, devices, precision) or _several(accelerator, devices, precision)
+    here, nodes, slurm = there
+    if str(devices) not in ("1", "auto", str(here)):
+        raise MlclError(f"--devices {devices}: {here} processes were started here, which are used; leave it out")
+    return _several(accelerator, here, precision, nodes, slurm)
 
 
 def _alone(accelerator: str, devices: str | int, precision: str) -> Process | None:
@@ -44,13 +62,17 @@ def _alone(accelerator: str, devices: str | int, precision: str) -> Process | No
     return Process(device, lambda network: network.to(device), computing)
 
 
-def _several(accelerator: str, devices: str | int, precision: str) -> Process:
+def _several(accelerator: str, devices: str | int, precision: str, nodes: int = 1, slurm: bool = False) -> Process:
     """Whatever Lightning knows of, and its messages for what it does not."""
     from lightning import Fabric
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     console.quieten()
+    chosen: Any = {"accelerator": accelerator, "devices": devices, "precision": precision, "num_nodes": nodes}
     try:
-        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
+        if slurm:  # which Lightning does not see in an interactive job
+            chosen["plugins"] = SLURMEnvironment(auto_requeue=False)
+        fabric = Fabric(**chosen)
     except Exception as error:  # of several kinds
         raise MlclError(f"--accelerator, --devices or --precision: {' '.join(str(error).split())[:300]}") from error
     if hasattr(fabric.strategy.launcher, "procs"):
@@ -61,8 +83,7 @@ def _several(accelerator: str, devices: str | int, precision: str) -> Process:
         fabric.device,
         lambda network: fabric.to_device(kind.convert_module(network)),
         kind.forward_context,
-        fabric.global_rank,
-        fabric.world_size,
+        Share(fabric.global_rank, fabric.world_size, meeting()) if fabric.world_size > 1 else Share(),
     )
 
 
@@ -78,4 +99,6 @@ def logits(
         with torch.inference_mode(), process.computing():
             out = network(batch["image"].to(process.device, non_blocking=True)).logits.cpu()
         signals.check()
+        if process.share.rank and os.getppid() != process.parent:
+            raise MlclError("the process that started this one has ended")
         yield batch, out

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -12,8 +13,10 @@ import numpy as np
 from PIL import Image
 
 from mlcl.data.decoding import ImageError, Pixels, read_pixels, reading_of
+from mlcl.data.image_files import content_of
 from mlcl.errors import MlclError
-from mlcl.inference import rows
+from mlcl.inference import parts, rows, writers
+from mlcl.inference.parts import Share
 from mlcl.inference.rows import Line, Rows
 from mlcl.system import signals
 
@@ -31,7 +34,7 @@ class OnnxFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._session = _opened(path)
+        self.path, self._session = path, _opened(path)
         stored = self._session.get_modelmeta().custom_metadata_map
         try:
             self.classes: list[str] = json.loads(stored["classes"])
@@ -47,9 +50,9 @@ class OnnxFile:
             reason = f"no entry {error}" if isinstance(error, KeyError) else error
             raise MlclError(f"{path} was not written by mlcl export: {reason}") from None
 
-    def picture(self, path: str) -> Pixels:
+    def picture(self, path: str, content: bytearray | None = None) -> Pixels:
         """A picture as the network takes it, (S, S, 3); ImageError if it cannot be read."""
-        pixels = Image.fromarray(read_pixels(path, **self.reading))
+        pixels = Image.fromarray(read_pixels(path, content=content, **self.reading))
         return np.asarray(pixels.resize((self.image_size, self.image_size), self.resampling))
 
     def probabilities(self, pixels: Pixels) -> list[list[float]]:
@@ -69,41 +72,45 @@ def predict(
     batch_size: int = 32,
 ) -> int:
     """As :func:`mlcl.inference.prediction.predict`, on the CPU and in this process."""
+    if parts.launched():
+        raise MlclError(f"{file.path}: one process runs an ONNX file; start it without torchrun or srun")
     paths = rows.find(images, writer)
-    written = Rows(paths, file.classes, file.thresholds, output, writer, top)
+    options = {"rows": (output.suffix, writer, top), "pictures": (sorted(file.reading.items()), batch_size)}
+    job = parts.job(file.path, paths, options)
+    maker = writers.make(output, file.classes, writer, top, paths=paths)
+    written = Rows(paths, file.classes, file.thresholds, maker, job, batch_size, Share())
     try:
-        with rows.progress(len(paths)) as advance:
-            for lines in _lines(file, paths, batch_size):
+        with rows.progress(len(written.left)) as advance:
+            for lines in _lines(file, paths, written.left, batch_size):
                 signals.check()
                 written.add(lines)
                 advance(len(lines))
-    except BaseException:
-        written.abandon()
+        return written.finish()
+    except BaseException as error:
+        written.abandon(error)
         raise
-    return written.finish()
 
 
-def _lines(file: OnnxFile, paths: Sequence[str], batch_size: int) -> Iterator[list[Line]]:
+def _lines(file: OnnxFile, paths: Sequence[str], left: range, batch_size: int) -> Iterator[list[Line]]:
     """The lines of each batch; while the network computes, a thread reads the next one."""
     # One thread: Pillow's limit on pixels belongs to the whole process.
     with ThreadPoolExecutor(1) as reader:
-        starts = range(0, len(paths), batch_size)
-        following = reader.submit(_read, file, paths[:batch_size])
-        for start in starts:
-            errors, pixels = following.result()
-            if (after := start + batch_size) < len(paths):
-                following = reader.submit(_read, file, paths[after : after + batch_size])
-            yield [*zip(range(start, after), errors, file.probabilities(pixels), repeat({}), strict=False)]
+        batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
+        reading = deque(reader.submit(_read, file, paths, batch) for batch in batches[:1])
+        for number, batch in enumerate(batches, 1):
+            errors, pixels = reading.popleft().result()
+            reading.extend(reader.submit(_read, file, paths, following) for following in batches[number : number + 1])
+            yield [*zip(batch, errors, file.probabilities(pixels), repeat({}), strict=False)]
 
 
-def _read(file: OnnxFile, paths: Sequence[str]) -> Batch:
+def _read(file: OnnxFile, paths: Sequence[str], batch: range) -> Batch:
     """The pictures of a batch; one that cannot be read is black."""
-    errors, pixels = [""] * len(paths), np.zeros((len(paths), 3, file.image_size, file.image_size), np.uint8)
-    for row, path in enumerate(paths):
+    errors, pixels = [""] * len(batch), np.zeros((len(batch), 3, file.image_size, file.image_size), np.uint8)
+    for row, index in enumerate(batch):
         try:
-            pixels[row] = file.picture(path).transpose(2, 0, 1)
+            pixels[row] = file.picture(paths[index], content_of(paths, index)).transpose(2, 0, 1)
         except ImageError as error:
-            errors[row] = error.of_prediction(path)
+            errors[row] = error.of_prediction(paths[index])
     return errors, pixels
 
 

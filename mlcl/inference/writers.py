@@ -1,12 +1,13 @@
-"""The files that predict writes."""
+"""The files that predict writes: a row's text, and what becomes of the file of all rows."""
 
 import csv
+import io
 import json
 import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from mlcl.data.voc_classes import VOC_CLASSES
 from mlcl.errors import MlclError, cell
@@ -30,34 +31,26 @@ def _digits(score: float) -> str:
 
 
 class _Table:
-    """A text file written row by row, so that memory does not grow with it; it gets its name when it is complete."""
+    """A text file of all rows, which gets its name when it is complete."""
+
+    needs_all = False  # whether a picture that could not be read is one too few
 
     def __init__(self, path: Path, classes: Sequence[str], top: int | None) -> None:
         self.path, self.classes = path, classes
         self.top = min(top, len(classes)) if top else None
-        self.partial = path.with_name(f"{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # surrogateescape: file names that are not UTF-8 are written with the bytes they have on disk
-            self.file: IO[str] = self.partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        except OSError as error:
-            raise MlclError(f"--output {path} cannot be written: {error.strerror}") from None
 
     def best(self, row: Row) -> list[tuple[str, float]]:
         """Classes and scores: all in order, or the ``top`` highest, highest first."""
         pairs = list(zip(self.classes, row.scores, strict=True))
         return sorted(pairs, key=lambda pair: -pair[1])[: self.top] if self.top else pairs
 
-    def finish(self, failed: int) -> Path:
-        """Close the file and give it its name."""
-        self.file.close()
-        self.partial.replace(self.path)
-        return self.path
+    def head(self) -> str:
+        """What comes before the rows."""
+        return ""
 
-    def abandon(self) -> str:
-        """Close the file; returns a line that says where its rows are."""
-        self.file.close()
-        return f"what was predicted so far is in {self.partial}"
+    def finish(self, rows: Path) -> None:
+        """Give the file of all rows its name."""
+        rows.replace(self.path)
 
 
 class CSVWriter(_Table):
@@ -69,66 +62,80 @@ class CSVWriter(_Table):
         if taken := [name for name in extra if name in classes and not top]:
             raise MlclError(f"--output {path}: {taken[0]!r} is a class and a column; write a .jsonl file, or use --top")
         super().__init__(path, classes, top)
-        self.rows = csv.writer(self.file, lineterminator="\n")
-        numbered = [f"{kind}_{n + 1}" for n in range(self.top or 0) for kind in ("class", "score")]
-        self.rows.writerow(["path", "labels", *extra, *(numbered if self.top else map(cell, classes))])
+        self.extra = extra
 
-    def write(self, row: Row) -> None:
-        """Add an image."""
+    def head(self) -> str:
+        """The names of the columns."""
+        numbered = [f"{kind}_{n + 1}" for n in range(self.top or 0) for kind in ("class", "score")]
+        return _csv(["path", "labels", *self.extra, *(numbered if self.top else map(cell, self.classes))])
+
+    def text(self, row: Row) -> str:
+        """An image's line."""
         cells = [(cell(name), _digits(score)) for name, score in self.best(row)]
         flat = [text for pair in cells for text in pair] if self.top else [score for _, score in cells]
         told = [("no", "yes")[value] if isinstance(value, bool) else _digits(value) for value in row.extra.values()]
-        self.rows.writerow([cell(row.path), cell(";".join(row.labels)), *told, *flat])
+        return _csv([cell(row.path), cell(";".join(row.labels)), *told, *flat])
 
 
 class JSONLinesWriter(_Table):
     """One object a line: ``path``, ``labels``, what else is told, ``scores`` by class, highest first if cut."""
 
-    def write(self, row: Row) -> None:
-        """Add an image."""
+    def text(self, row: Row) -> str:
+        """An image's line."""
         scores = {name: float(_digits(score)) for name, score in self.best(row)}
         told = {name: v if isinstance(v, bool) else float(_digits(v)) for name, v in row.extra.items()}
-        self.file.write(json.dumps({"path": row.path, "labels": row.labels, **told, "scores": scores}) + "\n")
+        return json.dumps({"path": row.path, "labels": row.labels, **told, "scores": scores}) + "\n"
 
 
-class VOC2012Writer:
+class VOC2012Writer(_Table):
     """What the PASCAL server takes: ``results/VOC2012/Main/comp2_cls_test_<class>.txt`` and all of it in a tar.gz.
 
     Each line is an image id and a confidence, each id once per class (the devkit's manual, "Classification task,
     submission of results"). Competition 2 is for methods trained on other data than VOC's, such as ImageNet weights.
+    Until all are there, a row is an id and the confidences of all classes.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+    needs_all = True
+
+    def __init__(self, folder: Path, classes: Sequence[str], paths: Sequence[str]) -> None:
         if missing := [name for name in VOC_CLASSES if name not in classes]:
             raise MlclError(f"--writer voc2012: the model does not know {', '.join(missing[:5])}; train it on VOC")
-        self.folder, self.archive = folder, folder / "results.tar.gz"
+        super().__init__(folder / "results.tar.gz", classes, None)
+        self.folder = folder
         self.columns = [list(classes).index(name) for name in VOC_CLASSES]
-        self.scores: dict[str, list[float]] = {}  # by image id; the test set has 10,991
+        seen: set[str] = set()
+        for path in paths:
+            if (name := _id(path)) in seen or " " in name:
+                raise MlclError(f"{path}: the id {name!r} must be there once, and without spaces")
+            seen.add(name)
 
-    def write(self, row: Row) -> None:
-        """Add an image; its id is the file's name without the ending."""
-        name = os.path.splitext(os.path.basename(row.path))[0]
-        if name in self.scores or " " in name:
-            raise MlclError(f"{row.path}: the id {name!r} must be there once, and without spaces")
-        self.scores[name] = [row.scores[column] for column in self.columns]
+    def text(self, row: Row) -> str:
+        """An image's id and confidences."""
+        return " ".join([_id(row.path), *(f"{row.scores[column]:.15f}" for column in self.columns)]) + "\n"
 
-    def finish(self, failed: int) -> Path:
-        """Write and pack the files."""
-        if failed:
-            raise MlclError(f"{failed:,} of the images could not be read, so {self.archive} was not written")
-        for k, label in enumerate(VOC_CLASSES):
-            lines = [f"{name} {scores[k]:.15f}\n" for name, scores in self.scores.items()]
-            write_whole(self.folder / "results" / "VOC2012" / "Main" / f"comp2_cls_test_{label}.txt", "".join(lines))
-        write_whole(self.archive, self._pack)
-        return self.archive
-
-    def abandon(self) -> str:
-        """Returns a line that says that there is nothing."""
-        return f"{self.archive} was not written"
+    def finish(self, rows: Path) -> None:
+        """Write and pack the files; the test set has 10,991 images."""
+        parts = [line.split() for line in rows.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
+        for k, label in enumerate(VOC_CLASSES, 1):
+            text = "".join(f"{part[0]} {part[k]}\n" for part in parts).encode(errors="surrogateescape")
+            write_whole(self.folder / "results" / "VOC2012" / "Main" / f"comp2_cls_test_{label}.txt", text)
+        write_whole(self.path, self._pack)
 
     def _pack(self, path: Path) -> None:
         with tarfile.open(path, "w:gz") as archive:
             archive.add(self.folder / "results", "results", filter=_anonymous)
+
+
+def _csv(cells: Sequence[str]) -> str:
+    """A line of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def _id(path: str) -> str:
+    """The file's name without the ending."""
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -154,10 +161,17 @@ def voc_test_images(folder: Path) -> list[str] | None:
     return None
 
 
-def make(path: Path, classes: Sequence[str], kind: str | None, top: int | None, extra: Sequence[str] = ()) -> Writer:
-    """The writer for ``--writer`` and the ending of ``--output``."""
+def make(
+    path: Path,
+    classes: Sequence[str],
+    kind: str | None,
+    top: int | None,
+    extra: Sequence[str] = (),
+    paths: Sequence[str] = (),
+) -> Writer:
+    """The writer for ``--writer`` and the ending of ``--output``; ``paths`` are those of all images."""
     if kind == "voc2012":
-        return VOC2012Writer(path, classes)
+        return VOC2012Writer(path, classes, paths)
     if path.suffix.lower() == ".csv":
         return CSVWriter(path, classes, top, extra)
     return JSONLinesWriter(path, classes, top)

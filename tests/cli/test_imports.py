@@ -60,7 +60,7 @@ def test_help_and_mistakes_need_the_standard_library_only(tmp_path):
     assert in_a_new_process(script, *lines, cwd=tmp_path) == "['mlcl']"
 
 
-OF_A_TRAINING = ["lightning", "torchmetrics", "torch._dynamo", "sklearn", "pandas", "wandb"]
+OF_A_TRAINING = ["lightning", "torchmetrics", "torch._dynamo", "sklearn", "pandas", "wandb", "fsspec", "s3fs"]
 
 
 def test_predict_load_and_report_import_nothing_of_a_training(trained, demo_root, tmp_path):

@@ -5,11 +5,13 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 from support.checkpoints import altered
 
 from mlcl.__main__ import main
+from mlcl.data.voc_classes import VOC_CLASSES
 from mlcl.inference.calibration import calibrate
-from mlcl.runs import folders
+from mlcl.runs import folders, record
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,17 @@ def exported(calibrated_low: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with contextlib.redirect_stderr(said):
         assert main(["export", "--ckpt_path", str(calibrated_low), "--format", "onnx", "--output", str(path)]) == 0
     return path, said.getvalue()
+
+
+@pytest.fixture
+def voc_model(trained, tmp_path) -> Path:
+    """The same network, its classes called as VOC's: 8 more rows in the head."""
+
+    def change(content, config):
+        state = content["state_dict"]
+        for name, tensor in list(state.items()):
+            if name.startswith("network.head.") and tensor.shape[:1] == (12,):
+                state[name] = torch.cat([tensor, tensor[:8] * 0.5])
+        content[record.KEY]["classes"] = list(VOC_CLASSES[::-1])  # another order than the files'
+
+    return altered(trained, tmp_path / "voc.ckpt", change)

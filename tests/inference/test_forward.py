@@ -30,4 +30,4 @@ def test_one_device_without_lightning_says_what_fabric_says(precision, monkeypat
     monkeypatch.setattr(forward, "_alone", lambda *_: None)
     process = forward.start("cpu", "1", precision)
     ((_, fabric),) = forward.logits(process, network, [batch])
-    assert torch.equal(alone, fabric) and (process.rank, process.count) == (0, 1)
+    assert torch.equal(alone, fabric) and (process.share.rank, process.share.count) == (0, 1)

@@ -36,8 +36,8 @@ FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n
 @pytest.mark.parametrize("text", FORMULAS)
 def test_no_cell_of_a_csv_is_a_formula(text, tmp_path):
     writer = CSVWriter(tmp_path / "p.csv", [text, "cat"])
-    writer.write(Row(text, [text, "cat"], [0.9, 0.2], {}))
-    writer.finish(0)
+    row = writer.text(Row(text, [text, "cat"], [0.9, 0.2], {}))
+    (tmp_path / "p.csv").write_text(writer.head() + row, newline="")
     metrics = MultiLabelMetrics(num_classes=2)
     metrics.update(torch.randn(4, 2), torch.randint(0, 2, (4, 2)))
     metrics.compute()
