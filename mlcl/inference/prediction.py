@@ -1,4 +1,4 @@
-"""``mlcl predict``: any number of images through a model, in order, on one device or several, on one node or several."""
+"""``mlcl predict``: any number of images through a model, in order, on one device or on several nodes."""
 
 import math
 import os
