@@ -113,7 +113,7 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="CLASS",
         help="COCO2014, VOC2007, CSVDataset, ... (mlcl fit --help), or yours as file.Class",
     )  # fmt: skip
-    parser.add_argument("--data.root", metavar="DIR", help="where it lies")
+    parser.add_argument("--data.root", metavar="DIR", help="where it lies; of a pack, its folder or URL")
     parser.add_argument("--data.num_workers", metavar="N", help="processes that read (default: as for training)")
     parser.add_argument("--data.KEY", metavar="VALUE", help="any other setting of the dataset, as for mlcl fit")
 

@@ -93,17 +93,22 @@ class Store:
             if isinstance(content, Path):
                 try:
                     target.parent.mkdir(parents=True, exist_ok=True)
+                    with content.open("rb") as file:
+                        os.fsync(file.fileno())  # as write_whole does
                     content.replace(target)
                     return
                 except OSError:  # of another disk
                     content = content.read_bytes()
             write_whole(target, content)
-        elif isinstance(content, Path):
-            source = str(content)
-            self._ask(name, lambda files, path: files.put_file(source, path))
-        else:
-            data = content
-            self._ask(name, lambda files, path: files.pipe_file(path, data))
+            return
+        data = content
+        try:
+            if isinstance(data, Path):
+                self._ask(name, lambda files, path: files.put_file(str(data), path))
+            else:
+                self._ask(name, lambda files, path: files.pipe_file(path, data))
+        except FileNotFoundError as error:  # no such bucket
+            raise MlclError(f"{self.address(name)}: {_reason(error)}") from error
 
     def remove(self, name: str) -> None:
         """Remove a file."""
