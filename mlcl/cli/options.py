@@ -23,11 +23,11 @@ def add_checkpoint(parser: argparse.ArgumentParser, also: str = "") -> None:
     add_import(parser)
 
 
-def add_import(parser: argparse.ArgumentParser) -> None:
-    """``--import``."""
+def add_import(parser: argparse.ArgumentParser, by: str = "the checkpoint") -> None:
+    """``--import``, of what ``by`` names."""
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE",
-        help="a module of yours whose classes the checkpoint may name",
+        help=f"a module of yours whose classes {by} may name",
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chunk_mb", type=shared.positive, default=64, metavar="N",
         help="put files of N million bytes together in a chunk, which is fetched as a whole (default: 64)",
     )  # fmt: skip
-    shared.add_import(parser)
+    shared.add_import(parser, "--data")
 
 
 def check(options: argparse.Namespace) -> None:

@@ -67,7 +67,9 @@ class Reduction(NamedTuple):
         except ImageError as error:
             if self.skip:
                 return content  # for whoever reads it to tell
-            raise error.with_remedy(path) from error
+            raise ImageError(
+                f"{error}; mlcl check finds all of these, --data.on_bad_image skip packs them as they are"
+            ) from error
         height, width = pixels.shape[-2:]
         if (scale := self.side / min(height, width)) >= 1:
             return content

@@ -61,7 +61,7 @@ class Store:
 
     def address(self, name: str) -> str:
         """Of a file, as a person would write it."""
-        return f"{self.place}/{name}"
+        return f"{self.place}/{name}".rstrip("/")
 
     def read(self, name: str) -> bytes:
         """The content of a file; FileNotFoundError if there is none."""
