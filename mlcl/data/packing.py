@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,8 +87,13 @@ def pack(
     reduction = Reduction(side, quality, data.on_bad_image == "skip", data.reading) if side else None
     chunks = ChunkWriter(store, temporary, left, folders, reduction)
     loader = DataLoader(chunks, batch_size=None, num_workers=min(data.workers, len(left)))
-    for _ in with_progress(loader, "packing"):
-        pass
+    try:
+        for _ in with_progress(loader, "packing"):
+            pass
+    except BaseException:
+        if signals.outcome():  # torch (2.14) would tell in a destructor that it has ended a worker, too
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        raise
     found = store.names()
     manifest["folders"] = {
         name: _finish(store, temporary, name, folder, [part for part in parts if part.folder == name], found)

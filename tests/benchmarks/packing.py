@@ -108,21 +108,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             steps = {"": partial(cleared, out), "copied and read": copied, " ": partial(cleared, out), "packed": packed}
             with contextlib.redirect_stderr(io.StringIO()):
                 seconds = rounds.measure(steps, repeats)
-            seconds = {name: times for name, times in seconds.items() if name.strip()}
+            seconds = {name: times for name, times in seconds.items() if name.strip()}  # without the clearing
             print(f"\nimages per second, {workers} process{'es' * (workers > 1)}")
             print(rounds.table(seconds, "copied and read", "1/s", images))
             report[f"{workers} processes"] = rounds.summary(seconds, "copied and read")
         contents = [file.read_bytes() for file in files]
         per_chunk = max(1, int(CHUNK / size))
-        cleared(out)
-        parts = {
+        parts: dict[str, Callable[[], object]] = {
             "copied and read": partial(copy_and_read, files, out / "copy"),
             "read": lambda: [file.read_bytes() for file in files],
             "CRC-32": lambda: [zlib.crc32(content) for content in contents],
             "litdata writes": lambda: write_with_litdata(contents, out / "copy", per_chunk),
             "the same bytes written": lambda: write_plainly(contents, out / "copy", per_chunk),
         }
-        seconds = rounds.measure(parts, repeats)
+        steps = {}
+        for number, (name, part) in enumerate(parts.items()):
+            steps |= {" " * number: partial(cleared, out), name: part}
+        seconds = {name: times for name, times in rounds.measure(steps, repeats).items() if name.strip()}
         print("\nparts, one process")
         print(rounds.table(seconds, "copied and read", "us", images))
         report["parts"] = rounds.summary(seconds, "copied and read")

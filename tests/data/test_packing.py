@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import litdata
@@ -304,8 +305,10 @@ def shot(place: str, seconds: float, group: bool) -> bool:
     process = multiprocessing.get_context("fork").Process(target=lambda: (os.setpgrp(), packing(place)))
     process.start()
     process.join(seconds)
-    if process.is_alive():
-        (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
+    if group:
+        with suppress(ProcessLookupError):  # not begun, or done
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
