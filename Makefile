@@ -102,6 +102,7 @@ bench: .venv/installed  ## speed as ratios to reference code: an hour on two CPU
 	$(call benchmark,heads,OMP_NUM_THREADS=1)
 	$(call benchmark,step)
 	$(call benchmark,features)
+	$(call benchmark,packing,OMP_NUM_THREADS=1)
 	$(call benchmark,coverage,OMP_NUM_THREADS=1)
 	$(call benchmark,localise,OMP_NUM_THREADS=1)
 	$(call benchmark,curve,OMP_NUM_THREADS=1)

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of check; what PASSED_ON names is listed for the help."""
     shared.add_dataset(parser)
     parser.add_argument("--output", metavar="FILE", help="FILE.csv for the list of all that was found")
-    shared.add_import(parser)
+    shared.add_import(parser, "--data")
 
 
 def check(options: argparse.Namespace) -> None:

@@ -24,11 +24,11 @@ def add_checkpoint(parser: argparse.ArgumentParser, also: str = "") -> None:
     add_import(parser)
 
 
-def add_import(parser: argparse.ArgumentParser) -> None:
-    """``--import``."""
+def add_import(parser: argparse.ArgumentParser, by: str = "the checkpoint") -> None:
+    """``--import``, of what ``by`` names."""
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE",
-        help="a module of yours whose classes the checkpoint may name",
+        help=f"a module of yours whose classes {by} may name",
     )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="CLASS",
         help="COCO2014, VOC2007, CSVDataset, ... (mlcl fit --help), or yours as file.Class",
     )  # fmt: skip
-    parser.add_argument("--data.root", metavar="DIR", help="where it lies")
+    parser.add_argument("--data.root", metavar="DIR", help="where it lies; of a pack, its folder or URL")
     parser.add_argument("--data.num_workers", metavar="N", help="processes that read (default: as for training)")
     parser.add_argument("--data.KEY", metavar="VALUE", help="any other setting of the dataset, as for mlcl fit")
 

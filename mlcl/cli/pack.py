@@ -8,8 +8,9 @@ from mlcl.cli import options as shared
 from mlcl.cli.verbs import importing
 from mlcl.errors import MlclError
 
-SUMMARY = "write a dataset as chunks of many pictures, to a folder or an object store; --data Streamed reads it"
+SUMMARY = "write a dataset as a few large files, to a folder or an object store; --data Streamed reads them"
 PASSED_ON = shared.OF_DATASET
+_QUALITY = 95
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,17 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--side", type=shared.positive, metavar="N",
-        help="pictures whose shorter side is longer become JPEGs of this one (default: files as they are)",
+        help="make the shorter side of larger pictures N pixels, as upright JPEGs (default: all files as they are)",
     )  # fmt: skip
-    parser.add_argument("--quality", type=shared.positive, default=95, metavar="N", help="of these (default: 95)")
-    parser.add_argument("--chunk_mb", type=shared.positive, default=64, metavar="N", help="of a chunk (default: 64)")
-    shared.add_import(parser)
+    parser.add_argument(
+        "--quality", type=shared.positive, metavar="N", help=f"of these JPEGs, 1 to 100 (default: {_QUALITY})"
+    )
+    parser.add_argument(
+        "--chunk_mb", type=shared.positive, default=64, metavar="N",
+        help="put files of N million bytes together in a chunk, which is fetched as a whole (default: 64)",
+    )  # fmt: skip
+    shared.add_import(parser, "--data")
 
 
 def check(options: argparse.Namespace) -> None:
     """Raise MlclError for what is wrong with the command line itself."""
     shared.check_dataset("pack", options.passed_on)
-    if options.quality > 100:
+    if options.quality is not None and options.side is None:
+        raise MlclError("--quality needs --side: without it, files are packed as they are")
+    if (options.quality or 0) > 100:
         raise MlclError(f"--quality {options.quality}: at most 100")
     if options.chunk_mb > 2000:
         raise MlclError(f"--chunk_mb {options.chunk_mb}: at most 2000")
@@ -47,5 +55,5 @@ def run(options: argparse.Namespace) -> int:
 
     console.quieten()
     data = dataset("pack", options.passed_on)
-    pack(data, options.output, side=options.side, quality=options.quality, chunk_bytes=options.chunk_mb * 1_000_000)
+    pack(data, options.output, options.side, options.quality or _QUALITY, options.chunk_mb * 1_000_000)
     return 0

@@ -3,21 +3,25 @@
 import csv
 import hashlib
 import io
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from mlcl.data.base import MultiLabelDataModule
+from mlcl.data.chunk_cache import ChunkCache, PackError
 from mlcl.data.dataset import Samples
 from mlcl.data.doubts import doubts
 from mlcl.data.file_names import short
-from mlcl.data.images import ImageError, read_image
-from mlcl.data.labels import PRESENT, Targets, measurable, never_absent
+from mlcl.data.images import ImageError, content_at, read_at
+from mlcl.data.labels import PRESENT, measurable, never_absent
+from mlcl.data.pack import PackedPictures
 from mlcl.data.protocols import protocol_line
 from mlcl.data.row_file import with_progress
 from mlcl.data.splits import Split, described
@@ -29,6 +33,7 @@ _BATCH = 16  # images per message from a reading process
 _SHOWN = 20  # problems of a kind on the terminal
 _CLASSES = "class without positives", "class without absences"  # the line of the split names those
 _TITLES = {
+    "damaged chunk": "chunks are not what was packed",
     "bad image": "images cannot be read",
     "leak": "images are in more than one split: a test on them measures memory",
     "duplicate": "images are copies of others in their split",
@@ -36,10 +41,77 @@ _TITLES = {
 
 
 class _Found(NamedTuple):
-    """A hash of a file's content, and why it cannot be read as a picture, or nothing."""
+    """What was found in a file."""
 
-    content: bytes
-    reason: str
+    content: bytes  # a hash of it, if it can be read as a picture
+    reason: str  # why it cannot, or nothing
+    lost: bool = False  # with its part of a pack's chunk
+
+
+class _Image(NamedTuple):
+    """One of a split's images."""
+
+    place: int  # of the split among the others
+    split: Split
+    samples: Samples
+    row: int
+    chunk: str  # the address of a packed image's chunk, else nothing
+
+    @property
+    def path(self) -> Path:
+        return self.samples.paths[self.row]
+
+    def shown(self, root: Path) -> str:
+        """The path of a file; of a packed image, its name."""
+        return str(self.path.relative_to(root) if self.chunk and self.path.is_relative_to(root) else self.path)
+
+
+class _Images(Dataset[tuple[int, _Found]]):
+    """The images of all splits, numbered one split after the other; of them each file once, read."""
+
+    def __init__(self, splits: Mapping[Split, Samples], reading: dict[str, Any]) -> None:
+        self.splits, self.reading = list(splits.items()), reading
+        self.starts = np.cumsum([0, *(len(samples.paths) for samples in splits.values())])
+        paths = [samples.paths for samples in splits.values()]
+        # (N,) the first number of the same file; a number of each file in the order in which they are read.
+        self.same = self.files = np.arange(self.starts[-1])
+        chunks = [own.chunk for own in paths if isinstance(own, PackedPictures)]
+        self.chunk = np.concatenate(chunks) if chunks else None
+        if self.chunk is not None:
+            self.files = np.lexsort((self.chunk, np.repeat(np.arange(len(paths)), np.diff(self.starts))))
+        else:
+            hashes = [_hash(os.fsencode(path)) for own in paths for path in own]
+            _, first, place = np.unique(np.array(hashes, "S16"), return_index=True, return_inverse=True)
+            self.same, self.files = first[place], np.sort(first)
+        self.lost: dict[str, str] = {}  # chunks of a store, which would be fetched again for each image
+
+    def at(self, number: int) -> _Image:
+        """The image of a number."""
+        place = int(np.searchsorted(self.starts, number, "right")) - 1
+        split, samples = self.splits[place]
+        chunk = ""
+        if isinstance(samples.paths, PackedPictures) and self.chunk is not None:
+            chunk = samples.paths.chunks.address(int(self.chunk[number]))
+        return _Image(place, split, samples, number - int(self.starts[place]), chunk)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[int, _Found]:
+        number = int(self.files[index])
+        image = self.at(number)
+        paths, row = image.samples.paths, image.row
+        try:
+            if image.chunk in self.lost:
+                return number, _Found(b"", self.lost[image.chunk], lost=True)
+            read_at(paths, row, **self.reading)
+            return number, _Found(_hash(content_at(paths, row)), "")
+        except PackError as error:
+            if isinstance(paths, PackedPictures) and isinstance(paths.chunks, ChunkCache):
+                self.lost[image.chunk] = str(error)
+            return number, _Found(b"", str(error), lost=True)
+        except ImageError as error:
+            return number, _Found(b"", str(error).removeprefix(f"{image.path}: "))
 
 
 def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
@@ -56,8 +128,9 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
     val_source = data.read_splits()
     last = {id(samples): split for split, samples in data.splits.items()}
     splits = {split: samples for split, samples in data.splits.items() if last[id(samples)] == split}  # val may be test
-    found = _read_all({path for samples in splits.values() for path in samples.paths}, data.workers, data.reading)
-    problems = _problems(splits, found, data.classes)
+    images = _Images(splits, data.reading)
+    content, bad = _read_all(images, data.workers)
+    problems = _problems(images, content, bad, data)
     lines = [
         *described(data.splits, data.classes, val_source, data.hidden),
         *data.notes.values(),
@@ -85,58 +158,67 @@ def check(data: MultiLabelDataModule, output: Path | None = None) -> int:
         writer.writerows([cell(value) for value in row] for row in table)
         write_whole(output, text.getvalue().encode(errors="backslashreplace"))
         say(f"{output}: {len(table):,} problems")
-    bad = sum(bool(one.reason) for one in found.values())
-    print(f"{bad:,} of {len(found):,} images cannot be read" if bad else f"all {len(found):,} images can be read")
+    count = len(images)
+    print(f"{len(bad):,} of {count:,} images cannot be read" if bad else f"all {count:,} images can be read")
     return 1 if bad or empty or data.nothing_to_learn else 0
 
 
 def _problems(
-    splits: dict[Split, Samples], found: dict[Path, _Found], classes: Sequence[str]
+    images: _Images, content: NDArray[np.bytes_], bad: Mapping[int, _Found], data: MultiLabelDataModule
 ) -> dict[str, list[tuple[str, str, str]]]:
-    """For each kind of problem: split, file (or class) and detail of each."""
+    """For each kind of problem: split, file (chunk, class) and detail of each."""
     problems: dict[str, set[tuple[str, str, str]]] = {kind: set() for kind in (*_TITLES, *_CLASSES)}
-    groups: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)  # by content
-    labels: dict[tuple[str, Path], Targets] = {}
-    for split, samples in splits.items():
-        labels |= {(split, path): target for path, target in zip(samples.paths, samples.targets, strict=True)}
-        for path in sorted(samples.paths):
-            if found[path].reason:
-                problems["bad image"].add((split, str(path), found[path].reason))
-            else:
-                groups[found[path].content].append((split, path))
-        for name, seen in zip(classes, (samples.targets == PRESENT).any(0), strict=True):
+    is_bad = np.isin(images.same, list(bad))
+    lost: dict[str, list[tuple[_Image, str]]] = defaultdict(list)  # by chunk
+    for number in np.flatnonzero(is_bad).tolist():
+        image, found = images.at(number), bad[images.same[number]]
+        if found.lost:
+            lost[image.chunk].append((image, found.reason))
+        else:
+            problems["bad image"].add((image.split, image.shown(data.root), found.reason))
+    for chunk, rows in lost.items():
+        image, reason = rows[0]
+        reason = reason.removeprefix(f"{chunk} ")
+        problems["damaged chunk"].add((image.split, chunk, f"{reason}; images lost with it: {len(rows):,}"))
+    for split, samples in images.splits:
+        for name, seen in zip(data.classes, (samples.targets == PRESENT).any(0), strict=True):
             if not seen:
                 problems["class without positives"].add((split, name, "no positive"))
-        for name in never_absent(samples.targets, classes):
+        for name in never_absent(samples.targets, data.classes):
             problems["class without absences"].add((split, name, "nothing known to be absent"))
-    for (origin, first), *others in groups.values():
-        for split_of_copy, path in others:
-            detail = "listed twice" if path == first else f"same content as {first}"
-            if not np.array_equal(labels[origin, first], labels[split_of_copy, path]):
+    for numbers in _copies(content, np.flatnonzero(~is_bad)):
+        first, *others = sorted(map(images.at, numbers), key=lambda image: (image.place, image.path))
+        for copy in others:
+            detail = "listed twice" if copy.path == first.path else f"same content as {first.shown(data.root)}"
+            if not np.array_equal(first.samples.targets[first.row], copy.samples.targets[copy.row]):
                 detail += ", but other labels"
-            if split_of_copy == origin:
-                problems["duplicate"].add((origin, str(path), detail))
+            if copy.split == first.split:
+                problems["duplicate"].add((copy.split, copy.shown(data.root), detail))
             else:
-                problems["leak"].add((f"{origin} {split_of_copy}", str(path), detail))
+                problems["leak"].add((f"{first.split} {copy.split}", copy.shown(data.root), detail))
     return {kind: sorted(rows) for kind, rows in problems.items()}
 
 
-class _Files(Dataset[tuple[Path, _Found]]):
-    def __init__(self, paths: Sequence[Path], reading: dict[str, Any]) -> None:
-        self.paths, self.reading = paths, reading
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Path, _Found]:
-        path = self.paths[index]
-        try:
-            read_image(path, **self.reading)
-            return path, _Found(hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), "")
-        except (ImageError, OSError) as error:
-            return path, _Found(b"", str(error).removeprefix(f"{path}: "))
+def _copies(content: NDArray[np.bytes_], numbers: NDArray[np.int64]) -> Iterable[list[int]]:
+    """The numbers that have a content in common."""
+    _, place, count = np.unique(content[numbers], return_inverse=True, return_counts=True)
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for number in numbers[count[place] > 1].tolist():
+        groups[content[number]].append(number)
+    return groups.values()
 
 
-def _read_all(paths: Iterable[Path], workers: int, reading: dict[str, Any]) -> dict[Path, _Found]:
-    loader = DataLoader(_Files(sorted(paths), reading), _BATCH, num_workers=workers, collate_fn=list)
-    return {path: one for batch in with_progress(loader, "reading") for path, one in batch}
+def _hash(content: bytes | bytearray) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _read_all(images: _Images, workers: int) -> tuple[NDArray[np.bytes_], dict[int, _Found]]:
+    """A hash of the content of each image (N,), and the files that cannot be read, by their number."""
+    content, bad = np.zeros(len(images.same), "S16"), dict[int, _Found]()
+    loader = DataLoader(images, _BATCH, num_workers=workers, collate_fn=list)
+    for batch in with_progress(loader, "reading"):
+        for number, found in batch:
+            content[number] = found.content
+            if found.reason:
+                bad[number] = found
+    return content[images.same], bad

@@ -21,25 +21,32 @@ def doubts(splits: Mapping[Any, Samples], classes: Sequence[str], hidden: bool =
 
     ``hidden`` says that training labels were hidden on purpose, so that the table is not the reason.
     """
-    train, lines = splits.get("train"), []
+    train, lines = splits.get("train"), leaks(splits)
     if train is None:
+        return []
+    if constant := never_absent(train.targets, classes):
+        again = "pack it again with" if isinstance(train.paths, Pictures) else "give"
+        remedy = f"; if an empty cell of your table means absent, {again} --data.empty_cells absent"
+        lines.append(
+            f"train knows no image without {some(constant)}: while --model.unknown is ignore, the network learns to "
+            f"predict it always, and it has no AP where this is so{'' if hidden else remedy}"
+        )
+    return lines
+
+
+def leaks(splits: Mapping[Any, Samples]) -> list[str]:
+    """One line each: images or groups of train in val or test. A pack's were looked for when it was made."""
+    train, lines = splits.get("train"), list[str]()
+    if train is None or isinstance(train.paths, Pictures):
         return []
     for split, seen in _SEEN.items():
         other = splits.get(split)
         if other is None or other is train or (split == "val" and other is splits.get("test")):
             continue
-        if isinstance(train.paths, Pictures):  # looked at when they were packed
-            continue
         if both := set(train.paths) & set(other.paths):
             lines.append(f"{len(both):,} images are in train and in {split}; {seen}")
         elif shared := set(train.groups or ()) & set(other.groups or ()):
             lines.append(f"{len(shared):,} groups, such as {min(shared)}, are in train and in {split}; {seen}")
-    if constant := never_absent(train.targets, classes):
-        remedy = "" if hidden else "; if an empty cell of your table means absent, give --data.empty_cells absent"
-        lines.append(
-            f"train knows no image without {some(constant)}: while --model.unknown is ignore, the network learns to "
-            f"predict it always, and it has no AP where this is so{remedy}"
-        )
     return lines
 
 

@@ -14,12 +14,16 @@ from scipy.sparse.csgraph import connected_components
 _BEGINNING = 4096  # bytes, enough to tell most files of the same size apart
 
 
-def together(paths: Sequence[Path], groups: Sequence[str] | None = None) -> NDArray[np.int64]:
+def together(
+    paths: Sequence[Path], groups: Sequence[str] | None = None, keys: Sequence[Hashable] | None = None
+) -> NDArray[np.int64]:
     """For each of N images the row of the first one that it belongs together with, itself if it is the first: (N,).
 
-    Files that do not exist, or are empty, are no copies of others.
+    Files that do not exist, or are empty, are no copies of others. ``keys``, equal for equal files and None for those
+    that are no copies, save the reading of all whose key no other has; by default they are the sizes.
     """
-    known: list[Sequence[Hashable]] = [[os.path.abspath(path) for path in paths], _contents(paths)]
+    contents = _contents(paths, [_size(path) for path in paths] if keys is None else keys)
+    known: list[Sequence[Hashable]] = [[os.path.abspath(path) for path in paths], contents]
     pairs = [pair for keys in (*known, *([groups] if groups is not None else [])) for pair in _same(keys)]
     rows, firsts = zip(*pairs, strict=True) if pairs else ((), ())
     linked = coo_matrix((np.ones(len(rows), dtype=bool), (rows, firsts)), shape=(len(paths), len(paths)))
@@ -35,9 +39,8 @@ def _same(keys: Sequence[Hashable]) -> list[tuple[int, int]]:
     return [(row, before) for row, before in pairs if row != before]
 
 
-def _contents(paths: Sequence[Path]) -> list[Hashable]:
-    """A key of each file's content, None where no other file has it; only files of the same size are read."""
-    keys: list[Hashable] = [_size(path) for path in paths]
+def _contents(paths: Sequence[Path], keys: Sequence[Hashable]) -> Sequence[Hashable]:
+    """A key of each file's content, None where no other file has it; only files of the same key are read."""
     for most in (_BEGINNING, -1):
         count = Counter(keys)
         again = [key is not None and count[key] > 1 for key in keys]

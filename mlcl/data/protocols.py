@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from mlcl.data.base import MultiLabelDataModule
+from mlcl.data.streamed import Streamed
 
 
 class Protocol(NamedTuple):
@@ -34,8 +35,10 @@ PROTOCOLS = (
 def protocol_line(data: MultiLabelDataModule) -> str | None:
     """Which published table the splits of a dataset fit, by images and classes; None for a dataset without one.
 
-    Images held out of the training images for validation count as training images.
+    Images held out of the training images for validation count as training images. A pack knows what it was made of.
     """
+    if isinstance(data, Streamed):
+        return data.pack.manifest["protocol"] or None
     kind = type(data).__name__
     known = [one for one in PROTOCOLS if one.dataset == kind]
     train, val, test = (data.splits.get(split) for split in ("train", "val", "test"))

@@ -82,7 +82,7 @@ class Store:
 
     def address(self, name: str) -> str:
         """Of a file, as a person would write it."""
-        return f"{self.place}/{name}"
+        return f"{self.place}/{name}".rstrip("/")
 
     def read(self, name: str) -> bytes:
         """The content of a file; FileNotFoundError if there is none."""
@@ -127,6 +127,8 @@ class Store:
             if isinstance(content, Path):
                 try:
                     target.parent.mkdir(parents=True, exist_ok=True)
+                    with content.open("rb") as file:
+                        os.fsync(file.fileno())  # as write_whole does
                     content.replace(target)
                     return
                 except OSError:  # of another disk

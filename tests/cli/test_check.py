@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.running import REPOSITORY, at_once
+from support.s3_server import s3_server
 from support.trees import write_coco, write_table, write_voc
 
 from mlcl.cli import verbs
@@ -323,3 +324,94 @@ def test_a_voc_tree_whose_class_files_leave_images_out(mlcl, tmp_path):
     assert "train: 1 images are not in every class's file; they count as absent there" in said
     for split in ("val", "test"):
         assert f"{split}: no class is both present and known to be absent, so its mAP is not a number" in said
+
+
+# --- Packs
+
+
+@pytest.fixture
+def packed(mlcl, tmp_path):
+    """A dataset with three train chunks and one of test, packed; the flags that read the pack."""
+    rows = [
+        "image,a,split",
+        *(f"{i}.jpg,{i % 2},train" for i in range(60)),
+        *(f"t{i}.jpg,{i % 2},test" for i in range(4)),
+    ]
+    root = write_table(tmp_path / "data", rows)
+    for i in range(60):
+        with (root / f"{i}.jpg").open("ab") as picture:
+            picture.write(bytes(40_000))  # behind the end of a JPEG anything may stand
+    assert mlcl("pack", *FLAGS, root, "--output", "pack", "--chunk_mb", "1").status == 0
+    return ["--data", "Streamed", "--data.num_workers", "0", "--data.root"]
+
+
+def test_a_pack_says_what_its_files_said(mlcl, root, tmp_path):
+    (root / "1.jpg").write_bytes(b"no picture")
+    (root / "2.jpg").write_bytes((root / "3.jpg").read_bytes())
+    (root / "t1.jpg").write_bytes((root / "0.jpg").read_bytes())
+    assert mlcl("pack", *FLAGS, root, "--output", "pack").status == 0
+    of_files = mlcl("check", *FLAGS, root, "--output", "files.csv")
+    flags = ["--data", "Streamed", "--data.root", "pack", "--data.num_workers"]
+    of_pack = mlcl("check", *flags, "0", "--output", "pack.csv")
+    assert of_files.status == of_pack.status == 1
+    assert of_pack.out == of_files.out.replace(f"{root}/", "").replace(
+        "give --data.empty_cells", "pack it again with --data.empty_cells"
+    )
+    plain = [tuple(cell.replace(f"{root}/", "") for cell in row) for row in problems("files.csv")]
+    assert problems("pack.csv") == plain and {row[0] for row in plain} > {"bad image", "leak", "duplicate"}
+
+
+@pytest.mark.filterwarnings("ignore:.*DataLoader will create", "ignore:.*use of fork")
+def test_a_pack_in_a_store(mlcl, packed, tmp_path, monkeypatch):
+    with s3_server() as server:
+        place = server.upload(tmp_path / "pack", "pack")
+        for workers in ("0", "2"):
+            outcome = mlcl("check", *packed, place, "--data.num_workers", workers)
+            assert outcome.status == 0 and outcome.out.endswith("all 64 images can be read\n"), outcome.err
+        chunk = (tmp_path / "pack" / "train" / "chunk-0-1.bin").read_bytes()
+        server.client().put_object(Bucket="pictures", Key="pack/train/chunk-0-1.bin", Body=chunk[:-1])
+        outcome = mlcl("check", *packed, place, "--data.cache_dir", "other")
+        assert outcome.status == 1 and f"  {place}/train/chunk-0-1.bin: has {len(chunk) - 1:,} bytes, " in outcome.out
+        assert "images lost with it: 2" in outcome.out and " of 64 images cannot be read" in outcome.out
+
+
+def test_chunks_that_are_not_what_was_packed(mlcl, packed):
+    train = Path("pack/train")
+    chunks = {n: (train / f"chunk-0-{n}.bin").read_bytes() for n in range(3)}
+
+    def told(*words):
+        outcome = mlcl("check", *packed, "pack", "--output", "list.csv")
+        assert outcome.status == 1 and "chunks are not what was packed" in outcome.out, outcome.err
+        lines = [line for line in outcome.out.splitlines() if line.startswith("  ")]
+        assert len(lines) == len(words) and all(w in line for w, line in zip(words, lines, strict=True)), lines
+        kinds = [row[:3] for row in problems("list.csv")[1:]]
+        assert kinds == [("damaged chunk", "train", line.split(":")[0].strip()) for line in lines]
+        return outcome.out.splitlines()[-1]
+
+    (train / "chunk-0-0.bin").write_bytes(chunks[1])
+    (train / "chunk-0-1.bin").write_bytes(chunks[0])
+    (train / "chunk-0-2.bin").unlink()
+    last = told(
+        "chunk-0-0.bin: ", "chunk-0-1.bin: ", "chunk-0-2.bin: cannot be read: No such file or directory; images"
+    )
+    assert last == "60 of 64 images cannot be read"
+    (train / "chunk-0-2.bin").write_bytes(chunks[2][:100])
+    (train / "chunk-0-1.bin").write_bytes(chunks[1])
+    flipped = bytearray(chunks[0])
+    flipped[len(flipped) // 2] ^= 1
+    (train / "chunk-0-0.bin").write_bytes(flipped)
+    told("is not in it; images lost with it: 1", f"has 100 bytes, {len(chunks[2]):,} were packed: pack again")
+    table = train / "samples.npy"
+    table.write_bytes(table.read_bytes()[:-1])
+    outcome = mlcl("check", *packed, "pack")
+    assert outcome.status == 1 and outcome.err.startswith("mlcl: pack/train/samples.npy is missing, damaged or of an")
+    Path("pack/mlcl.json").unlink()
+    assert "pack holds no pack (no mlcl.json): mlcl pack makes one" in mlcl("check", *packed, "pack").err
+
+
+def test_a_pack_knows_its_protocol(mlcl, tmp_path):
+    write_voc(tmp_path, {"trainval": {"a": {"cat": 1}, "b": {}}, "test": {"c": {}}})
+    flags = ["--data", "VOC2007", "--data.num_workers", "0", "--data.root", str(tmp_path)]
+    assert mlcl("pack", *flags, "--output", "pack").status == 0
+    (line,) = (line for line in mlcl("check", *flags).out.splitlines() if line.startswith("protocol: "))
+    assert line in mlcl("check", "--data", "Streamed", "--data.root", "pack").out.splitlines()

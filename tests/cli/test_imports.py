@@ -57,6 +57,7 @@ def test_help_and_mistakes_need_the_standard_library_only(tmp_path):
         "print(sorted(loaded - sys.stdlib_module_names))"
     )
     lines = ["--help", "fit --help", "predict --help", "fit --modle.x 1", "compare a --bse b", "check --data"]
+    lines += ["pack --help", "pack --data Demo --output test_imports.py --quality 8"]
     assert in_a_new_process(script, *lines, cwd=tmp_path) == "['mlcl']"
 
 
