@@ -200,11 +200,6 @@ class Pack:
         return PackedPictures(self.root, table, ChunkFolder(self.store, chunks))
 
 
-def is_pack(place: str) -> bool:
-    """Whether this folder, or any store, is to be read as a pack."""
-    return is_url(place) or Path(place, MANIFEST).is_file()
-
-
 def digest_of(file: Path) -> str:
     """Of a table's content."""
     with file.open("rb") as content:

@@ -36,7 +36,6 @@ class DualContrastiveLoss(LabelContrastiveLoss):
         compat: keep anchors without a positive in the divisor of the label contrastive part.
     """
 
-    carries_content = True  # through the prototype part alone
     starts_from_means = True
 
     def __init__(
@@ -57,6 +56,7 @@ class DualContrastiveLoss(LabelContrastiveLoss):
     ) -> None:
         super().__init__(temperature, 0, compat, projection, bank, confidence, num_classes, dim)
         self.label_weight, self.prototype_weight = label_weight, prototype_weight
+        self.carries_content = True  # through this part alone
         self.around = PrototypeContrastiveLoss(num_classes, dim, prototype_temperature, absent, prototypes, momentum)
 
     @property

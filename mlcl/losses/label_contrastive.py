@@ -37,11 +37,6 @@ class LabelContrastiveLoss(EmbeddingLoss):
 
     compares_rows = True
 
-    @property
-    def carries_content(self) -> bool:  # type: ignore[override]
-        """Only through absent entries, among them those of the anchor's own class."""
-        return self.hard_negatives > 0
-
     def __init__(
         self,
         temperature: float = 0.2,
@@ -59,6 +54,7 @@ class LabelContrastiveLoss(EmbeddingLoss):
         if hard_negatives < 0:
             raise ValueError(f"hard_negatives must be at least 0, got {hard_negatives}")
         self.temperature, self.hard_negatives, self.compat = check_temperature(temperature), hard_negatives, compat
+        self.carries_content = hard_negatives > 0  # through absent entries, those of the anchor's own class among them
         self.projector = Projector(dim, projection)
         self.bank = EmbeddingBank(num_classes or 0, bank, dim or 0, confidence)
 

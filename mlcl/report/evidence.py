@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,17 @@ from torch import Tensor
 from mlcl import inference
 from mlcl.analysis.embeddings import ClassEmbeddings, entries, join
 from mlcl.analysis.evaluation import Errors
+from mlcl.data.image_files import is_pack
 from mlcl.data.images import ImageError, read_at, read_image, reading_of
-from mlcl.data.pack import Pack, PackedPictures, is_pack
 from mlcl.data.regions import union
 from mlcl.errors import MlclError
 from mlcl.inference.rebuild import Rebuilt
 from mlcl.runs import record, trust
 from mlcl.runs.folders import beside
 from mlcl.runs.results import Results
+
+if TYPE_CHECKING:
+    from mlcl.data.pack import PackedPictures
 
 _MOST_EMBEDDINGS = 1500  # in the projection
 _BATCH = 32
@@ -30,7 +33,7 @@ class Evidence:
     """Of N images and K classes, for some of the images (rows of the results)."""
 
     paths: dict[int, Path] = field(default_factory=dict)  # by row, of the pictures that exist
-    packed: PackedPictures | None = None  # what the paths name, by index, if it is no files
+    packed: "PackedPictures | None" = None  # what the paths name, by index, if it is no files
     index: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # (N,) by row
     attention: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)  # by row and class, (h, w)
     objects: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)  # by row and class, (H, W)
@@ -72,7 +75,9 @@ def gather(
         if data_root is None:
             trust.check_place({"data": {"init_args": settings}}, checkpoint or results.folder)
         root = data_root or settings.get("root") or "."
-        if is_pack(root):
+        if "://" in root or is_pack(root):
+            from mlcl.data.pack import Pack  # with fsspec, for which other reports need not wait
+
             evidence.packed, evidence.index = Pack(root).pictures(results.split), results.index
         evidence.paths = _paths(results, root, evidence.packed, evidence.notes)
     except MlclError as error:
@@ -109,7 +114,7 @@ def _data_settings(results: Results, checkpoint: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _paths(results: Results, root: str, packed: PackedPictures | None, notes: list[str]) -> dict[int, Path]:
+def _paths(results: Results, root: str, packed: "PackedPictures | None", notes: list[str]) -> dict[int, Path]:
     """The pictures that exist, by row."""
     if not len(results.images):
         notes.append("no pictures: these results name no image files")
