@@ -23,7 +23,7 @@ from mlcl.data.store import Store
 from mlcl.errors import MlclError
 
 _FIELDS = 4  # of a sample: image, index, name, target; each is 4 bytes of a size, then its content
-_LARGEST = 2**32 - 1  # bytes of a chunk: litdata's offsets have 32 bits
+_LARGEST = 4_000_000_000  # bytes of a chunk's pictures, beside names and labels: litdata's offsets have 32 bits
 
 
 class Folder(NamedTuple):
@@ -133,7 +133,7 @@ class ChunkWriter(Dataset[str]):
             cache[number] = {"image": image, "index": row, "name": name, "target": samples.targets[row]}
             found["size"].append(len(image))
             found["crc"].append(zlib.crc32(image))
-        if sum(found["size"]) > _LARGEST - 2**20 * _FIELDS:
+        if sum(found["size"]) > _LARGEST:
             raise MlclError(f"{part.chunk} would have {sum(found['size']):,} bytes; give a smaller --chunk_mb")
         [written] = cache.done() or []
         [index] = folder.glob(f"*{INDEX}")

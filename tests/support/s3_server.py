@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
+import s3fs
 
 BUCKET = "pictures"
 
@@ -78,6 +79,7 @@ class Server:
 def s3_server() -> Iterator[Server]:
     """A server, whose environment this process has meanwhile."""
     server = Server()
+    s3fs.S3FileSystem.clear_instance_cache()  # they know the environment of an earlier server
     before = {name: os.environ.get(name) for name in server.environment}
     os.environ.update(server.environment)
     try:
