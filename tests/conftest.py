@@ -18,7 +18,7 @@ from support.running import Outcome, demo_flags
 from mlcl.__main__ import main
 
 # Torch is imported by the tests, not here: the process that hands them to the workers needs none of it.
-pytest_plugins = ("support.report_run",)  # the fixtures of the report's tests
+pytest_plugins = ("support.report_run", "support.packs")  # the fixtures of the report's tests, and of packs
 gc.disable()  # until everything is imported: as in mlcl.cli.verbs.importing
 _ours: set[str] = set()  # names of modules that no test has written
 

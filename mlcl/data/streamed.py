@@ -101,19 +101,19 @@ class Streamed(MultiLabelDataModule):
     def _check_room(self, split: Split, augmented: bool) -> None:
         """Raise MlclError if reading a split would fetch the same chunks again and again."""
         sizes = sorted((chunk.size for chunk in self.pack.chunks(self.pack.splits[split])), reverse=True)
-        ranks, at_once = self.trainer.num_devices if self.trainer is not None else 1, len(sizes)
+        ranks, at_once, or_else = self.trainer.num_devices if self.trainer is not None else 1, len(sizes), ""
         if split != "train":
             at_once = ranks * (1 + AHEAD)
-        elif augmented and self.mixed and self.cache == "none":
+        elif augmented and self.cache == "none":
             # Of each rank those that it mixes, one that its workers have not left yet, and those that come.
-            at_once = ranks * (self.mixed + 1 + AHEAD)
+            at_once = ranks * (self.mixed + 1 + AHEAD) if self.mixed else len(sizes)
+            or_else = f", or another --data.mixed_chunks (now {self.mixed})"
         tables = sum(part.table.file.stat().st_size for part in self.pack.parts.values())
         needed = sum(sizes[:at_once]) + tables
         if needed > self.pack.cache_bytes:
-            mixed = f", or another --data.mixed_chunks (now {self.mixed})" if self.mixed and split == "train" else ""
             raise MlclError(
                 f"data.cache_gb {self.pack.cache_bytes / 1e9:g} is too small: {min(at_once, len(sizes)):,} chunks are "
-                f"needed at once for {split}; give {math.ceil(needed / 1e5) / 1e4:g}{mixed}"
+                f"needed at once for {split}; give {math.ceil(needed / 1e5) / 1e4:g}{or_else}"
             )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import mlcl.data.sampler
-from mlcl.data.sampler import ClassAwareSampler, EpochSampler
+from mlcl.data.sampler import AHEAD, ChunkSampler, ClassAwareSampler, EpochSampler
 from mlcl.errors import MlclError
 from mlcl.system.seeding import derive, global_seed, seeded
 
@@ -220,6 +220,92 @@ def test_as_many_images_as_coco_has_take_a_moment(aware):
     made.largest_batch(torch.from_numpy((targets == 1).sum(1)), 32)
     list(made)
     assert time.process_time() - start < 1  # measured: 0.06
+
+
+# --- Chunk by chunk
+
+
+@pytest.fixture
+def by_chunk(monkeypatch):
+    """Make a chunk sampler as rank ``rank`` of ``world`` would."""
+
+    def make(chunk, world=1, rank=0, mixed=2, seed=0, epoch=0, shuffle=True, ahead=lambda numbers: None):
+        monkeypatch.setattr(mlcl.data.sampler, "world_size", lambda: world)
+        monkeypatch.setattr(mlcl.data.sampler, "rank", lambda: rank)
+        made = ChunkSampler(range(len(chunk)), seed, shuffle, np.asarray(chunk, dtype=np.int64), mixed, ahead)
+        made.set_epoch(epoch)
+        return made
+
+    return make
+
+
+def some_chunks(rng):
+    """The chunk of each image: in random order as mlcl pack deals out training images, of uneven sizes, or only one."""
+    sizes = rng.integers(1, rng.choice([2, 5, 40]), size=rng.choice([1, 2, 7, 30]))
+    return rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+
+
+def test_in_chunks_every_image_comes_once_and_a_chunk_to_one_rank_in_one_stretch(by_chunk):
+    rng = np.random.default_rng(0)
+    for case in range(150):
+        chunk, world, mixed = some_chunks(rng), int(rng.integers(1, 6)), int(rng.integers(1, 9))
+        count, shuffle = len(chunk), bool(case % 3)
+        chunk = chunk if shuffle else np.sort(chunk)
+        parts = [indices(by_chunk(chunk, world, rank, mixed, shuffle=shuffle, epoch=case)) for rank in range(world)]
+        length = -(-count // world)
+        assert [len(part) for part in parts] == [length] * world
+        whole = [index for part in parts for index in part]
+        times = np.bincount(whole, minlength=count)
+        assert times.min() >= 1 and times.sum() == world * length, "all, and nothing but the padding twice"
+        if shuffle and world * length == count:
+            assert times.max() == 1
+        merged = [index for row in zip(*parts, strict=True) for index in row]
+        assert by_chunk(chunk, world, 0, mixed, shuffle=shuffle, epoch=case).order().tolist() == merged
+        # A rank more for each border between the ranks, and for the padding.
+        ranks_of = sum(len(set(chunk[part])) for part in parts)
+        assert ranks_of <= len(set(chunk)) + world - 1 + (world * length > count) * max(1, world * length // count)
+        for part in parts if shuffle and count >= world else ():
+            own, opened, most = chunk[part], set(), 0
+            last = {number: place for place, number in enumerate(own)}
+            for place, number in enumerate(own):
+                opened = {one for one in opened if last[one] >= place} | {number}
+                most = max(most, len(opened))
+            assert most <= mixed + (world * length > count), "chunks at a time"
+        if not shuffle:
+            assert whole[:count] == list(range(count))
+
+
+def test_what_one_chunk_holds_is_in_random_order_anew_in_each_epoch(by_chunk):
+    chunk = np.repeat(np.arange(12), 25)
+    orders = [tuple(indices(by_chunk(chunk, mixed=3, seed=s, epoch=e))) for s in (0, 1) for e in (0, 1)]
+    assert len(set(orders)) == 4
+    torch.manual_seed(99)
+    assert tuple(indices(by_chunk(chunk, mixed=3, seed=1, epoch=1))) == orders[3]
+    neighbours = [chunk[a] == chunk[b] for a, b in itertools.pairwise(orders[0])]
+    assert 0.2 < np.mean(neighbours) < 0.6, "about a third of the neighbours are of one chunk"
+    assert not any(np.array_equal(np.sort(own), own) for own in np.split(np.array(orders[0]), 12))
+
+
+def test_the_chunks_to_come_are_told_in_time_and_in_order(by_chunk):
+    chunk, told = np.random.default_rng(1).permutation(np.repeat(np.arange(9), 6)), []
+    made = by_chunk(chunk, 2, 1, ahead=lambda numbers: told.append((len(seen), numbers)))
+    seen = []
+    for _, index in made:
+        assert chunk[index] in {number for _, numbers in told for number in numbers}, "told before it is read"
+        seen.append(index)
+    begun = list(dict.fromkeys(chunk[seen].tolist()))
+    assert [numbers for _, numbers in told] == [begun[n : n + 1 + AHEAD] for n in range(len(begun))]
+    assert [place for place, _ in told] == [chunk[seen].tolist().index(number) for number in begun]
+
+
+def test_the_largest_batch_of_chunks_is_that_of_the_loaders_of_all_ranks(by_chunk):
+    for world, count in itertools.product((1, 2, 3), (1, 5, 13, 31)):
+        counts = torch.randint(0, 9, (count,), generator=torch.Generator().manual_seed(count))
+        made = [by_chunk(np.arange(count) // 4, world, rank, epoch=3) for rank in range(world)]
+        loaders = [DataLoader(counts, 4, sampler=IndexOnly(one)) for one in made]
+        steps = [sum(int(part.sum()) for part in step) for step in zip(*loaders, strict=True)]
+        assert {one.largest_batch(counts, 4) for one in made} == {max(steps)}
+    assert indices(by_chunk([])) == [] and by_chunk([]).largest_batch(torch.zeros(0, dtype=torch.int64), 4) == 0
 
 
 # --- The seeds under it
