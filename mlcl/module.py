@@ -72,11 +72,11 @@ class MultiLabelModule(LightningModule):
         self.stored: dict[str, Any] | None = None  # record of the checkpoint that this training continues
         self.total_steps: int | None = None  # of the optimizer in this training
         self.evaluating, self.equal_batches, self.embedding_share = False, False, 1.0
-        self.full_batch = 0  # images that a batch of the evaluation is filled up to
-        self.unknown = callbacks.UnknownLabels(unknown, unknown_weight)
+        self.unknown, self.whole_batches = callbacks.UnknownLabels(unknown, unknown_weight), callbacks.WholeBatches()
         self.callbacks = [callbacks.Reproducible(), callbacks.FastStep(compile), self.second_stage, self.unknown]
         self.callbacks += [callbacks.EmbeddingRamp(embedding_start, embedding_ramp), callbacks.ScheduleCheck()]
         self.callbacks += [callbacks.FreezeFirst(), callbacks.Extraction(), callbacks.PosWeight(), callbacks.Monitors()]
+        self.callbacks.append(self.whole_batches)
 
     def configure_callbacks(self) -> list[Callback]:
         """What a training needs around its steps; Lightning adds them to any Trainer, after the Trainer's own."""
@@ -109,11 +109,7 @@ class MultiLabelModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Collect what the metrics need; while training also log the loss."""
-        # Always of one size: with fewer images other kernels compute, and the last digit would depend on the ranks.
-        image, count = batch["image"], len(batch["target"])
-        if self.full_batch > count:
-            image = image[torch.arange(self.full_batch, device=image.device) % count]
-        logits, embeddings = (out[:count] for out in self.network(image)[:2])
+        logits, embeddings = self.whole_batches.evaluate(self.network, batch)
         self.val_metrics.update(logits, batch["target"], batch["index"])
         self.spread.update(embeddings, batch["target"])
         if not self.evaluating:
@@ -124,9 +120,6 @@ class MultiLabelModule(LightningModule):
         """Start afresh."""
         self.val_metrics.reset()
         self.spread.reset()
-        loader: Any = self.trainer.test_dataloaders if self.trainer.testing else self.trainer.val_dataloaders
-        self.spread.left = getattr(getattr(loader, "sampler", None), "own_images", None)
-        self.full_batch = getattr(loader, "batch_size", None) or 0
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/mAP`` (in a test ``test/mAP``) and the rest, the same on every rank."""

@@ -29,3 +29,4 @@ from mlcl.callbacks.unknown_labels import UnknownLabels as UnknownLabels
 from mlcl.callbacks.users import UsersCallbacks as UsersCallbacks
 from mlcl.callbacks.users import admit as admit
 from mlcl.callbacks.users import refuse as refuse
+from mlcl.callbacks.whole_batches import WholeBatches as WholeBatches
