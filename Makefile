@@ -107,6 +107,7 @@ bench: .venv/installed  ## speed as ratios to reference code: an hour on two CPU
 	$(call benchmark,localise,OMP_NUM_THREADS=1)
 	$(call benchmark,curve,OMP_NUM_THREADS=1)
 	$(call benchmark,metrics,OMP_NUM_THREADS=1)
+	$(call benchmark,stream,OMP_NUM_THREADS=1)
 
 bench-gpu: .venv/installed  ## training steps on CUDA: throughput, memory, compiling, DDP
 	$(call benchmark,gpu)

@@ -31,3 +31,28 @@ def test_one_constant_embedding_per_class_is_a_collapse(scale):
     spread = EmbeddingSpread(3, 4)
     spread.update(scale * torch.randn(1, 3, 4).expand(6, 3, 4), torch.ones(6, 3))
     assert spread.compute()["spread"] == pytest.approx(0, abs=1e-6)
+
+
+def test_how_images_are_divided_does_not_change_the_last_digit():
+    """Sums of fp32 would depend on the order."""
+    torch.manual_seed(0)
+    embeddings, targets = torch.randn(200, 3, 16), torch.randint(-1, 2, (200, 3))
+    found = []
+    for size in (200, 32, 7, 1):
+        spread = EmbeddingSpread(3, 16)
+        for rows in torch.randperm(200).split(size):
+            spread.update(embeddings[rows], targets[rows])
+        spread.compute()
+        found.append(spread.per_class)
+    assert all(torch.equal(other, found[0]) for other in found)
+
+
+def test_images_that_a_sampler_repeats_do_not_enter():
+    torch.manual_seed(0)
+    embeddings, targets = torch.randn(5, 3, 4), torch.ones(5, 3)
+    once, padded = EmbeddingSpread(3, 4), EmbeddingSpread(3, 4)
+    once.update(embeddings, targets)
+    padded.left = 5
+    for rows in torch.tensor([0, 1, 2, 3, 4, 0, 1]).split(3):
+        padded.update(embeddings[rows], targets[rows])
+    assert once.compute() == padded.compute()

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mlcl.data.labels import describe, encode, from_voc, measurable
+import mlcl.data.labels
+from mlcl.data.labels import counted, describe, encode, from_voc, measurable
 from mlcl.errors import MlclError
 
 
@@ -62,3 +63,13 @@ def test_a_class_is_measurable_with_a_positive_and_a_known_negative():
     assert measurable(targets).tolist() == [True, False, False, False, False, False]
     assert measurable(targets[:0]).tolist() == [False] * 6
     assert measurable(targets).dtype == bool
+
+
+def test_counting_a_part_at_a_time_counts_all(monkeypatch):
+    targets = np.random.default_rng(0).integers(-1, 2, (103, 5)).astype(np.int8)
+    targets[7] = 0
+    monkeypatch.setattr(mlcl.data.labels, "_AT_ONCE", 50)  # ten rows
+    found = counted(targets)
+    assert found.present.tolist() == [int((column == 1).sum()) for column in targets.T]
+    assert found.absent.tolist() == [int((column == 0).sum()) for column in targets.T]
+    assert found.empty == sum(1 not in row for row in targets.tolist()) > 0

@@ -350,3 +350,18 @@ def test_the_global_seed_is_lightnings(monkeypatch):
     assert global_seed() == 0
     monkeypatch.setenv("PL_GLOBAL_SEED", "17")
     assert global_seed() == 17
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 25])
+@pytest.mark.parametrize("kind", ["image by image", "chunk by chunk"])
+def test_a_rank_knows_which_images_only_fill_it(sampler, by_chunk, kind, count):
+    """They come last; what is before them is each image once."""
+    for world in (1, 2, 3, 4):
+        own = []
+        for rank in range(world):
+            if kind == "image by image":
+                made = sampler(count, world, rank, shuffle=False)
+            else:
+                made = by_chunk([n // 4 for n in range(count)], world, rank, shuffle=False)
+            own += indices(made)[: made.own_images]
+        assert sorted(own) == list(range(count))

@@ -11,6 +11,7 @@ import pytest
 from support.object_trees import write_open_images, write_roboflow
 from support.running import REPOSITORY, tiny_data
 
+from mlcl.__main__ import main
 from mlcl.cli import verbs
 from mlcl.data import Demo
 
@@ -112,6 +113,12 @@ def data_for(words: tuple[str, ...], place: Path) -> list[str]:
     for kind, write in OBJECTS.items():
         if kind in words:
             return ["--data.root", str((place / kind) if (place / kind).exists() else write(place / kind))]
+    if "PACK" in words:
+        if not (place / "PACK").exists():
+            files = tiny_data("COCO2014", place / "packed")
+            chosen = ["--data", "COCO2014", *files, "--data.num_workers", "0", "--data.val_fraction", "0.25"]
+            assert main(["pack", *chosen, "--output", str(place / "PACK")]) == 0
+        return ["--data.root", str(place / "PACK")]
     stem = next((Path(word).stem for word in words if word.endswith(".yaml")), "demo")
     kind = {"coco": "COCO2014", "voc2007": "VOC2007", "voc2012": "VOC2012"}.get(stem, "Demo")
     if not (place / kind).exists() or kind == "Demo":
@@ -125,6 +132,7 @@ def test_it_runs(words, place: Path, mlcl, monkeypatch):
     flags = data_for(words, place)
     given = {
         "DIR": flags[flags.index("--data.root") + 1],
+        "PACK": str(place / "PACK"),
         "IMAGES": str(place / "Demo" / "val2014"),
         "WEIGHTS": str(place / "weights.pth"),
     }

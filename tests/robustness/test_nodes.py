@@ -11,9 +11,11 @@ from support.nodes import can_hide_folders, run_nodes, run_ranks
 from support.trees import write_table
 
 from mlcl.__main__ import main
+from mlcl.data.csv_file import CSVDataset
+from mlcl.data.streamed import Streamed
 
 RESULTS = ("metrics.json", "per_class.csv", "scores.npz", "label_issues.csv")
-TESTED = 22  # images that can be read: neither ranks nor batches divide them
+TESTED = 24  # of 25 images, which neither ranks nor batches divide; one process has one in its last batch, others three
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with unknown labels and a broken picture in each split, as files and as a pack; and a trained run."""
     folder = tmp_path_factory.mktemp("nodes")
     random, rows = np.random.default_rng(0), ["image,ant,bee,cow,split"]
-    for number in range(60):
+    for number in range(62):
         labels = ",".join(random.choice(["1", "0", ""], 3, p=[0.4, 0.4, 0.2]))
         rows.append(f"{number:02d}.jpg,{labels},{'train' if number < 37 else 'test'}")
     write_table(folder / "files", rows)
@@ -108,6 +110,23 @@ def test_two_nodes_under_torchrun_give_one_result_without_being_told_how_many_th
     assert status == [0, 0], err
     assert out.count("results in") == 1
     assert_same_results(newest(place), expected)
+
+
+@pytest.mark.parametrize("hidden", [{"known_share": 0.5}, {"single_positive": True}])
+def test_the_same_labels_are_hidden(hidden, place: Path):
+    files, pack = (
+        kind(root=str(place / name), on_bad_image="skip", num_workers=0, **hidden)
+        for kind, name in ((CSVDataset, "files"), (Streamed, "pack"))
+    )
+    for data in (files, pack):
+        data.setup()
+    assert files.hidden == pack.hidden and (files.splits["train"].targets == pack.splits["train"].targets).all()
+    for split in ("train", "test"):
+        assert files.splits[split].names(files.root) == pack.splits[split].names(pack.root)
+    for data in (files, pack):
+        some = data.splits["train"].take(np.arange(0, 37, 3))
+        assert data.splits["train"].among(some).nonzero()[0].tolist() == list(range(0, 37, 3))
+        assert not data.splits["test"].among(some).any()
 
 
 def assert_same_training(one: Path, other: Path) -> None:
