@@ -392,7 +392,7 @@ def test_chunks_that_are_not_what_was_packed(mlcl, packed):
     (train / "chunk-0-1.bin").write_bytes(chunks[0])
     (train / "chunk-0-2.bin").unlink()
     last = told(
-        "chunk-0-0.bin: ", "chunk-0-1.bin: ", "chunk-0-2.bin: cannot be read: No such file or directory; images"
+        "chunk-0-0.bin: ", "chunk-0-1.bin: ", "chunk-0-2.bin: is missing; images"
     )
     assert last == "60 of 64 images cannot be read"
     (train / "chunk-0-2.bin").write_bytes(chunks[2][:100])

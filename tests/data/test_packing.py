@@ -430,7 +430,7 @@ def test_what_a_store_refuses(mlcl, many, server, monkeypatch, tmp_path):
 
 
 def test_a_store_that_dies_in_the_middle(mlcl, many, server, monkeypatch):
-    monkeypatch.setattr("mlcl.data.store.PATIENCE", 1.0)
+    monkeypatch.setenv("MLCL_STORE_PATIENCE", "1")
     place, client = f"{server.place}/dies", server.client()
 
     def begun() -> bool:
