@@ -172,7 +172,7 @@ class Pack:
 
         def opened() -> Table:
             if digest_of(file) != key:
-                raise ValueError("damaged, or of another pack")
+                raise ValueError("other bytes than were packed")
             return Table(file, key, facts["images"])
 
         def fetch() -> None:
@@ -194,7 +194,7 @@ class Pack:
         except OSError as error:
             raise MlclError(f"{error.filename or self.store.address(name)}: {error.strerror or error}") from None
         except Exception as error:  # numpy has many for a foreign file
-            raise PackError(f"{self.store.address(name)} is no table of mlcl pack, or damaged: {error}") from None
+            raise PackError(f"{self.store.address(name)} is no table of this pack: {error}") from None
         if self.is_remote:
             return PackedPictures(self.root, table, ChunkCache(self.store, chunks, table, self.cache, self.cache_bytes))
         return PackedPictures(self.root, table, ChunkFolder(self.store, chunks))

@@ -391,9 +391,7 @@ def test_chunks_that_are_not_what_was_packed(mlcl, packed):
     (train / "chunk-0-0.bin").write_bytes(chunks[1])
     (train / "chunk-0-1.bin").write_bytes(chunks[0])
     (train / "chunk-0-2.bin").unlink()
-    last = told(
-        "chunk-0-0.bin: ", "chunk-0-1.bin: ", "chunk-0-2.bin: is missing; images"
-    )
+    last = told("chunk-0-0.bin: ", "chunk-0-1.bin: ", "chunk-0-2.bin: is missing; images")
     assert last == "60 of 64 images cannot be read"
     (train / "chunk-0-2.bin").write_bytes(chunks[2][:100])
     (train / "chunk-0-1.bin").write_bytes(chunks[1])
@@ -404,7 +402,7 @@ def test_chunks_that_are_not_what_was_packed(mlcl, packed):
     table = train / "samples.npy"
     table.write_bytes(table.read_bytes()[:-1])
     outcome = mlcl("check", *packed, "pack")
-    assert outcome.status == 1 and outcome.err.startswith("mlcl: pack/train/samples.npy is missing, damaged or of an")
+    assert outcome.status == 1 and outcome.err.startswith("mlcl: pack/train/samples.npy is no table of this pack")
     Path("pack/mlcl.json").unlink()
     assert "pack holds no pack (no mlcl.json): mlcl pack makes one" in mlcl("check", *packed, "pack").err
 

@@ -97,11 +97,11 @@ HOSTILE = {  # changes of what the manifest says of train, or of the manifest; w
     "huge": ({"chunks": [["chunk-0-0.bin", 10**30]]}, "mlcl.json is damaged: sizes"),
     "no number": ({"images": "12"}, "mlcl.json is damaged: sizes"),
     "true": ({"images": True}, "mlcl.json is damaged: sizes"),
-    "fewer chunks": ({"chunks": CHUNKS[:2]}, "train/samples.npy is no table of mlcl pack"),
+    "fewer chunks": ({"chunks": CHUNKS[:2]}, "train/samples.npy is no table of this pack"),
     "shorter chunks": ({"chunks": [["chunk-0-0.bin", 100], *CHUNKS[1:]]}, "pictures beyond the end of their chunk"),
-    "fewer images": ({"images": 11}, "train/samples.npy is no table of mlcl pack"),
+    "fewer images": ({"images": 11}, "train/samples.npy is no table of this pack"),
     "no chunks": ({"chunks": None}, "mlcl.json is damaged: "),
-    "another table": ({"table": "0" * 32}, "train/samples.npy is no table of mlcl pack, or damaged"),
+    "another table": ({"table": "0" * 32}, "train/samples.npy is no table of this pack"),
     "folder above": ({"folders": {"../up": {}}, "splits": {"train": "../up"}}, "mlcl.json is damaged: splits"),
     "other split": ({"splits": {"train": "val"}}, "mlcl.json is damaged: splits"),
     "one class": ({"classes": ["cat"]}, "other columns"),
@@ -181,13 +181,10 @@ def test_a_damaged_or_hostile_table_is_refused(folder, tmp_path, attack, monkeyp
     monkeypatch.chdir(tmp_path)
     file = folder / "train/samples.npy"
     TABLES[attack](file)
-    assert (
-        refusal(str(folder), tmp_path)
-        == "train/samples.npy is no table of mlcl pack, or damaged: damaged, or of another pack"
-    )
+    assert refusal(str(folder), tmp_path) == "train/samples.npy is no table of this pack: other bytes than were packed"
     known = json.loads((folder / "mlcl.json").read_text())["folders"]["train"]
     write_manifest(folder, {"folders": {"train": {**known, "table": digest_of(file)}}})
-    assert refusal(str(folder), tmp_path).startswith("train/samples.npy is no table of mlcl pack, or damaged: ")
+    assert refusal(str(folder), tmp_path).startswith("train/samples.npy is no table of this pack: ")
     assert not Path("pwned").exists()
 
 
@@ -195,7 +192,7 @@ def test_a_table_that_is_missing_or_damaged_in_the_store(folder, place_of, tmp_p
     file = folder / "train/samples.npy"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + b"x")
-    assert refusal(place_of(folder), tmp_path).startswith("train/samples.npy is no table of mlcl pack, or damaged")
+    assert refusal(place_of(folder), tmp_path).startswith("train/samples.npy is no table of this pack")
     file.unlink()
     other = folder.rename(tmp_path / "other")
     assert refusal(place_of(other), tmp_path) == "train/samples.npy is missing"

@@ -361,6 +361,8 @@ def when(reached, do) -> threading.Thread:
     return thread
 
 
+# In this process, the signal may come between the opening of a file and its with statement.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("signum", "words"), [("SIGINT", "interrupted"), ("SIGTERM", "stopped by SIGTERM")])
 def test_a_signal_ends_it_in_one_line(mlcl, many, signum, words):
     number = getattr(signal, signum)
