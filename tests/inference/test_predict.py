@@ -139,6 +139,7 @@ def test_json_lines_and_top(mlcl, trained, demo_root):
     assert float(row["score_1"]) == max(everything[0]["scores"].values())
 
 
+@pytest.mark.slow  # torchrun's processes go the same way, in test_predict_parts.py
 def test_two_processes_write_one_file_in_order(mlcl, trained, tmp_path):
     """13 images, batches of 2: the ranks have different numbers of batches, and one image is broken."""
     write_images(tmp_path / "images", 12)
