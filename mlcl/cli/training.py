@@ -216,8 +216,9 @@ def _as_launched(arguments: dict[str, Any]) -> Trainer:
     trainer, size = Trainer(**arguments), "WORLD_SIZE" if torchrun else "SLURM_NTASKS"
     started = int(os.environ[size]) if torchrun or SLURMEnvironment.detect() else trainer.world_size
     if started != trainer.world_size:
+        leave = "; or --trainer.devices auto --trainer.num_nodes 1, for torchrun's numbers" if torchrun else ""
         raise MlclError(
             f"{started} processes were started, but --trainer.devices and --trainer.num_nodes are for "
-            f"{trainer.world_size}: give the processes of a node, and the nodes"
+            f"{trainer.world_size}: give the processes of a node, and the nodes{leave}"
         )
     return trainer

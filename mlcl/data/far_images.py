@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 
 from mlcl.data.decoding import ImageError
-from mlcl.data.image_files import PACK, Elsewhere, find_images, is_image, is_pack
+from mlcl.data.image_files import PACK, UNFINISHED, Elsewhere, find_images, is_image, is_pack
 from mlcl.data.store import Store, is_url
 from mlcl.errors import MlclError, find_cause
 
@@ -144,6 +144,8 @@ def _objects(url: str) -> dict[str, int]:
         return {url: found[""]}
     names = sorted(filter(is_image, found), key=lambda name: name.split("/"))
     if not names:
+        if UNFINISHED in found:
+            raise MlclError(f"--images {url}: an unfinished pack: the same mlcl pack command finishes it")
         raise MlclError(f"--images {url}: no image in there (by the endings: .jpg, .png, ...)")
     return {store.address(name): found[name] for name in names}
 

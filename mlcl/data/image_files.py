@@ -10,7 +10,7 @@ from PIL import Image
 from mlcl.errors import MlclError
 
 Image.init()
-PACK = "mlcl.json"  # in the folder of a pack, see pack.py
+PACK, UNFINISHED = "mlcl.json", "packing.json"  # in the folder of a pack, and of an unfinished one, see pack.py
 ENDINGS = frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN) - {
     ".eps", ".ps", ".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr",  # not for Pillow alone
 }  # fmt: skip
@@ -54,6 +54,8 @@ def find_images(patterns: Sequence[str]) -> list[str]:
                 images.append(place)
         if not images:
             what = "no image in there (by the endings: .jpg, .png, ...)" if given else "no image there matches"
+            if os.path.isfile(os.path.join(pattern, UNFINISHED)):
+                what = "an unfinished pack: the same mlcl pack command finishes it"
             raise MlclError(f"--images {pattern}: {what}")
         for path in images:
             found.setdefault(os.path.abspath(path), path)

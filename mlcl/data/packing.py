@@ -103,7 +103,8 @@ def pack(
     _tidy(store, found)
     total = sum(size for facts in manifest["folders"].values() for _, size in facts["chunks"])
     images = sum(facts["images"] for facts in manifest["folders"].values())
-    say(f"{place}: {images:,} images in {len(parts):,} chunks, {total / 1e9:.3g} GB")
+    size = f"{total / 1e9:,.1f} GB" if total >= 1e9 else f"{total / 1e6:,.1f} MB"
+    say(f"{place}: {images:,} images in {len(parts):,} chunks, {size}")
 
 
 def _require_litdata() -> None:

@@ -36,7 +36,10 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-_NOISE = "\U0001f4a1|^(GPU|TPU|HPU) avail|`Trainer.fit` stopped|^(Seed set|Restor|Loaded model|Loading `|Found curr)"
+_NOISE = (
+    "\U0001f4a1|^(GPU|TPU|HPU) avail|`Trainer.fit` stopped|^(Restor|Loaded model|Loading `|Found curr)|"
+    r"^(\[rank: \d+\] )?Seed set|^Initializing distributed|^-+\ndistributed_backend="
+)
 _HARMLESS = (
     r".*does not have many workers",  # our own default, chosen by the user
     r".*number of training batches .* smaller than the logging interval",  # tiny datasets are fine

@@ -193,7 +193,12 @@ def test_a_store_that_does_not_answer_ends_it_in_a_line(mlcl, trained, demo_root
 def test_what_names_no_images(mlcl, trained, server, monkeypatch, tmp_path):
     """A line each."""
     server.client().put_object(Bucket=BUCKET, Key="empty/notes.txt", Body=b"")
+    server.client().put_object(Bucket=BUCKET, Key="begun/packing.json", Body=b"{}")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/packing.json").write_text("{}")
     cases = {
+        f"{server.place}/begun": "--images s3://pictures/begun: an unfinished pack",
+        str(tmp_path / "begun"): f"--images {tmp_path / 'begun'}: an unfinished pack",
         f"{server.place}/empty": "--images s3://pictures/empty: no image in there",
         f"{server.place}/nothing": "--images s3://pictures/nothing: nothing is there",
         "odd://a/b": "odd://a/b: Protocol not known: odd",
