@@ -213,7 +213,13 @@ def _as_launched(arguments: dict[str, Any]) -> Trainer:
     torchrun = dist.is_available() and dist.is_torchelastic_launched()
     if torchrun and (arguments["devices"], arguments["num_nodes"]) == ("auto", 1):
         arguments |= {"devices": int(os.environ["LOCAL_WORLD_SIZE"]), "num_nodes": int(os.environ["GROUP_WORLD_SIZE"])}
-    trainer, size = Trainer(**arguments), "WORLD_SIZE" if torchrun else "SLURM_NTASKS"
+    try:
+        trainer = Trainer(**arguments)
+    except ValueError as error:  # which Lightning raises where the strategy is one of several processes
+        if "world size" not in str(error):
+            raise
+        raise MlclError(f"--trainer.devices and --trainer.num_nodes: {error}") from None
+    size = "WORLD_SIZE" if torchrun else "SLURM_NTASKS"
     started = int(os.environ[size]) if torchrun or SLURMEnvironment.detect() else trainer.world_size
     if started != trainer.world_size:
         leave = "; or --trainer.devices auto --trainer.num_nodes 1, for torchrun's numbers" if torchrun else ""

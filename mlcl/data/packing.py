@@ -54,6 +54,8 @@ def pack(
     """
     _require_litdata()
     place = place if is_url(place) else os.path.abspath(os.path.expanduser(place))
+    store = Store(place)
+    _require_room(store)  # before all of the dataset is read
     data.prepare_data()
     val_source = data.read_splits()
     if data.hidden:
@@ -75,7 +77,7 @@ def pack(
         "splits": {split: last[id(samples)] for split, samples in data.splits.items()},
     }
     parts = [part for name, folder in folders.items() for part in _divided(name, folder, chunk_bytes)]
-    store, job = Store(place), _job(folders, (manifest, chunk_bytes))
+    job = _job(folders, (manifest, chunk_bytes))
     temporary = Path(tempfile.gettempdir() if is_url(place) else place, f".packing-{job}-")  # a disk's own: to move it
     found = _begin(store, job, temporary)
     signals.advise(lambda: "; the same command goes on")
@@ -153,19 +155,24 @@ def _job(folders: Mapping[str, Folder], how: Any) -> str:
     return digest.hexdigest()
 
 
+def _require_room(store: Store) -> dict[str, int]:
+    """The names and sizes of an unfinished pack there; MlclError if it is a whole one, or anything else."""
+    found = store.names()
+    if JOB not in found and MANIFEST in found:
+        raise MlclError(f"--output {store.place} holds a whole pack already; remove it, or give another place")
+    if JOB not in found and any(not _UNFINISHED.fullmatch(name) for name in found):
+        raise MlclError(f"--output {store.place} is not empty; give another place")
+    return found
+
+
 def _begin(store: Store, job: str, temporary: Path) -> dict[str, int]:
     """Take the place, and return what is there from an earlier start: names and sizes."""
-    found = store.names()
-    if JOB in found:
+    if JOB in (found := _require_room(store)):
         if json.loads(store.read(JOB)).get("job") != job:
             raise MlclError(
                 f"--output {store.place} holds an unfinished pack of other data or with other options; remove it, or "
                 "give another place"
             )
-    elif MANIFEST in found:
-        raise MlclError(f"--output {store.place} holds a whole pack already; remove it, or give another place")
-    elif any(not _UNFINISHED.fullmatch(name) for name in found):
-        raise MlclError(f"--output {store.place} is not empty; give another place")
     else:
         store.write(JOB, json.dumps({"job": job}).encode())
     for left in temporary.parent.glob(f"{temporary.name}*"):  # by a killed process

@@ -15,6 +15,7 @@ from mlcl.data.sampler import AHEAD, ChunkSampler, EpochSampler
 from mlcl.data.splits import Split
 from mlcl.data.store import is_url
 from mlcl.errors import MlclError
+from mlcl.system.console import say
 from mlcl.system.seeding import global_seed
 
 _MIXED = 8  # chunks from a store
@@ -68,6 +69,8 @@ class Streamed(MultiLabelDataModule):
     def divide_splits(self) -> tuple[dict[Split, Samples], str]:
         """As they were packed; the same images may serve as val and test."""
         self.notes |= self.pack.manifest["notes"]
+        if self.pack.is_remote:
+            say(f"{self.pack.place}: chunks are kept in {self.pack.cache}, up to {self.pack.cache_bytes / 1e9:g} GB")
         read: dict[str, Samples | None] = {}
         for split, folder in self.pack.splits.items():
             read.setdefault(folder, self.read_split(split))  # type: ignore[arg-type]
