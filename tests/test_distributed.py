@@ -362,6 +362,7 @@ class Same(Callback):
 """
 
 
+@pytest.mark.slow  # ranks that train in the normal suite: robustness/test_nodes.py
 def test_fit_on_two_processes(mlcl, trained: Path, demo: list[str]):
     """A second stage with everything that crosses ranks, logged to W&B, with an odd number of test images.
 

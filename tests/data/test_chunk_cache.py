@@ -207,7 +207,8 @@ def test_a_spawned_process_reads_too(place, pictures, tmp_path):
     assert process.exitcode == 0
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [20])
 def test_workers_forked_while_a_thread_fetches_do_not_hang(place, pictures, tmp_path, rounds):
     for number in range(rounds):
         packed = Pack(place, tmp_path / f"cache{number}").pictures("train")

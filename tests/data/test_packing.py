@@ -391,7 +391,7 @@ def test_a_signal_to_a_process_with_workers(mlcl, many, signum, group, tmp_path)
     assert not [name for name in content(Path("pack")) if "packing" in name or "chunk-0-0.json" in name]
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_full_disk(mlcl, many, workers):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))  # no file may grow to a chunk's size

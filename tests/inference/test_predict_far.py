@@ -134,7 +134,7 @@ def test_a_pack_among_other_images_with_loader_processes(mlcl, trained, packed, 
     assert [*same.values()][1:] == [*rows[0].values()][1:]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_damaged_chunk_ends_it_in_a_line(mlcl, trained, packed, server, workers):
     """Nothing is written under the output's name; with the chunk in place again, the same command goes on."""
     place = server.upload(packed, f"damaged{workers}")
@@ -232,6 +232,7 @@ def test_mistakes_with_urls_are_answered_without_torch(trained, demo_root, tmp_p
     assert "--output s3://bucket/o.csv: give a file" in answers[2].err and "no such file" in answers[3].err
 
 
+@pytest.mark.slow
 def test_an_onnx_file_reads_them_too(mlcl, calibrated_low, exported, packed, demo_root, server, monkeypatch):
     """An object, one that is gone, a pack: the same rows as of files; and it is not for several processes."""
     place = server.upload(demo_root / "val2014", "onnx")

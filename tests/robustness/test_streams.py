@@ -137,6 +137,7 @@ def during(mlcl, arguments: list[str], do):
     return outcome
 
 
+@pytest.mark.slow  # tests/data/test_store.py has both of the store alone
 def test_a_server_that_stops_in_an_epoch_is_waited_for_and_one_that_goes_is_told(
     mlcl, s3, tmp_path, place, monkeypatch
 ):
@@ -261,6 +262,7 @@ def test_a_checkpoint_chooses_no_store(mlcl, place, packed, monkeypatch, s3, req
     assert len(tests) == 2 and len({file.read_bytes() for file in (*tests, Path("runs/a/version_0/scores.npz"))}) == 1
 
 
+@pytest.mark.slow
 def test_the_caches_of_pictures_and_features_serve_packs(mlcl, packed, place, tmp_path):
     frozen = ["--model.network.freeze_stages", "all", "--data.augment", "none", "--ema_decay", "null"]
     frozen += ["--data.mixed_chunks", "2", "--trainer.max_epochs", "1"]
