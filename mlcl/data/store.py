@@ -50,8 +50,8 @@ class Store:
         place: a folder, or a URL.
 
     Raises:
-        MlclError: if a package for such URLs is missing, or the URL holds a password; each method, if the store
-            refuses, or does not answer for :func:`patience`.
+        MlclError: if a package for such URLs is missing, or the URL holds a password or names no bucket; each method,
+            if the store refuses, or does not answer for :func:`patience`.
     """
 
     def __init__(self, place: str) -> None:
@@ -61,6 +61,8 @@ class Store:
                 f"{place.partition('://')[0]}://...: the address holds a password, which would be stored with every "
                 "run; give it in the environment"
             )
+        if is_url(place) and not is_url(self.place):  # s3://, which would become a folder named "s3:"
+            raise MlclError(f"{place} names no bucket, such as s3://bucket/prefix")
         self._files()
 
     def _files(self) -> tuple[Any, str]:

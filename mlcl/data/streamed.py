@@ -53,8 +53,8 @@ class Streamed(MultiLabelDataModule):
         for name, plain in (("val_fraction", 0.0), ("split_seed", 0), ("empty_images", "keep")):
             if (given := getattr(self, name)) not in (plain, packed[name]):
                 raise MlclError(
-                    f"data.{name} is {given}, but {self.pack.place} was packed with {packed[name]}; leave it out, or "
-                    f"pack with --data.{name} {given}"
+                    f"data.{name} is {given}, but {self.pack.place} was packed with {packed[name]}; give --data.{name} "
+                    f"{packed[name]}, or pack with --data.{name} {given}"
                 )
 
     def read_split(self, split: Split) -> Samples | None:

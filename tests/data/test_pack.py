@@ -201,7 +201,7 @@ def test_a_table_that_is_missing_or_damaged_in_the_store(folder, place_of, tmp_p
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"val_fraction": 0.3}, "data.val_fraction is 0.3, but .* was packed with 0.0; leave it out, or pack with"),
+        ({"val_fraction": 0.3}, "val_fraction is 0.3, but .* was packed with 0.0; give --data.val_fraction 0.0, or"),
         ({"cache_gb": 0}, "data.cache_gb is 0, it must be above 0"),
         ({"mixed_chunks": -1}, "data.mixed_chunks is -1, it must be at least 0"),
     ],

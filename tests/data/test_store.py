@@ -41,6 +41,7 @@ def test_a_folder_and_a_store_hold_files_alike(s3, tmp_path):
         ("gs://bucket/x", "gs://bucket/x needs gcsfs: pip install gcsfs"),
         ("nosuch://bucket/x", "nosuch://bucket/x: Protocol not known: nosuch"),
         ("s3://me:secret-word@bucket/x", "the address holds a password, which would be stored with every run"),
+        ("s3://", "s3:// names no bucket, such as s3://bucket/prefix"),
     ],
 )
 def test_what_asking_again_does_not_mend_is_said_at_once(s3, place, said, monkeypatch, capfd):
