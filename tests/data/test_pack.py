@@ -90,7 +90,7 @@ def test_a_damaged_chunk_is_named(folder, place_of, tmp_path, damage):
 CHUNKS = [["chunk-0-0.bin", 211], ["chunk-0-1.bin", 227], ["chunk-0-2.bin", 243]]
 HOSTILE = {  # changes of what the manifest says of train, or of the manifest; what the refusal says
     "chunk above": ({"chunks": [["../../victim", 211], *CHUNKS[1:]]}, "mlcl.json is damaged: the name of a chunk"),
-    "chunk absolute": ({"chunks": [["/tmp/victim.bin", 211]]}, "mlcl.json is damaged: the name of a chunk"),
+    "chunk absolute": ({"chunks": [["/victim.bin", 211]]}, "mlcl.json is damaged: the name of a chunk"),
     "chunk twice": ({"chunks": [CHUNKS[0], *CHUNKS[:2]]}, "mlcl.json is damaged: a chunk is named twice"),
     "table above": ({"table": "../../victim"}, "mlcl.json is damaged: the name of a table"),
     "negative": ({"chunks": [["chunk-0-0.bin", -1]]}, "mlcl.json is damaged: sizes"),
