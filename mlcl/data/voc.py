@@ -150,8 +150,8 @@ def _check_layout(root: Path, lists: Path, image_set: str) -> None:
     files = [file for place in (root, root / "Annotations") for file in place.glob("*.xml")]
     if others := sorted(listed.difference(VOC_CLASSES)) or sorted(file.name for file in files[:1]):
         raise MlclError(
-            f"{lists if listed else root} has {short(', '.join(others[:3]))}, but no list of {VOC_CLASSES[0]}: for classes "
-            "of your own make a table of the XML files (docs/interop.md), or export COCO's form (--data COCOJSON)"
+            f"{lists if listed else root} has {short(', '.join(others[:3]))}, but no list of {VOC_CLASSES[0]}: for "
+            "classes of your own make a table of XML files (docs/interop.md), or export COCO's form (--data COCOJSON)"
         )
 
 

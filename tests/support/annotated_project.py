@@ -6,7 +6,7 @@ from typing import Any
 
 from support.trees import picture
 
-CLASSES = ("cat", "dog", "hot dog", "yak")
+CLASSES = ("cat", "dog", "hot dog", "owl", "yak")  # nobody has seen an owl
 WIDTH, HEIGHT = 64, 48
 # In turn: one label, none, two, several boxes of one, three, an unsure object alone, an unsure one beside a sure one.
 _OBJECTS = [["cat"], [], ["cat", "dog"], ["dog", "dog", "dog"], ["cat", "dog", "yak"], ["hot dog?"], ["yak?", "yak"]]
@@ -42,11 +42,11 @@ def write_project(folder: Path) -> Path:
     return file
 
 
-def truth(difficult: int = 1) -> dict[str, list[int]]:
-    """Name -> the target of each class; ``difficult`` is that of a class with nothing but difficult objects."""
+def truth(difficult: int = 1) -> dict[str, dict[str, int]]:
+    """Name -> the code of each class that is not absent; ``difficult`` is that of one with only difficult objects."""
     found = {}
     for image in project():
         sure = {box["name"] for box in image["boxes"] if not box["difficult"]}
         codes = {name: difficult for name in image["labels"]} | dict.fromkeys(sure, 1)
-        found[image["name"]] = [codes.get(name, 0) for name in CLASSES]
+        found[image["name"]] = {name: code for name, code in codes.items() if code}
     return found

@@ -4,11 +4,20 @@ import json
 import sys
 from pathlib import Path
 
-FORMATS = ("coco", "voc", "cvat", "open_images", "imagenet", "imagenet_txt", "label_me", "datumaro", "yolo", "yolo_ultralytics")
+FORMATS = (
+    "coco",
+    "voc",
+    "cvat",
+    "open_images",
+    "imagenet",
+    "imagenet_txt",
+    "label_me",
+    "datumaro",
+    "yolo",
+)
 
 
 def main(source: Path, target: Path) -> None:
-    import datumaro
     from datumaro.components.annotation import Bbox, Label
     from datumaro.components.dataset import Dataset
     from datumaro.components.dataset_base import DatasetItem
@@ -25,15 +34,13 @@ def main(source: Path, target: Path) -> None:
                 found.append(Bbox(*box["box"], label=place[box["name"]], attributes=more))
             file = source / "pictures" / image["name"]
             media = Image.from_file(path=str(file))
-            items.append(DatasetItem(id=file.stem, subset="train", media=media, annotations=found, attributes={"id": number}))
+            items.append(
+                DatasetItem(id=file.stem, subset="train", media=media, annotations=found, attributes={"id": number})
+            )
         dataset = Dataset.from_iterable(items, categories=project["classes"])
         for format in FORMATS:
             folder = target / "_".join(kind) / format
-            try:
-                dataset.export(str(folder), format, save_media=True)
-            except Exception as error:
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "refused.txt").write_text(f"{type(error).__name__}: {error}")
+            dataset.export(str(folder), format, save_media=True)
 
 
 if __name__ == "__main__":

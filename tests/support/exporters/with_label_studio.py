@@ -54,7 +54,11 @@ def main(source: Path, target: Path) -> None:
 
     project = json.loads((source / "project.json").read_text())
     shutil.copytree(source / "pictures", target / "media" / "upload" / "1")
-    for kind in ({"choices": True, "boxes": False}, {"choices": False, "boxes": True}, {"choices": True, "boxes": True}):
+    for kind in (
+        {"choices": True, "boxes": False},
+        {"choices": False, "boxes": True},
+        {"choices": True, "boxes": True},
+    ):
         name = "_".join(what for what, there in kind.items() if there)
         tasks = [task(number, image, project, **kind) for number, image in enumerate(project["images"], 1)]
         (target / name).mkdir(parents=True)

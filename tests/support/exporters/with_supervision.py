@@ -25,16 +25,13 @@ def main(source: Path, target: Path) -> None:
     data.as_coco(images_directory_path=str(coco / "images"), annotations_path=str(coco / "labels.json"))
     data.as_pascal_voc(images_directory_path=str(voc / "images"), annotations_directory_path=str(voc / "Annotations"))
     data.as_yolo(str(yolo / "images"), str(yolo / "labels"), str(yolo / "data.yaml"))
-    labels = {
+    labels = {  # a picture without a label makes it fail
         name: sv.Classifications(class_id=np.array([place[label] for label in image["labels"]]))
         for name, image in zip(names, project["images"], strict=True)
+        if image["labels"]
     }
-    folders = target / "folders"
-    try:
-        sv.ClassificationDataset(project["classes"], names, labels).as_folder_structure(str(folders))
-    except Exception as error:
-        folders.mkdir(parents=True, exist_ok=True)
-        (folders / "refused.txt").write_text(f"{type(error).__name__}: {error}")
+    folders = sv.ClassificationDataset(project["classes"], list(labels), labels)
+    folders.as_folder_structure(str(target / "folders"))
 
 
 if __name__ == "__main__":
