@@ -25,7 +25,7 @@ class Content(NamedTuple):
     file: Path
     categories: list[Entry]  # by id, numbers before text
     images: list[Entry]  # by id, numbers before text
-    annotations: list[Entry]  # as in the file
+    annotations: list[Entry]  # as in the file, then the labels of whole images
     columns: Mapping[Any, int]  # id -> position in categories
     rows: Mapping[Any, int]  # id -> position in images
     unused: int  # annotations of images that are not listed
@@ -52,6 +52,11 @@ def load(annotations: Path) -> Content:
     except ValueError as error:  # truncated or wrong JSON, with its line; or not UTF-8
         raise NotCOCO(annotations, str(error)) from None
     categories, images, objects = (_entries(content, key, annotations) for key in _KEYS)
+    if "tag_categories" in content:
+        tags = _entries(content, "tag_categories", annotations, _KEYS["categories"])
+        known = {number(entry["id"]) for entry in categories}
+        categories += [entry for entry in tags if number(entry["id"]) not in known]
+        objects += _tags(images, annotations)
     categories = sorted(categories, key=lambda entry: _order(number(entry["id"])))
     images = sorted(images, key=lambda entry: _order(entry["id"]))
     columns, rows = _places(categories, "categories", annotations), _places(images, "images", annotations)
@@ -130,15 +135,26 @@ class NotCOCO(MlclError):
         super().__init__(f"{annotations} is not a COCO annotation file: {reason}")
 
 
-def _entries(content: Any, key: str, annotations: Path) -> list[Entry]:
-    """One of the lists in the file; what we use of each entry is number or text."""
+def _tags(images: list[Entry], annotations: Path) -> list[Entry]:
+    """Labels of whole images, which V7's exporter writes into the images' entries, as annotations without a place."""
+    tags = []
+    for place, image in enumerate(images):
+        ids = image.get("tag_ids") or []
+        if not isinstance(ids, list) or not all(isinstance(id, _ID) for id in ids):
+            raise NotCOCO(annotations, f"images[{place}]: tag_ids is {short(repr(ids))}")
+        tags += [{"image_id": image["id"], "category_id": id} for id in ids]
+    return tags
+
+
+def _entries(content: Any, key: str, annotations: Path, keys: dict[str, Any] | None = None) -> list[Entry]:
+    """One of the lists in the file; what we use of each entry, by default the keys of that list, is number or text."""
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise NotCOCO(annotations, f"it has no list {key!r}")
     for place, entry in enumerate(entries):
         if key == "images" and isinstance(entry, dict) and isinstance(url := entry.get("coco_url"), str):
             entry.setdefault("file_name", "/".join(url.split("/")[-2:]))  # LVIS v1 gives no other name
-        for name, kind in _KEYS[key].items():
+        for name, kind in (keys or _KEYS[key]).items():
             value = entry.get(name) if isinstance(entry, dict) else None
             if not isinstance(value, kind) or value != value or len(str(value)) > _LONGEST:  # NaN differs from itself
                 raise NotCOCO(annotations, f"{key}[{place}]: {name} is {short(repr(value))}")

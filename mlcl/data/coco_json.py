@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from mlcl.data.coco_labels import Table, check_objects, chosen, note_unused, rea
 from mlcl.data.dataset import Samples
 from mlcl.data.file_names import below, short
 from mlcl.data.labels import UNKNOWN, some
+from mlcl.data.places import place_of
 from mlcl.data.regions import Regions, of_coco
 from mlcl.data.splits import Split
 from mlcl.errors import MlclError
@@ -25,13 +26,9 @@ _ALIASES: dict[Split, tuple[str, ...]] = {
 _LOOSE = ("_annotations.coco.json", "result.json", "labels.json")  # Roboflow, Label Studio, FiftyOne
 # Where exporters write an annotation file, in lower case: a folder per split, a name per split, or one file for all.
 _KNOWN: dict[str, Split] = {f"{alias}/{file}": s for s, names in _ALIASES.items() for alias in names for file in _LOOSE}
-_KNOWN |= {f"annotations/instances_{alias}.json": s for s, names in _ALIASES.items() for alias in names}
+_KINDS = ("instances", "labels")  # objects; labels of whole images, as Datumaro writes them
+_KNOWN |= {f"annotations/{k}_{alias}.json": s for k in _KINDS for s, names in _ALIASES.items() for alias in names}
 _KNOWN |= {file: "train" for file in _LOOSE}
-_SPELLINGS: dict[str, Callable[[str], str]] = {
-    "as written": lambda name: name,
-    "with / for \\": lambda name: name.replace("\\", "/"),
-    "without their folders": lambda name: name.replace("\\", "/").rpartition("/")[2],
-}
 
 
 class COCOJSON(MultiLabelDataModule):
@@ -39,13 +36,15 @@ class COCOJSON(MultiLabelDataModule):
 
     The annotation files are those that are named, or the ones below ``root`` that Roboflow
     (``train/_annotations.coco.json``, ``valid/``, ``test/``), CVAT (``annotations/instances_train.json``,
-    ``instances_validation.json``), Label Studio (``result.json``) or FiftyOne (``labels.json``) write. The pictures are
-    where that exporter has them: beside the file, in its ``images/`` or ``data/``, or in ``images/`` or a folder of the
-    split's name beside the file's folder; of these, the one folder with most of a file's pictures is taken.
+    ``instances_validation.json``), Datumaro (the same, or ``labels_train.json``), Label Studio (``result.json``) or
+    FiftyOne (``labels.json``) write. The pictures are where that exporter has them: beside the file, in its ``images/``
+    or ``data/``, or in ``images/`` or a folder of the split's name beside the file's folder; of these, the one folder
+    with most of a file's pictures is taken.
 
-    A class is present in an image where it has an object, else absent. Categories are matched by name, so their ids may
-    differ between the files; a class that the categories of one file lack is unknown in all of its images. A category
-    without annotations in any file that is only the supercategory of others, as Roboflow writes, is no class.
+    A class is present in an image where it has an object, or V7's ``tag_ids`` name it, else absent. Categories are
+    matched by name, so their ids may differ between the files; a class that the categories of one file lack is unknown
+    in all of its images. A category without annotations in any file that is only the supercategory of others, as
+    Roboflow writes, is no class.
 
     Args:
         root: folder of the dataset.
@@ -159,27 +158,17 @@ class COCOJSON(MultiLabelDataModule):
 
     def _paths(self, split: Split, names: list[str]) -> list[Path]:
         """Each picture's path, all in the folder and with the spelling that finds most of them."""
-        file, best = self.files[split], (-1, Path(), "as written")
+        file = self.files[split]
         folders = [self.root / self.images] if self.images is not None else _folders(file, self.root)
-        present: dict[str, set[str]] = {}
-        for how, spelling in _SPELLINGS.items():
-            spelled = [spelling(name) for name in names]
-            if how == "without their folders" and len(set(spelled)) < len(names):
-                continue  # a/1.jpg and b/1.jpg would be one picture
-            for folder in folders:
-                count = sum(_is_there(folder, name, present) for name in spelled)
-                if count > best[0]:
-                    best = count, folder, how
-            if best[0] == len(names):
-                break
-        found, folder, how = best
-        if names and not found:
+        place = place_of(names, folders)
+        if names and not place.count:
             places = short(", ".join(map(str, folders)))
             what = f"its pictures, such as {short(names[0])}, are not in {places}"
             raise MlclError(f"{file}: {what}; say with --data.images where they are")
-        if how == "without their folders":
-            self.notes[f"{split} names"] = f"{split}: the pictures of {file.name} are found in {folder} by name alone"
-        return [below(folder, _SPELLINGS[how](name), self.root, str(file)) for name in names]
+        if place.by_name:
+            text = f"{split}: the pictures of {file.name} are found in {place.folder} by name alone"
+            self.notes[f"{split} names"] = text
+        return [below(place.folder, name, self.root, str(file)) for name in place.names(names)]
 
 
 def _find(root: Path) -> dict[Split, Path]:
@@ -203,18 +192,8 @@ def _find(root: Path) -> dict[Split, Path]:
 def _folders(file: Path, root: Path) -> list[Path]:
     """Where exporters keep the pictures of an annotation file, none of them outside of ``root``."""
     own, above = file.parent, file.parent.parent
-    subset = file.stem.removeprefix("instances_")
+    subset = file.stem.removeprefix("instances_").removeprefix("labels_")
     folders = [own, own / "images", own / "data"]
     if own != root and root in own.parents:
         folders += [above / "images" / subset, above / subset, above / "images", above / "data"]
     return folders
-
-
-def _is_there(folder: Path, name: str, present: dict[str, set[str]]) -> bool:
-    """Whether the picture exists below the folder; each folder is listed once."""
-    if ".." in name or os.path.isabs(name):
-        return False
-    place, file = os.path.split(os.path.join(folder, name))
-    if place not in present:
-        present[place] = set(os.listdir(place)) if os.path.isdir(place) else set()
-    return file in present[place]

@@ -19,7 +19,7 @@ from mlcl.data.row_file import cache_folder
 from mlcl.errors import MlclError
 from mlcl.system.files import write_whole
 
-_CACHE_FORMAT = 4  # to be raised when a table of the same file and options is another
+_CACHE_FORMAT = 5  # to be raised when a table of the same file and options is another
 
 
 class Table(NamedTuple):

@@ -14,10 +14,12 @@ from mlcl.data.dataset import ImageDataset, Samples
 from mlcl.data.file_names import checked, short
 from mlcl.data.labels import ABSENT, PRESENT, UNKNOWN, Targets
 from mlcl.data.options import one_of
+from mlcl.data.places import as_written_or_found
 from mlcl.data.splits import Split
 from mlcl.data.table import Rows, read_rows
 from mlcl.errors import MlclError
 
+_ANNOTATION = "annotation_id"  # column of Label Studio's tables; a row without one is not annotated
 _CODES = {"1": PRESENT, "0": ABSENT, "-1": UNKNOWN, "": UNKNOWN, "1.0": PRESENT, "0.0": ABSENT, "-1.0": UNKNOWN}
 
 
@@ -26,7 +28,8 @@ class CSVDataset(MultiLabelDataModule):
 
     Labels are one column per class (1 present, 0 absent, -1 or empty unknown), or one column of names (every other
     class is absent; an empty cell is an image without a label, -1 an image with unknown labels). The names are
-    separated by ``;``, or a JSON or Python list, or as Label Studio exports choices; there an empty cell is unknown.
+    separated by ``;``, or a JSON or Python list, or as Label Studio exports choices; there an empty cell is unknown,
+    unless its ``annotation_id`` says that someone has annotated the image.
     The rows of one picture are put together: all of its names, or what is known of each class.
     Splits are given by a column (``train``, ``val``, ``test``), by a file each, or by fractions, which keep a picture,
     its copies and a group on one side.
@@ -35,7 +38,8 @@ class CSVDataset(MultiLabelDataModule):
         csv: the table, relative to ``root``; with ``val_csv`` or ``test_csv`` it is the training split, which a test
             does without.
         root: folder that the paths in the table start from; by default the table's own. Paths may be absolute, and may
-            lead out of the folder.
+            lead out of the folder. Where none of a table's pictures is there, they are looked for beside the table,
+            and by their names alone.
         image_column: column with the path of the picture.
         labels_column: column with names; by default every other column is a class.
         split_column: column with the split of the row, used if the table has it.
@@ -87,6 +91,7 @@ class CSVDataset(MultiLabelDataModule):
         self.test_only = bool(classes) and len(self.files) > 1 and not (self.root / csv).exists()
         needed: list[Split] = [split for split in self.files if split != "train" or not self.test_only]
         tables = {split: self._read_table(split) for split in needed}
+        self._tells_annotated = empty_cells is None and any(_ANNOTATION in header for header, _ in tables.values())
         self._unlabelled_is_unknown = self.empty_cells == "unknown" or self._are_choices(tables)
         self._names = {split: self._read_names(split, *table) for split, table in tables.items()}
         self.classes = tuple(classes) if classes else self._find_classes(tables)
@@ -99,7 +104,8 @@ class CSVDataset(MultiLabelDataModule):
 
     def portable_arguments(self) -> dict[str, Any]:
         """As in the base, with the table relative to that root, and the classes: another table might lack some."""
-        empty = {"empty_cells": "unknown"} if self.labels_column and self._unlabelled_is_unknown else {}
+        unknown = self.labels_column and self._unlabelled_is_unknown and not self._tells_annotated
+        empty = {"empty_cells": "unknown"} if unknown else {}
         return {**super().portable_arguments(), "csv": self.files["train"], "classes": list(self.classes), **empty}
 
     def read_split(self, split: Split) -> Samples | None:
@@ -167,27 +173,33 @@ class CSVDataset(MultiLabelDataModule):
         if self.labels_column is None:
             return []
         column, found = header.index(self.labels_column), []
-        nothing = {"-1"} if self._unlabelled_is_unknown else set[str]()
+        annotation = header.index(_ANNOTATION) if self._tells_annotated and _ANNOTATION in header else None
         for number, row in rows.items():
             try:
                 names = cells.names_in(row[column], self.label_separator or cells.SEPARATOR)
             except MlclError as error:
                 place = f"{self.root / self.files[split]}, row {number}, column {self.labels_column}"
                 raise MlclError(f"{place}: {error}") from None
-            found.append(names if row[column].strip() else nothing)
+            annotated = annotation is not None and row[annotation].strip()
+            unknown = self._unlabelled_is_unknown and not row[column].strip() and not annotated
+            found.append({"-1"} if unknown else names)
         return found
 
     def _are_choices(self, tables: dict[Split, tuple[list[str], Rows]]) -> bool:
-        """Whether one of the tables is Label Studio's, where an empty cell is not annotated."""
+        """Whether one of the tables is Label Studio's, where an empty cell may mean that nobody has annotated it."""
         if self.labels_column is None or self.empty_cells is not None:
             return False
+        if self._tells_annotated:
+            return True
         pairs = ((header.index(self.labels_column), rows) for header, rows in tables.values())
         return any(cells.is_choices(row[column]) for column, rows in pairs for row in rows.values())
 
     def _labelled(self, split: Split, header: list[str], rows: Rows) -> Samples:
         """The pictures of a table, each once."""
         file, numbers = self.root / self.files[split], list(rows)
-        paths = [self.root / row[header.index(self.image_column)].strip() for row in rows.values()]
+        names = [row[header.index(self.image_column)].strip() for row in rows.values()]
+        paths, elsewhere = as_written_or_found(self.root, names, [file.parent, self.root / "images"])
+        self.notes |= {f"{file.name} pictures": f"{file.name}: its {elsewhere}"} if elsewhere else {}
         targets = self._named(split, rows, file) if self.labels_column else self._coded(header, rows, file)
         parts = self._split_names(header, rows, file)
         if parts is not None and split != "train":

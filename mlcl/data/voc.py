@@ -73,6 +73,7 @@ class _VOC(MultiLabelDataModule):
         if split not in self.sets:
             return None
         devkit, image_set = self._devkit(), self.sets[split]
+        _check_layout(self.root, devkit / "ImageSets" / "Main", image_set)
         ids, flags, left_out = _read_flags(devkit / "ImageSets" / "Main", image_set)
         if left_out:
             here = f"{left_out:,} images are not in every class's file"
@@ -139,6 +140,19 @@ def _read_flags(folder: Path, image_set: str) -> tuple[list[str], np.ndarray[Any
     left_out = sum(any(name not in own for own in flags) for name in ids)
     columns = [[own.get(name, -1) for name in ids] for own in flags]
     return ids, np.array(columns, dtype=np.int64).T.reshape(len(ids), len(VOC_CLASSES)), left_out
+
+
+def _check_layout(root: Path, lists: Path, image_set: str) -> None:
+    """Raise MlclError for what annotation tools call VOC: XML files, or lists, of classes of one's own."""
+    if (lists / f"{VOC_CLASSES[0]}_{image_set}.txt").is_file():
+        return
+    listed = {file.name.removesuffix(f"_{image_set}.txt") for file in lists.glob(f"*_{image_set}.txt")}
+    files = [file for place in (root, root / "Annotations") for file in place.glob("*.xml")]
+    if others := sorted(listed.difference(VOC_CLASSES)) or sorted(file.name for file in files[:1]):
+        raise MlclError(
+            f"{lists if listed else root} has {short(', '.join(others[:3]))}, but no list of {VOC_CLASSES[0]}: for "
+            "classes of your own make a table of XML files (docs/interop.md), or export COCO's form (--data COCOJSON)"
+        )
 
 
 def _read_list(file: Path, flagged: bool = False) -> dict[str, int]:

@@ -169,3 +169,18 @@ def test_label_studios_empty_cells_mean_the_same_in_every_table(labels, tmp_path
     data = labels('{"choices":["cat","dog"]}', "cat", "", test_csv="test.csv")
     assert data.read_split("test").targets.tolist() == [[0, 1], [-1, -1]]
     assert data.portable_arguments()["empty_cells"] == "unknown"  # a later test of another table, too
+
+
+def test_a_row_that_label_studio_says_is_annotated_has_no_label_where_nothing_was_chosen(tmp_path):
+    rows = ["annotation_id,image,labels", "7,0.png,cat", "8,1.png,", ",2.png,", '9,3.png,"[""cat"",""dog""]"']
+    write_table(tmp_path, rows)
+
+    def targets(**settings):
+        return CSVDataset(root=str(tmp_path), labels_column="labels", **settings).read_split("train").targets.tolist()
+
+    assert targets() == [[1, 0], [0, 0], [-1, -1], [1, 1]]
+    assert targets(empty_cells="absent")[1:3] == [[0, 0], [0, 0]]
+    assert targets(empty_cells="unknown")[1:3] == [[-1, -1], [-1, -1]]
+    portable = CSVDataset(root=str(tmp_path), labels_column="labels").portable_arguments()
+    again = CSVDataset(**{"labels_column": "labels", **portable})
+    assert again.read_split("train").targets.tolist() == targets()

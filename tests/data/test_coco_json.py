@@ -120,6 +120,40 @@ def test_the_folder_with_most_pictures_is_taken_for_all(tmp_path):
         data.prepare_data()
 
 
+def test_datumaro_writes_labels_of_whole_images_into_a_file_of_their_own(tmp_path):
+    """Without boxes and areas; beside the boxes neither is taken for the other."""
+    for subset, images in (("train", TRAIN), ("val", VAL)):
+        content = export(images, PLAIN)
+        for entry in content["annotations"]:
+            del entry["bbox"], entry["area"], entry["segmentation"]
+        write_json(tmp_path / "annotations" / f"labels_{subset}.json", content)
+        write_pictures(tmp_path / "images" / subset, images)
+    data = COCOJSON(str(tmp_path))
+    assert labels(data, "train") == expected(TRAIN) and labels(data, "val") == expected(VAL)
+    write_json(tmp_path / "annotations" / "instances_train.json", export({"0.jpg": ["cat"], "1.jpg": []}, PLAIN))
+    refused(tmp_path, "instances_train.json and", "labels_train.json may both be the train", "--data.train FILE")
+    chosen = COCOJSON(str(tmp_path), train="annotations/labels_train.json")
+    assert labels(chosen, "train") == expected(TRAIN)
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_v7_writes_labels_of_whole_images_into_the_images_entries(tmp_path, boxes):
+    content = export({"1.jpg": ["dog"] if boxes else [], "2.jpg": []}, [(2**32 - 5, "dog", "root")] if boxes else [])
+    content["tag_categories"] = [{"id": 2**31, "name": "cat"}, {"id": 2**32 - 5, "name": "dog"}]
+    content["images"][0]["tag_ids"] = [2**31]
+    content["images"][1]["tag_ids"] = [2**31, 2**32 - 5]
+    file = write_json(tmp_path / "output.json", content)
+    write_pictures(tmp_path / "images", ["1.jpg", "2.jpg"])
+    data = COCOJSON(str(tmp_path), train="output.json")
+    assert labels(data, "train") == {"1.jpg": {"cat", "dog"} if boxes else {"cat"}, "2.jpg": {"cat", "dog"}}
+    content["images"][1]["tag_ids"] = [["cat"]]
+    write_json(file, content)
+    refused(tmp_path, "output.json", "images[1]: tag_ids is [['cat']]", train="output.json")
+    content["images"][1]["tag_ids"] = [7]
+    write_json(file, content)
+    refused(tmp_path, "output.json", "category 7 is unknown", train="output.json")
+
+
 # --- Ids, names and classes
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.trees import write_table
+from support.trees import write_pictures, write_table
 
 from mlcl.data.csv_file import CSVDataset
 from mlcl.errors import MlclError
@@ -279,3 +279,44 @@ def test_a_row_without_a_picture_is_named(tmp_path):
     write_table(tmp_path, ["image,cat", "1.jpg,1", ",0"])
     with pytest.raises(MlclError, match=r"labels.csv, row 3, column image: '' is no file name"):
         CSVDataset(root=str(tmp_path))
+
+
+# --- Tables of annotation tools, whose pictures are not where the table says
+
+
+def test_pictures_that_are_nowhere_as_written_are_found_by_name_alone(tmp_path):
+    """Label Studio writes where a picture was on its server."""
+    write_table(tmp_path, ["labels,image", "cat,/data/upload/1/a.jpg", ",/data/upload/1/b.jpg"])
+    write_pictures(tmp_path / "images", ["a.jpg", "b.jpg"])
+    data = CSVDataset(root=str(tmp_path), labels_column="labels")
+    assert data.read_split("train").paths == [tmp_path / "images" / "a.jpg", tmp_path / "images" / "b.jpg"]
+    assert data.notes["labels.csv pictures"].endswith("images by name alone")
+    again = CSVDataset(**{"labels_column": "labels", **data.portable_arguments()})
+    assert again.read_split("train").paths == data.read_split("train").paths
+
+
+def test_pictures_beside_their_table(tmp_path):
+    """Roboflow: a folder for each split, with ``_classes.csv`` and its pictures, and a blank after each comma."""
+    for folder, name in (("train", "a.jpg"), ("valid", "b.jpg"), ("test", "c.jpg")):
+        write_table(tmp_path / folder, ["filename, cat, dog", f"{name}, 1, 0"], "_classes.csv")
+        write_pictures(tmp_path / folder, [name])
+    tables = {f"{name}csv": f"{at}/_classes.csv" for name, at in (("", "train"), ("val_", "valid"), ("test_", "test"))}
+    data = CSVDataset(root=str(tmp_path), image_column="filename", **tables)
+    data.prepare_data()
+    for split, path in (("train", "train/a.jpg"), ("val", "valid/b.jpg"), ("test", "test/c.jpg")):
+        samples = data.read_split(split)
+        assert samples.paths == [tmp_path / path] and samples.targets.tolist() == [[1, 0]]
+
+
+def test_where_some_pictures_are_there_the_others_are_missing(tmp_path):
+    write_table(tmp_path, ["cat,image", "1,x/a.jpg", "0,x/b.jpg"])
+    write_pictures(tmp_path / "x", ["a.jpg"])
+    write_pictures(tmp_path, ["b.jpg"])
+    data = CSVDataset(root=str(tmp_path))
+    assert data.read_split("train").paths == [tmp_path / "x" / "a.jpg", tmp_path / "x" / "b.jpg"] and not data.notes
+
+
+def test_two_pictures_of_one_name_are_never_one(tmp_path):
+    write_table(tmp_path, ["cat,image", "1,x/a.jpg", "0,y/a.jpg"])
+    write_pictures(tmp_path, ["a.jpg"])
+    assert CSVDataset(root=str(tmp_path)).read_split("train").paths == [tmp_path / "x/a.jpg", tmp_path / "y/a.jpg"]

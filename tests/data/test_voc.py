@@ -284,3 +284,20 @@ def test_the_real_slices_agree_with_the_full_label_matrices(dataset, year, train
         assert len(samples.paths) == count
         flags = labels[[ids.index(path.stem) for path in samples.paths]]
         np.testing.assert_array_equal(samples.targets, np.vectorize(of_flag.get)(flags))
+
+
+def test_what_annotation_tools_call_voc_is_refused_with_what_to_do(tmp_path):
+    """Lists of own classes, as Datumaro writes them; XML files alone, beside the pictures or in a folder."""
+    lists = tmp_path / "lists" / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for name in ("background", "emu", "cat"):
+        (lists / f"{name}_train.txt").write_text("1 -1\n")
+    for folder in ("beside", "apart/Annotations"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.xml").write_text("<annotation/>")
+    for folder, found in (("lists", "Main has background, emu"), ("beside", "has 1.xml"), ("apart", "has 1.xml")):
+        with pytest.raises(
+            MlclError, match=rf"{found}, but no list of aeroplane: .*docs/interop.md.*COCOJSON"
+        ) as error:
+            VOC2012(root=str(tmp_path / folder)).read_split("train")
+        assert "\n" not in str(error.value)
