@@ -47,7 +47,7 @@ def text(name: str, model: Model, about: dict[str, Any]) -> str:
             about=ABOUT, weights=WEIGHTS, size=model.image_size, interpolation=model.interpolation
         ).strip(),
         f"{_norm(about)}The head's tensors begin with `head.`; its equations stand in `mlcl.heads.{head}`. A "
-        f"probability is sigmoid(logit / {model.temperature:g}). `mlcl export --format onnx` makes one file of all of it.",
+        f"probability is sigmoid(logit / {model.temperature:g}). `mlcl export --format onnx` makes one file of all.",
         "## Limits\n\nThe model knows no other classes, and its thresholds fit pictures like those it was trained and "
         "tested on. No licence is stated: that of the training pictures and of the weights it started from applies.",
     ]

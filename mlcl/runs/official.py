@@ -59,8 +59,10 @@ def load(network: Any, path: Path, classes: list[str]) -> str:
         raise MlclError(f"{path}: its tensors do not fit each other: {str(error).splitlines()[0]}") from None
     _check_network(network, weights, path)
     _check_names(content.get("idx_to_class"), classes, path)
-    _put(network.head, weights.tensors, path, "head")
-    _put(network.backbone, _by_timm(network.backbone, weights.backbone), path, "backbone")
+    backbone = _by_timm(network.backbone, weights.backbone)
+    fitting = _fitting(network.head, weights.tensors, path, "head")
+    network.backbone.load_state_dict(_fitting(network.backbone, backbone, path, "backbone"))
+    network.head.load_state_dict(fitting)
     pixels = f"{_numbers(network.mean)} and {_numbers(network.std)}"
     other = f" (of its code: {weights.pixels})" if pixels != weights.pixels else ""
     return (
@@ -206,8 +208,8 @@ def _by_timm(backbone: nn.Module, state: State) -> State:
     return dict(change(dict(state), backbone)) if change else state
 
 
-def _put(module: nn.Module, tensors: State, path: Path, part: str) -> None:
-    """Load all of the tensors into all of the module's; a counter of batches may be missing."""
+def _fitting(module: nn.Module, tensors: State, path: Path, part: str) -> State:
+    """The module's state dict with all of the tensors, if they are all that it has; a counter may be missing."""
     own = module.state_dict()
     record.check_finite(tensors, path)
     for name, value in tensors.items():
@@ -218,7 +220,7 @@ def _put(module: nn.Module, tensors: State, path: Path, part: str) -> None:
             raise MlclError(f"{path}: {name} of the {part} is {shapes}: give the settings that it was trained with")
     if missing := [name for name in own if name not in tensors and not name.endswith(_COUNTER)]:
         raise MlclError(f"{path}: nothing for {missing[0]} of this {part}; is it the one that the file was made with?")
-    module.load_state_dict(own | tensors)
+    return own | tensors
 
 
 def _numbers(values: Tensor) -> str:

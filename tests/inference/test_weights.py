@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_a_run_as_a_folder(mlcl, trained, demo_root, tmp_path):
     assert (
         str(demo_root.parent) not in text and str(trained.parents[1]) not in text and about["backbone"] == "test_resnet"
     )
-    assert about["test"]["metrics"] == metrics and about["training"]["versions"]["torch"] == torch.__version__
+    assert about["test"]["metrics"] == metrics and about["training"]["versions"]["torch"] == version("torch")
     card = ModelCard.load(folder / "README.md")
     measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert measured == {name: round(value, 6) for name, value in metrics.items() if value is not None}
