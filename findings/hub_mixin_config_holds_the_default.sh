@@ -19,6 +19,7 @@ export HF_HUB_OFFLINE=1
 venv/bin/python - <<'PYTHON'
 import json
 import warnings
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -37,7 +38,7 @@ class Classifier(torch.nn.Module, PyTorchModelHubMixin):
 
 model = Classifier(np.float32(0.3), np.float64(0.3), torch.tensor([0.2, 0.9]), float("inf"))
 model.save_pretrained("saved")
-text = open("saved/config.json").read()
+text = Path("saved/config.json").read_text()
 config, again = json.loads(text), Classifier.from_pretrained("saved")
 print(f"huggingface_hub {huggingface_hub.__version__}: made with {model.made_with}, stored {config}, read {again.made_with}")
 assert config["threshold"] == 0.5 and again.made_with[0] == 0.5, "a NumPy number is stored now, or left out"

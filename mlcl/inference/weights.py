@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +30,19 @@ def export(checkpoint: Path, output: Path, imports: tuple[str, ...] = ()) -> Non
     """
     model = load(checkpoint, "cpu", imports)
     about = _about(model)
-    partial: Path | None = None
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        partial.mkdir(parents=True)
         safetensors_folder.write(partial, model.network.state_dict(), about)
         (partial / "README.md").write_text(model_card.text(output.name, model, about), encoding="utf-8")
         _check(model, load(partial, "cpu", imports))
-        partial.chmod(0o777 & ~_umask())
         partial.replace(output)
     except OSError as error:
         raise MlclError(f"{output} cannot be written: {error.strerror or error}") from error
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     size = (output / folders.WEIGHTS).stat().st_size
     say(f"{output}: {size / 1e6:.1f} MB, {len(model.network.state_dict())} tensors, read back the same")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _about(model: Model) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def load(network: Any, path: Path, classes: list[str]) -> str:
         raise MlclError(f"{path}: its tensors do not fit each other: {str(error).splitlines()[0]}") from None
     _check_network(network, weights, path)
     _check_names(content.get("idx_to_class"), classes, path)
-    backbone = _by_timm(network.backbone, weights.backbone)
+    backbone = _by_timm(network.backbone, weights.backbone, path)
     fitting = _fitting(network.head, weights.tensors, path, "head")
     network.backbone.load_state_dict(_fitting(network.backbone, backbone, path, "backbone"))
     network.head.load_state_dict(fitting)
@@ -202,25 +202,30 @@ def _check_names(stored: Any, classes: list[str], path: Path) -> None:
             )
 
 
-def _by_timm(backbone: nn.Module, state: State) -> State:
-    """The tensors by timm's names: those of torchvision and TResNet, and what timm's own filter knows."""
+def _by_timm(backbone: nn.Module, state: State, path: Path) -> State:
+    """The tensors by timm's names: those of torchvision, and what timm's own filter of an architecture renames."""
+    _check_shapes(backbone.state_dict(), state, path, "backbone")  # before it: it would resize position codes
     change = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     return dict(change(dict(state), backbone)) if change else state
 
 
 def _fitting(module: nn.Module, tensors: State, path: Path, part: str) -> State:
     """The module's state dict with all of the tensors, if they are all that it has; a counter may be missing."""
-    own = module.state_dict()
+    own, question = module.state_dict(), f"of this {part}; is it the one that the file was made with?"
     record.check_finite(tensors, path)
+    if strange := [name for name in tensors if name not in own]:
+        raise MlclError(f"{path}: {strange[0]} is none of the tensors {question}")
+    _check_shapes(own, tensors, path, part)
+    if missing := [name for name in own if name not in tensors and not name.endswith(_COUNTER)]:
+        raise MlclError(f"{path}: there is nothing for {missing[0]} {question}")
+    return own | tensors
+
+
+def _check_shapes(own: State, tensors: State, path: Path, part: str) -> None:
     for name, value in tensors.items():
-        if name not in own:
-            raise MlclError(f"{path}: {name} has no place in this {part}; is it the one that the file was made with?")
-        if own[name].shape != value.shape:
+        if name in own and own[name].shape != value.shape:
             shapes = f"{(*value.shape,)} in the file, {(*own[name].shape,)} here"
             raise MlclError(f"{path}: {name} of the {part} is {shapes}: give the settings that it was trained with")
-    if missing := [name for name in own if name not in tensors and not name.endswith(_COUNTER)]:
-        raise MlclError(f"{path}: nothing for {missing[0]} of this {part}; is it the one that the file was made with?")
-    return own | tensors
 
 
 def _numbers(values: Tensor) -> str:

@@ -1,5 +1,7 @@
 """Checkpoints of the papers' own code: our network computes what theirs does, or the file is refused."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -153,6 +155,37 @@ def test_the_backbone_too(tmp_path, name):
     assert network.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_vit_of_another_size_is_not_resized(tmp_path):
+    """timm's own filter would, and compute something else."""
+    torch.manual_seed(1)
+    sizes = {size: Network("test_vit", CSRA(2), their.K, backbone_kwargs={"img_size": size}) for size in (64, 96)}
+    width = sizes[64].backbone.num_features
+    heads = {f"classifier.multi_head.{i}.head.weight": their.some(their.K, width, 1, 1) for i in range(2)}
+    torch.save(sizes[64].backbone.state_dict() | heads, tmp_path / "x.pth")
+    for network in sizes.values():
+        network.norm = torch.nn.Identity()
+    with pytest.raises(MlclError, match=r"pos_embed of the backbone is \(1, 17, 64\) in the file, \(1, 37, 64\) here"):
+        official.load(sizes[96], tmp_path / "x.pth", NAMES)
+    assert "tensors loaded" in official.load(sizes[64], tmp_path / "x.pth", NAMES)
+
+
+@pytest.mark.slow
+def test_tresnet_by_its_own_names(tmp_path):
+    """Its ABN takes |w| + 1e-5 for the weight w: the sign is lost on purpose."""
+    network = Network("tresnet_m", MLDecoder(their.D, 4, ffn=their.FFN), their.K, feature_norm=False)
+    state = {}
+    for name, value in network.backbone.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            name = re.sub(r"(conv\d+|downsample\.\d+)\.conv\.", r"\1.0.", name)
+            state[re.sub(r"(conv\d+|downsample\.\d+)\.bn\.", r"\1.1.", name)] = torch.randn_like(value)
+    torch.save({"model": state | their.ml_decoder(width=network.backbone.num_features)}, tmp_path / "x.pth")
+    assert "tensors loaded" in official.load(network, tmp_path / "x.pth", NAMES)
+    loaded = network.backbone.state_dict()
+    theirs = state["body.conv1.1.weight"].abs() + 1e-5
+    assert torch.equal(loaded["body.conv1.bn.weight"], theirs)
+    assert torch.equal(loaded["body.conv1.conv.weight"], state["body.conv1.0.weight"])
+
+
 def query_decoder(**settings):
     return lambda: QueryDecoder(8, 6, **settings)
 
@@ -166,7 +199,12 @@ REFUSED = {
     "another head": (lambda: CSRA(2), their.query2label, {}, "of a QueryDecoder, this network has a CSRA"),
     "heads of csra": (CSRA, their.csra, {}, r"weight of the head is \(2, 5, 12\) in the file, \(1, 5, 12\) here"),
     "width": (lambda: QueryDecoder(4, 6), their.query2label, {}, r"queries of the head is \(5, 8\) in the file"),
-    "layers": (query_decoder(decoder_layers=3), their.query2label, {}, r"nothing for decoder\.2\.query\.weight"),
+    "layers": (
+        query_decoder(decoder_layers=3),
+        their.query2label,
+        {},
+        r"there is nothing for decoder\.2\.query\.weight",
+    ),
     "self-attention": (
         *(query_decoder(), their.query2label, {"transformer.decoder.layers.0.self_attn.in_proj_bias": torch.ones(24)}),
         "self-attention among the",
@@ -174,7 +212,7 @@ REFUSED = {
     "another code": (query_decoder(), their.query2label, {"backbone.1.pe": torch.ones(1, 8, 3, 3)}, "sine code"),
     "norm before": (
         *(query_decoder(), their.query2label, {"transformer.encoder.norm.weight": torch.ones(8)}),
-        r"transformer\.encoder\.norm\.weight has no place",
+        r"transformer\.encoder\.norm\.weight is none of the tensors",
     ),
     "a tensor is gone": (query_decoder(), their.query2label, {"fc.b": None}, r"no tensor fc\.b"),
     "attention heads": (

@@ -42,10 +42,10 @@ def csra(heads=2):
     return {f"classifier.multi_head.{i}.head.weight": some(K, C, 1, 1) for i in range(heads)}
 
 
-def ml_decoder(groups=4, classes=K, start="head"):
+def ml_decoder(groups=4, classes=K, start="head", width=C):
     per_group = int(classes / groups + 0.999)
     name = f"{start}.decoder"
-    state = linear(f"{name}.embed_standart", D, C) | {f"{name}.query_embed.weight": some(groups, D)}
+    state = linear(f"{name}.embed_standart", D, width) | {f"{name}.query_embed.weight": some(groups, D)}
     state |= layer(f"{name}.layers.0", "multihead_attn", ("norm1", "norm2", "norm3"))
     return state | {
         f"{name}.duplicate_pooling": some(groups, D, per_group),
