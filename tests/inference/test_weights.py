@@ -1,6 +1,7 @@
 """mlcl export --format safetensors: the folder is what the checkpoint was, for mlcl and without it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,11 +15,19 @@ from support.checkpoints import altered
 from torch import nn
 
 from mlcl.heads import GlobalPool
-from mlcl.inference import load
+from mlcl.inference import load, weights
 from mlcl.network import Network
 from mlcl.runs import folders, record, safetensors_folder
 
 FORMAT = ("export", "--format", "safetensors", "--output", "weights", "--ckpt_path")
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    """A run's exported weights."""
+    place = tmp_path_factory.mktemp("exported_weights") / "weights"
+    weights.export(folders.best_checkpoint(trained), place)
+    return place
 
 
 def test_a_run_as_a_folder(mlcl, trained, demo_root, tmp_path):
@@ -63,6 +72,7 @@ def test_thresholds_and_promises_go_along(mlcl, calibrated, calibrated_low, demo
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_test_and_calibrate_read_it_and_a_training_starts_from_it(mlcl, trained, demo, demo_root, tmp_path):
     assert mlcl(*FORMAT, trained).status == 0
     here = ("--data.root", demo_root)
@@ -93,6 +103,7 @@ np.save("out.npy", torch.sigmoid(logits / about["temperature"]).detach().numpy()
 """
 
 
+@pytest.mark.slow
 def test_the_card_s_code_runs_with_timm_and_torch_alone(mlcl, trained, demo_root, tmp_path):
     """A head whose whole formula fits here: pooling and a linear layer."""
 
@@ -125,16 +136,16 @@ def test_a_folder_that_is_there_is_left_alone(mlcl, trained, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "no json", "no record", "nan", "newer"])
-def test_a_damaged_folder_is_refused(mlcl, trained, tmp_path, damage):
-    assert mlcl(*FORMAT, trained).status == 0
-    weights, about = tmp_path / "weights" / "model.safetensors", tmp_path / "weights" / "mlcl.json"
+def test_a_damaged_folder_is_refused(mlcl, folder, tmp_path, damage):
+    shutil.copytree(folder, tmp_path / "weights")
+    path, about = tmp_path / "weights" / "model.safetensors", tmp_path / "weights" / "mlcl.json"
     content = json.loads(about.read_text())
     if damage == "cut":
-        weights.write_bytes(weights.read_bytes()[:-100])
+        path.write_bytes(path.read_bytes()[:-100])
     elif damage == "nan":
-        state = load_file(weights)
+        state = load_file(path)
         state["mean"][0] = float("nan")
-        safetensors_folder.write(weights.parent, state, content)
+        safetensors_folder.write(path.parent, state, content)
     elif damage == "no json":
         about.unlink()
     else:
