@@ -53,13 +53,13 @@ def load(network: Any, path: Path, classes: list[str]) -> str:
     state = {str(name).removeprefix("module."): value for name, value in held.items() if isinstance(value, Tensor)}
     try:
         weights = _layout(state, path)(state, path)
+        backbone = _by_timm(network.backbone, weights.backbone, path)
     except KeyError as error:
         raise MlclError(f"{path}: there is no tensor {error.args[0]}, which the code of its paper has") from None
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise MlclError(f"{path}: its tensors do not fit each other: {str(error).splitlines()[0]}") from None
     _check_network(network, weights, path)
     _check_names(content.get("idx_to_class"), classes, path)
-    backbone = _by_timm(network.backbone, weights.backbone, path)
     fitting = _fitting(network.head, weights.tensors, path, "head")
     network.backbone.load_state_dict(_fitting(network.backbone, backbone, path, "backbone"))
     network.head.load_state_dict(fitting)

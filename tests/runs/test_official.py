@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 import torch
-import torchvision
 from support import official as their
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -123,28 +122,13 @@ def test_mulcon_from_its_many_files(tmp_path):
         official.load(network, path, NAMES)
 
 
-def resnet(norm=None):
-    torch.manual_seed(1)
-    made = torchvision.models.resnet18(norm_layer=norm).eval()
-    for name, value in made.state_dict().items():
-        if value.is_floating_point() and value.ndim == 1:
-            value.copy_(torch.rand_like(value) + (0.5 if "var" in name or "weight" in name else 0))
-    return made
-
-
-def features_of(model, pixels):
-    for name, part in model.named_children():
-        pixels = part(pixels) if name not in ("avgpool", "fc") else pixels
-    return pixels
-
-
 SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", ["csra", pytest.param("query2label", marks=SLOW), pytest.param("mulcon", marks=SLOW)])
 def test_the_backbone_too(tmp_path, name):
     """torchvision's ResNet by the names of each repository, with BatchNorms that are frozen in Query2Label."""
-    model = resnet(FrozenBatchNorm2d if name == "query2label" else None)
+    model = their.resnet(FrozenBatchNorm2d if name == "query2label" else None)
     part = {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
     width, path = 512, tmp_path / "x.pth"
     if name == "csra":
@@ -161,7 +145,7 @@ def test_the_backbone_too(tmp_path, name):
     official.load(network, path, NAMES)
     pixels = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        theirs = features_of(model, (pixels - network.mean) / network.std)
+        theirs = their.features_of(model, (pixels - network.mean) / network.std)
         torch.testing.assert_close(network.features(pixels), theirs, atol=1e-4, rtol=1e-4)
     assert network.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 

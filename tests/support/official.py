@@ -7,6 +7,7 @@ of one picture and gives K logits.
 import math
 
 import torch
+import torchvision
 
 C, K, D, FFN = 12, 5, 8, 6  # channels, classes, width, width inside
 SIDE = 3  # of the feature map
@@ -189,3 +190,18 @@ def mulcon_logits(state, classes, features):
     labels = block("mab", state["I"][0], tokens)
     labels = block("sab3.mab", labels, labels)
     return torch.cat([labels[k] @ classes[k]["weight"].T + classes[k]["bias"] for k in range(K)])
+
+
+def resnet(norm=None):
+    torch.manual_seed(1)
+    made = torchvision.models.resnet18(norm_layer=norm).eval()
+    for name, value in made.state_dict().items():
+        if value.is_floating_point() and value.ndim == 1:
+            value.copy_(torch.rand_like(value) + (0.5 if "var" in name or "weight" in name else 0))
+    return made
+
+
+def features_of(model, pixels):
+    for name, part in model.named_children():
+        pixels = part(pixels) if name not in ("avgpool", "fc") else pixels
+    return pixels
