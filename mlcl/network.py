@@ -60,8 +60,8 @@ class Network(nn.Module):
         self.backbone = create_backbone(backbone, pretrained, weights, backbone_kwargs or {})
         config = self.backbone.pretrained_cfg
         self.interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
-        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor(config["mean"], dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(config["std"], dtype=torch.float32).view(1, -1, 1, 1))
         self._frozen_norms = freeze(self.backbone, freeze_stages, freeze_batch_norm)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.backbone.to(memory_format=self.memory_format)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning import Trainer, seed_everything
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -21,7 +22,7 @@ from mlcl.cli.settings import Settings, parse
 from mlcl.data import MultiLabelDataModule
 from mlcl.distributed import gather_objects
 from mlcl.errors import MlclError
-from mlcl.runs import continuing, folders, provenance
+from mlcl.runs import continuing, folders, provenance, record, safetensors_folder
 from mlcl.system import console, signals
 from mlcl.system.console import is_first, say
 
@@ -93,9 +94,10 @@ class Run:
             say(f"the checkpoint is at epoch {epochs} of {config.trainer.max_epochs}: all is done")
         quiet = {} if self.training else {"verbose": False}
         try:
-            getattr(self.trainer, self.verb)(
-                self.model, datamodule=self.datamodule, ckpt_path=config.ckpt_path, weights_only=True, **quiet
-            )
+            with _for_lightning(self.settings.checkpoint) as path:
+                getattr(self.trainer, self.verb)(
+                    self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **quiet
+                )
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise
@@ -189,6 +191,17 @@ class Run:
         if run and not self.training and os.access(run, os.W_OK):
             return folders.new_folder(run, f"{self.verb}_")
         return folders.new_folder(parent)
+
+
+@contextmanager
+def _for_lightning(checkpoint: Path | None) -> Iterator[str | None]:
+    """The checkpoint, or one made of exported weights, which Lightning cannot read."""
+    if checkpoint is None or checkpoint.suffix != safetensors_folder.ENDING:
+        yield str(checkpoint) if checkpoint else None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(record.load(checkpoint), path := os.path.join(folder, "weights.ckpt"))
+        yield path
 
 
 @contextmanager

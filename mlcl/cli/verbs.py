@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from mlcl.cli.command_line import meant, options
 from mlcl.errors import MlclError
 
-VERBS = ("predict", "calibrate", "export", "report", "compare", "ensemble", "check", "pack")
+VERBS = ("predict", "calibrate", "export", "convert", "report", "compare", "ensemble", "check", "pack")
 
 
 class UsageError(MlclError):

@@ -10,6 +10,7 @@ from mlcl.errors import MlclError
 from mlcl.system.files import write_whole
 
 CHECKPOINTS, CONFIG, ENVIRONMENT = "checkpoints", "config.yaml", "environment.json"
+WEIGHTS, ABOUT = "model.safetensors", "mlcl.json"  # in a folder of exported weights
 RUN_FOLDER = "MLCL_RUN_FOLDER"  # the environment variable that tells a child process which folder is its run
 
 
@@ -44,10 +45,15 @@ def last_checkpoint(runs: Path) -> Path:
 
 
 def best_checkpoint(path: str | Path) -> Path:
-    """The file itself; for a run's folder its ``best.ckpt``, for the folder of several runs the newest one's."""
+    """The file itself; for a run's folder its ``best.ckpt``, for the folder of several runs the newest one's.
+
+    For a folder of ``mlcl export --format safetensors`` the file of its weights.
+    """
     path = Path(os.path.expanduser(path))
     if not path.is_dir():
         return path
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
     found = [*path.glob(f"{CHECKPOINTS}/best.ckpt"), *path.glob(f"*/{CHECKPOINTS}/best.ckpt")]
     if not found:
         raise MlclError(f"{path}: no run with a {CHECKPOINTS}/best.ckpt in this folder; give a checkpoint file")

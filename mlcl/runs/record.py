@@ -9,13 +9,16 @@ import os
 import pickle
 import re
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mlcl.errors import MlclError
+from mlcl.runs import safetensors_folder
 from mlcl.system import yaml_text
 
 KEY = "mlcl"
@@ -44,12 +47,32 @@ def make(config: dict[str, Any] | None, datamodule: Any, planned_steps: int | No
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint; no code in it is run."""
+    """Read a checkpoint, or the folder of ``mlcl export --format safetensors``; no code in it is run."""
     path = Path(os.path.expanduser(path))
+    is_folder = path.suffix == safetensors_folder.ENDING
+    checkpoint = weights_only(*safetensors_folder.read(path)) if is_folder else read(path)
+    parts = (KEY, "state_dict")
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), dict) for part in parts):
+        raise MlclError(
+            f"{path} is not a checkpoint of mlcl (plain backbone weights go to model.network.weights, those of a "
+            "paper's own code to mlcl convert)"
+        )
+    if not isinstance(checkpoint[KEY].get("format"), int) or checkpoint[KEY]["format"] > FORMAT:
+        raise MlclError(f"{path} was written by a newer mlcl; update this one")
+    check_finite({name: value for name, value in checkpoint["state_dict"].items() if _is_network(name)}, path)
+    return checkpoint
+
+
+def read(path: Path, numbers: bool = False) -> Any:
+    """What ``torch.save`` wrote; with ``numbers``, any version of it, and NumPy's numbers in it. No code is run.
+
+    Raises an MlclError for whatever is no such file, or holds other objects.
+    """
     if not path.is_file():
         raise MlclError(f"{path} is a folder, no checkpoint" if path.is_dir() else f"{path}: no such checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals(_numbers() if numbers else []):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=not numbers)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0] if "Unsupported" not in str(error) else "it holds Python objects"
         raise MlclError(f"{path} is refused: only tensors and plain values are read ({reason})") from None
@@ -59,20 +82,37 @@ def load(path: str | Path) -> dict[str, Any]:
         best = path.with_name("best.ckpt")
         other = f"; {best} lies beside it" if best.is_file() and best != path else ""
         raise MlclError(f"{path} is no checkpoint, or damaged: {reason}{other}") from None
-    parts = (KEY, "state_dict")
-    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), dict) for part in parts):
-        raise MlclError(f"{path} is not a checkpoint of mlcl (plain backbone weights go to model.network.weights)")
-    if not isinstance(checkpoint[KEY].get("format"), int) or checkpoint[KEY]["format"] > FORMAT:
-        raise MlclError(f"{path} was written by a newer mlcl; update this one")
-    for name, tensor in checkpoint["state_dict"].items():
+
+
+def _numbers() -> list[Any]:
+    """What makes a number of NumPy (``best_mAP``) in a file of NumPy 1 and 2; it runs no code of the file."""
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    kinds = (np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType)
+    return [*((scalar, name) for name in names), np.dtype, *kinds]
+
+
+def _is_network(name: Any) -> bool:
+    return str(name).startswith("network.")
+
+
+def check_finite(tensors: dict[str, Any], path: Path) -> None:
+    """Raise MlclError for weights with a NaN or an infinity."""
+    for name, tensor in tensors.items():
         numbers = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() > 0
         # The extremes, which need no memory of their own: of a tensor with a NaN both are NaN.
-        if str(name).startswith("network.") and numbers and not all(map(torch.isfinite, tensor.aminmax())):
+        if numbers and not all(map(torch.isfinite, tensor.aminmax())):
             raise MlclError(
                 f"{path}: {name} is not finite (a diverged training?); give an earlier checkpoint, or train again "
                 "with a lower --model.optimizer.lr"
             )
-    return checkpoint
+
+
+def weights_only(network: dict[str, Tensor], entries: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of a network's state dict and a record, for every use but continuing a training."""
+    state = {f"network.{name}": value for name, value in network.items()}
+    # Lightning's version: it would convert an older one's checkpoint.
+    return {"state_dict": state, KEY: entries, "pytorch-lightning_version": version("lightning")}
 
 
 def config_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
