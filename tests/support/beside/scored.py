@@ -17,6 +17,8 @@ from torchmetrics.retrieval import RetrievalMAP
 from mlcl.comparison.bootstrap import resampled_ap
 from mlcl.metrics import average_precision
 
+VOC = "VOC devkit"  # its MATLAB code, written anew
+
 
 def rows(p: dict[str, Part]) -> list[Row]:
     plain, ties, saturated, unknown, absent, everywhere = p.values()
@@ -81,13 +83,32 @@ def rows(p: dict[str, Part]) -> list[Row]:
 
     both, two = [0, 1, 2], [0, 1]
     points = "precision envelope at 101 recalls"
-    eleven = lambda: slow.mean(classes(plain, slow.eleven_points))  # noqa: E731
+    voc = {"interpolation": "11point"}
+
+    def devkit(part: Part) -> float:
+        """VOC2007's evaluation: down the sorted images one by one, equal scores in their order in the file."""
+        values = []
+        for k in range(K):
+            found = part.y[np.argsort(-part.z[:, k], kind="stable"), k].cumsum()
+            precision, recall = found / np.arange(1, len(found) + 1), found / found[-1]
+            values.append(np.mean([precision[recall >= tenth / 10].max(initial=0) for tenth in range(11)]))
+        return float(np.mean(values))
+
+    def eleven(part: Part, in_order: bool = False) -> float:
+        def one(pairs: slow.Pairs) -> float:
+            ranked = sorted(pairs, key=lambda pair: -pair[0])
+            return slow.eleven_points([(-n, t) for n, (_, t) in enumerate(ranked)] if in_order else pairs)
+
+        return slow.mean(classes(part, one))
+
     f32 = expit(saturated.z.astype(np.float32))
-    voc = {"VOC2007's definition": eleven}
     return [
         row("mAP", "plain", both, {SKLEARN: sk_ap(plain), TORCHMETRICS: tm_ap(plain)}),
         row("mAP", "plain", both, {COCO: lambda: coco_map(plain.z, plain.y)}, coco(plain, both), points),
-        Row("mAP, 11point", "plain", eleven, voc, lambda: ours(plain, "mAP", interpolation="11point")),
+        Row("mAP, 11point", "plain", lambda: eleven(plain), {VOC: lambda: devkit(plain)},
+            lambda: ours(plain, "mAP", **voc)),
+        Row("mAP, 11point", "ties", lambda: eleven(ties), {VOC: lambda: devkit(ties)}, lambda: ours(ties, "mAP", **voc),
+            lambda: eleven(ties, in_order=True), "equal scores one by one, by their order"),
         row("mAP", "ties", both, {SKLEARN: sk_ap(ties), TORCHMETRICS: tm_ap(ties)}),
         row("mAP", "ties", both, {COCO: lambda: coco_map(ties.z, ties.y)}, coco(ties, both),
             f"{points}; equal scores one by one, by image id"),

@@ -94,8 +94,10 @@ class Row:
 
 
 def shown(value: float | str) -> str:
-    """As in the document; the largest are temperatures."""
-    return value if isinstance(value, str) else f"{value:.4f}"
+    """As in the document: with four places, or as a count."""
+    return (
+        value if isinstance(value, str) else f"{value:.0f}" if value > 1 and value == round(value) else f"{value:.4f}"
+    )
 
 
 def value(call: Callable[[], Any]) -> float | str:
