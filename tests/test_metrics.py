@@ -123,6 +123,9 @@ def test_ap_edge_cases():
         average_precision(torch.tensor([[math.nan]]), torch.tensor([[1]]))
     with pytest.raises(ValueError, match="must both be"):
         average_precision(torch.zeros(3, 2), torch.zeros(3, 3))
+    for numbers in ([[0, 2], [1, -1]], [[0.0, 0.7], [1.0, 0.0]], [[1, -2], [0, 0]]):  # class numbers, shares, PASCAL's
+        with pytest.raises(ValueError, match="multi-hot"):
+            average_precision(torch.zeros(2, 2), torch.tensor(numbers))
     with pytest.raises(ValueError, match="envelope"):
         average_precision(torch.zeros(3, 2), torch.zeros(3, 2), "voc")  # type: ignore[arg-type]
 
