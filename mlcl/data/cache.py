@@ -10,13 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import PIL
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mlcl.data.augment import Augmentation
-from mlcl.data.images import ImageError, read_at
+from mlcl.data.images import DECODER, ImageError, read_at
 from mlcl.data.row_file import cache_folder, key_of, no_cache, open_or_write, read_rows, with_progress, write_rows
 
 _FORMAT = 2  # to be raised when another content is written for the same pictures
@@ -72,7 +71,7 @@ def open_cache(
     """
     folder = folder or (_shared_memory() if kind == "ram" else cache_folder() / "pixels")
     squares, row = _Squares(paths, augmentation, skip, reading or {}), _row(augmentation.side)
-    versions = torchvision.__version__, PIL.__version__
+    versions = DECODER, PIL.__version__
     how = _FORMAT, (augmentation.side, str(augmentation.mode), sorted((reading or {}).items())), versions
     path = folder / f"{key_of(paths, how, skip)}.npy"
     what = f"a cache of {len(paths):,} pictures at {augmentation.side} x {augmentation.side}"

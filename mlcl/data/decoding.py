@@ -24,8 +24,10 @@ Image.init()
 _FORMATS = [kind for kind in Image.ID if kind != "EPS"]  # which Pillow would hand to Ghostscript
 # JPEG's markers: a Huffman-coded frame (baseline, extended, progressive), and the segments allowed before it.
 _FRAMES = (0xC0, 0xC1, 0xC2)
+_EXIF, _SCAN = 0xE1, 0xDA
 _SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339  # tags of TIFF, and of EXIF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+ORIENTATION = 274  # of EXIF
 
 
 class ImageError(MlclError):
@@ -60,7 +62,7 @@ def read_pixels(
         path: of the file.
         white: the value that is white, see :func:`from_pillow`.
         max_pixels: the most that it may have; by default Pillow's limit against decompression bombs.
-        decode_jpeg: decodes an ordinary JPEG in place of Pillow, EXIF rotation included.
+        decode_jpeg: decodes an ordinary JPEG without EXIF in place of Pillow.
         content: of the file, if it is no file of its own; the path is its name in messages.
 
     Returns:
@@ -72,8 +74,8 @@ def read_pixels(
     with _reading(path, max_pixels, content is None):
         # A writable buffer, which torch uses without a copy.
         data = bytearray(Path(path).read_bytes()) if content is None else content
-        if decode_jpeg is not None and is_plain_jpeg(data):
-            return decode_jpeg(data)
+        if decode_jpeg is not None and (segments := plain_jpeg(data)):
+            return _decoded(data, segments, decode_jpeg)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             return from_pillow(picture, white)
 
@@ -81,7 +83,7 @@ def read_pixels(
 def read_size(path: str | Path, max_pixels: int | None = None) -> tuple[int, int]:
     """Height and width of a picture as :func:`read_pixels` turns it, mostly from its header alone; the same errors."""
     with _reading(path, max_pixels, True), Image.open(path, formats=_FORMATS) as picture:
-        turned = picture.getexif().get(_ORIENTATION, 1) != 1
+        turned = picture.getexif().get(ORIENTATION, 1) != 1
         width, height = (ImageOps.exif_transpose(picture) if turned else picture).size
         return height, width
 
@@ -95,7 +97,7 @@ def _reading(path: str | Path, max_pixels: int | None, from_file: bool) -> Itera
             raise ImageError(f"{path}: not a regular file")
         Image.MAX_IMAGE_PIXELS = max_pixels or limit  # the whole process has one
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata; torchvision 0.29 deprecates its decoders
+            warnings.simplefilter("ignore")  # odd metadata; torchvision 0.29 deprecates its decoders, see jpeg.py
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except ImageError:
@@ -108,7 +110,7 @@ def _reading(path: str | Path, max_pixels: int | None, from_file: bool) -> Itera
         raise ImageError(f"{path}: {str(error).rstrip('.')}; for files you trust, --data.max_pixels N") from None
     except Exception as error:  # decoders raise whatever they like on broken files
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        reason = re.sub(r"^.*\.cpp:\d+, ", "", reason.splitlines()[0])  # torchvision's source line
+        reason = re.sub(r"^.*\.cpp:\d+, ", "", reason.splitlines()[0])  # a line of C++ source
         if "truncated" in reason.lower():  # each decoder has words of its own
             reason = "Image is incomplete or truncated"
         raise ImageError(f"{path}: {reason.rstrip('.')}") from None
@@ -116,23 +118,46 @@ def _reading(path: str | Path, max_pixels: int | None, from_file: bool) -> Itera
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def is_plain_jpeg(data: bytearray) -> bool:
-    """Whether this is a JPEG of 1, 3 or 4 channels below the decompression-bomb limit; Pillow reads all others.
+def plain_jpeg(data: bytearray) -> list[tuple[int, slice]]:
+    """The segments before the pixels, marker and place, of a JPEG of 1, 3 or 4 channels below the limit against bombs.
 
-    Opening the file with Pillow would take 5 % of the decoding time. Only segments that libjpeg also skips are skipped:
-    otherwise a file could be small here and a bomb there.
+    Of any other, which Pillow then reads, none. Opening the file with Pillow would take 5 % of the decoding time. Only
+    segments that libjpeg also skips are skipped: otherwise a file could be small here and a bomb there.
     """
-    at = 2
+    found: list[tuple[int, slice]] = []
+    at, fits = 2, False
     while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if marker in _FRAMES:  # ITU T.81, B.2.2; a second frame is an error in libjpeg
+        if marker == _SCAN:
+            return found if fits else []
+        if marker in _FRAMES and not fits:  # ITU T.81, B.2.2; a second frame is an error in libjpeg
             height, width = (int.from_bytes(data[at + n : at + n + 2]) for n in (5, 7))
             fits = height * width <= (Image.MAX_IMAGE_PIXELS or math.inf)
-            return fits and data[at + 4] == 8 and data[at + 9] in (1, 3, 4)
-        if marker not in _SEGMENTS or length < 2:  # padding, or markers without a length
-            return False
+            fits = fits and data[at + 4] == 8 and data[at + 9] in (1, 3, 4)
+            if not fits:
+                return []
+        elif marker not in _SEGMENTS or length < 2:  # padding, or markers without a length
+            return []
+        found.append((marker, slice(at, at + 2 + length)))
         at += 2 + length
-    return False
+    return []
+
+
+def _decoded(data: bytearray, segments: list[tuple[int, slice]], decode_jpeg: Callable[[bytearray], Pixels]) -> Pixels:
+    """A plain JPEG, turned by what Pillow reads in EXIF or XMP; the decoders look at the first such segment alone."""
+    described = [place for marker, place in segments if marker == _EXIF]
+    if not described:
+        return decode_jpeg(data)
+    with Image.open(io.BytesIO(data), formats=["JPEG", "MPO"]) as picture:
+        turn = picture.getexif().get(ORIENTATION, 1)
+    bare = bytearray(data)
+    for place in reversed(described):
+        del bare[place]
+    pixels = decode_jpeg(bare)
+    if turn in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    upwards, backwards = (slice(None, None, -1 if turn in turns else 1) for turns in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return np.ascontiguousarray(pixels[upwards, backwards])
 
 
 def from_pillow(picture: Image.Image, white: float | None = None) -> Pixels:
@@ -149,10 +174,11 @@ def from_pillow(picture: Image.Image, white: float | None = None) -> Pixels:
     """
     tags = getattr(picture, "tag_v2", {})  # of a TIFF
     colour16 = re.search(r";16[BLN]", str(getattr(picture, "tile", [])[:1]))  # Pillow takes the upper 8 bits of it
-    upright = ImageOps.exif_transpose(picture)
+    picture.load()  # a PNG's EXIF may follow its pixels
+    upright = ImageOps.exif_transpose(picture) if picture.getexif().get(ORIENTATION, 1) != 1 else picture  # or a copy
     if upright.mode[0] in "IF":  # grey of more than 8 bits, which Pillow's own conversion clips
         upright, colour16 = Image.fromarray(_scaled(upright, tags, white)), None
-    pixels = np.array(upright.convert("RGB"))
+    pixels = np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
     if colour16 and (pixels.max() < 64 if white is None else white != 65535):
         raise MlclError(
             f"colour of 16 bits, up to {int(pixels.max()) * 256 + 255}, is read as if 65535 were white: --data.white "

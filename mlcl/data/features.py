@@ -19,7 +19,7 @@ from mlcl.data.augment import AUGMENTATIONS, Augmentation
 from mlcl.data.augment_steps import Flip
 from mlcl.data.bad_images import BadImages
 from mlcl.data.dataset import ImageDataset, Samples, collate
-from mlcl.data.images import ImageError, read_at
+from mlcl.data.images import DECODER, ImageError, read_at
 from mlcl.data.labels import UNKNOWN
 from mlcl.data.row_file import cache_folder, key_of, no_cache, open_or_write, read_rows, with_progress, write_rows
 from mlcl.errors import MlclError
@@ -170,7 +170,7 @@ def open_features(
     folder = folder or cache_folder() / "features"
     pictures = _Pictures(samples, [view for _, view in views], skip, reading or {})
     seen = [(name, view.side, str(view.mode)) for name, view in views]
-    versions = torch.__version__, torchvision.__version__, PIL.__version__
+    versions = torch.__version__, torchvision.__version__, DECODER, PIL.__version__
     how = _FORMAT, seen, sorted((reading or {}).items()), versions, extractor.key(), dtype
     path = folder / f"{key_of(samples.paths, how, skip)}.npy"
 

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mlcl.backbones.light_imports import light_imports
-from mlcl.data import decoding
+from mlcl.data import decoding, jpeg
 from mlcl.data.decoding import ImageError as ImageError
 from mlcl.data.decoding import Pixels
 from mlcl.data.decoding import reading_of as reading_of
 from mlcl.data.file_names import short, written_on_windows
 
-with light_imports():
-    from torchvision.io import ImageReadMode, decode_jpeg
+# What decodes JPEGs here, with its version; part of what a cache of pictures depends on.
+DECODER, _decode_jpeg = jpeg.choose()
 
 
 def check_files(paths: Sequence[Path], split: str, allowed: int) -> None:
@@ -102,16 +101,6 @@ def read_at(paths: Sequence[str | Path], index: int, **reading: Any) -> Tensor:
 def as_tensor(pixels: Pixels) -> Tensor:
     """(H, W, 3) as (3, H, W), channels-last in memory as before."""
     return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _decode_jpeg(data: bytearray) -> Pixels:
-    """Exactly as Pillow does, and faster.
-
-    Of other formats, torchvision 0.29 crashes on damaged PNG files and ignores WebP's EXIF rotation.
-    """
-    raw = torch.frombuffer(data, dtype=torch.uint8)
-    decoded: Tensor = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    return decoded.permute(1, 2, 0).numpy()
 
 
 def resize(picture: Tensor, side: int, interpolation: str) -> Tensor:

@@ -19,10 +19,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as v1
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 
-from mlcl.data import augment
+from mlcl.data import augment, decoding, images, jpeg
 from mlcl.data.cache import open_cache
 from mlcl.data.dataset import ImageDataset, Samples, collate
 from mlcl.data.demo import write_scenes
@@ -70,10 +69,18 @@ def references(size: int) -> dict[str, v1.Compose]:
     }
 
 
-def decode(encoded: list[torch.Tensor], then: Callable[[torch.Tensor], object] = len) -> None:
-    """Each picture, one after the other."""
+def decode(
+    encoded: list[bytearray], decoder: jpeg.Decoder | None, then: Callable[[torch.Tensor], object] = len
+) -> None:
+    """Each picture, one after the other; without checks, unless with Pillow."""
     for data in encoded:
-        then(decode_jpeg(data, mode=ImageReadMode.RGB))
+        pixels = decoder(data) if decoder else decoding.read_pixels("", content=data)
+        then(images.as_tensor(pixels))
+
+
+def decoders() -> dict[str, jpeg.Decoder | None]:
+    """Each decoder of JPEGs that works here, by name and version; Pillow last."""
+    return dict(jpeg.choose(modules) for modules in [*zip(jpeg.MODULES), ()])
 
 
 def spend(loader: Iterable) -> None:
@@ -110,19 +117,21 @@ def main(root: Path | None, size: int, count: int, repeats: int, smoke: bool) ->
         if real is None:
             write_scenes(Path(folder, "scenes"), train=1, val=count, size=64 if smoke else 480)
         paths = sorted((real or Path(folder, "scenes")).glob("val2014/*.jpg"))[:count]
-        encoded = [torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8) for path in paths]
+        encoded = [bytearray(path.read_bytes()) for path in paths]
         print(
             f"{len(paths)} {'real JPEGs' if real else 'generated scenes'}, {size} x {size}, one core, no worker process"
         )
         print(f"images per second: min / median / max of {repeats} rounds in turn; ratio to the first row\n")
+        _, chosen = jpeg.choose()
         for name, transform in references(size).items():
             steps: dict[str, Callable[[], object]] = {
                 "Pillow, v1 transforms, float32": lambda t=transform: spend(DataLoader(PillowDataset(paths, t), BATCH)),
-                "decoding alone": lambda: decode(encoded),
             }
             if name == "none":  # what is done to a picture, without files, checks and collation
                 resized = augment.Augmentation(size).resized
-                steps["mlcl, decoding and resizing alone"] = lambda resized=resized: decode(encoded, resized)
+                for title, decoder in decoders().items():
+                    steps[f"decoding alone, {title}"] = lambda decoder=decoder: decode(encoded, decoder)
+                steps["mlcl, decoding and resizing alone"] = lambda resized=resized: decode(encoded, chosen, resized)
             variants = {"mlcl": (None, False), "mlcl, disk cache": (Path(folder), False)}
             if name != "none":
                 variants["mlcl, on device"] = (None, True)

@@ -22,7 +22,7 @@ from mlcl.data.augment import Augmentation
 from mlcl.data.cache import open_cache
 from mlcl.data.csv_file import CSVDataset
 from mlcl.data.dataset import collate
-from mlcl.data.decoding import is_plain_jpeg, read_size
+from mlcl.data.decoding import plain_jpeg, read_size
 from mlcl.data.images import ImageError, check_files, read_image, resize
 from mlcl.errors import MlclError
 from mlcl.inference import load
@@ -523,7 +523,7 @@ def test_an_odd_jpeg_is_a_small_picture_or_one_line(tmp_path, name):
 @pytest.mark.parametrize("name", [name for name in ODD_JPEGS if "bomb" in name and "after" not in name])
 def test_torchvision_is_given_no_bomb(name):
     """A second frame is an error of libjpeg's, so that the first one counts."""
-    assert not is_plain_jpeg(bytearray(ODD_JPEGS[name]))
+    assert not plain_jpeg(bytearray(ODD_JPEGS[name]))
 
 
 @pytest.mark.parametrize("name", ["a bomb", "a progressive bomb", "the largest there can be"])
@@ -550,7 +550,7 @@ PIECES = [
 @given(pieces=st.lists(st.sampled_from(PIECES) | st.binary(max_size=8), max_size=8), end=st.sampled_from([b"", AFTER]))
 def test_whatever_stands_before_the_frame_torchvision_decodes_no_bomb(pieces, end):
     data = bytearray(b"\xff\xd8" + b"".join(pieces) + end)
-    if is_plain_jpeg(data):
+    if plain_jpeg(data):
         try:
             assert decode_jpeg(torch.frombuffer(data, dtype=torch.uint8)).numel() < 3 * Image.MAX_IMAGE_PIXELS
         except RuntimeError:
