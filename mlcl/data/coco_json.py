@@ -161,7 +161,7 @@ class COCOJSON(MultiLabelDataModule):
         file = self.files[split]
         folders = [self.root / self.images] if self.images is not None else _folders(file, self.root)
         place = place_of(names, folders)
-        if names and not place.count:
+        if names and not place.found:
             places = short(", ".join(map(str, folders)))
             what = f"its pictures, such as {short(names[0])}, are not in {places}"
             raise MlclError(f"{file}: {what}; say with --data.images where they are")

@@ -16,7 +16,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 class Place(NamedTuple):
     """The folder and the spelling with which most pictures of a file are there."""
 
-    count: int  # that are there
+    found: int  # pictures that are there
     folder: Path
     spelling: str  # a key of SPELLINGS
 
@@ -43,9 +43,9 @@ def place_of(names: Sequence[str], folders: Sequence[Path]) -> Place:
             continue
         for folder in folders:
             count = sum(_is_there(folder, name, present) for name in spelled)
-            if count > best.count:
+            if count > best.found:
                 best = Place(count, folder, how)
-        if best.count == len(names):
+        if best.found == len(names):
             break
     return best
 
@@ -58,7 +58,7 @@ def as_written_or_found(root: Path, names: Sequence[str], others: Sequence[Path]
         rest is missing, and nothing is looked for.
     """
     paths = [root / name for name in names]
-    if any(map(os.path.exists, paths)) or (place := place_of(names, list(dict.fromkeys([root, *others])))).count < 1:
+    if any(map(os.path.exists, paths)) or (place := place_of(names, list(dict.fromkeys([root, *others])))).found < 1:
         return paths, ""
     by_name = " by name alone" if place.by_name else ""
     return [place.folder / name for name in place.names(names)], f"pictures are found in {place.folder}{by_name}"
