@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny demo dataset, the command line in this process and in others, gloo groups."""
 
+import contextlib
 import gc
 import os
 import sys
@@ -13,6 +14,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # lightning 2.6.6 calls a deprecated method
 
 import pytest
+from support.once import once
 from support.running import Outcome, demo_flags
 
 from mlcl.__main__ import main
@@ -24,8 +26,8 @@ _ours: set[str] = set()  # names of modules that no test has written
 
 # Files that take half a minute or more come first, so that two workers end together.
 _LONG = (
-    *("test_distributed", "test_interrupted", "test_wandb", "test_notebooks", "test_bad_images", "test_cache"),
-    *("test_export", "test_predict", "test_configs", "test_sweeps"),
+    *("test_readme", "test_interrupted", "test_configs", "test_distributed", "test_predict_parts", "test_export"),
+    *("test_streams", "test_nodes", "test_wandb", "test_notebooks", "test_bad_images", "test_predict", "test_sweeps"),
 )
 
 
@@ -69,12 +71,14 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated scenes: 80 images to train, 25 to test, 64 pixels."""
-    from mlcl.data.demo import write_scenes
+    """Generated scenes: 80 images to train, 25 to test, 64 pixels; in one place, which checkpoints name."""
 
-    root = tmp_path_factory.mktemp("scenes") / "demo"
-    write_scenes(root, train=80, val=25, size=64)
-    return root
+    def make(folder: Path) -> None:
+        from mlcl.data.demo import write_scenes
+
+        write_scenes(folder / "demo", train=80, val=25, size=64)
+
+    return once(tmp_path_factory, "scenes", make, copied=False) / "demo"
 
 
 @pytest.fixture
@@ -86,13 +90,13 @@ def demo(demo_root: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def trained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run: two epochs of the demo config on the small scenes, a quarter held out."""
-    folder, before = tmp_path_factory.mktemp("trained"), Path.cwd()
-    os.chdir(folder)
-    try:
-        assert main(["fit", *demo_flags(demo_root), "--data.val_fraction", "0.25", "--model.optimizer.lr", "0.01"]) == 0
-    finally:
-        os.chdir(before)
-    return folder / "runs" / "demo" / "version_0"
+
+    def make(folder: Path) -> None:
+        flags = [*demo_flags(demo_root), "--data.val_fraction", "0.25", "--model.optimizer.lr", "0.01"]
+        with contextlib.chdir(folder):
+            assert main(["fit", *flags]) == 0
+
+    return once(tmp_path_factory, "trained", make) / "runs" / "demo" / "version_0"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Real gloo groups: gradients and metrics of W processes equal those of one."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import io
@@ -88,14 +89,20 @@ LOSSES = {
 EQUAL = ("label, bank", "dual, bank", "discriminative", "image level")  # also with batches known to be equal
 
 
+@functools.cache
+def _network():
+    torch.manual_seed(0)
+    return Network("test_resnet", SemanticAttention(D), K, freeze_batch_norm=True)
+
+
 class Trained(nn.Module):
     """Backbone, head and losses as the module trains them."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
+        network = copy.deepcopy(_network())  # to make one takes longer than a step
         torch.manual_seed(0)
         kind, settings = LOSSES[name]
-        network = Network("test_resnet", SemanticAttention(D), K, freeze_batch_norm=True)
         taken = inspect.signature(EMBEDDING_LOSSES[kind]).parameters
         settings = {**{k: v for k, v in {"num_classes": K, "dim": D}.items() if k in taken}, **settings}
         self.module = MultiLabelModule(network, embedding_loss=EMBEDDING_LOSSES[kind](**settings)).double()

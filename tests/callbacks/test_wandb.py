@@ -30,7 +30,8 @@ def runs_folder(tmp_path_factory, demo_root):
         patch.chdir(folder)
         patch.setenv("WANDB_API_KEY", KEY)
         assert main([*flags, "--trainer.logger.offline", "true"]) == 0
-        assert main([*flags, "--trainer.logger.log_model", "true", "--log_images", "0"]) == 0
+        second = ["--trainer.logger.log_model", "true", "--log_images", "0", "--trainer.max_epochs", "1"]
+        assert main([*flags, *second]) == 0
     return folder / "runs" / "demo"
 
 

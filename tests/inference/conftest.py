@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.checkpoints import altered
+from support.once import once
 
 from mlcl.__main__ import main
 from mlcl.data.voc_classes import VOC_CLASSES
@@ -16,31 +17,38 @@ from mlcl.runs import folders, record
 
 @pytest.fixture(scope="session")
 def calibrated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("calibrated") / "c.ckpt"
-    calibrate(folders.best_checkpoint(trained), path, accelerator="cpu", changes={"num_workers": 0})
-    return path
+    def make(folder: Path) -> None:
+        calibrate(folders.best_checkpoint(trained), folder / "c.ckpt", accelerator="cpu", changes={"num_workers": 0})
+
+    return once(tmp_path_factory, "calibrated", make) / "c.ckpt"
 
 
 @pytest.fixture(scope="session")
 def calibrated_low(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, of a network whose first class has logits 3000 lower: 30 after the highest temperature there is."""
-    folder = tmp_path_factory.mktemp("calibrated_low")
 
     def lower(content, config):
         content["state_dict"]["network.head.classifier.bias"][0] -= 3000
 
-    altered(trained, folder / "low.ckpt", lower)
-    calibrate(folder / "low.ckpt", folder / "c.ckpt", accelerator="cpu", changes={"num_workers": 0})
-    return folder / "c.ckpt"
+    def make(folder: Path) -> None:
+        altered(trained, folder / "low.ckpt", lower)
+        calibrate(folder / "low.ckpt", folder / "c.ckpt", accelerator="cpu", changes={"num_workers": 0})
+
+    return once(tmp_path_factory, "calibrated_low", make) / "c.ckpt"
 
 
 @pytest.fixture(scope="session")
 def exported(calibrated_low: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """That checkpoint as an ONNX file in a folder of its own, and what ``mlcl export`` said."""
-    path, said = tmp_path_factory.mktemp("exported") / "m.onnx", io.StringIO()
-    with contextlib.redirect_stderr(said):
-        assert main(["export", "--ckpt_path", str(calibrated_low), "--format", "onnx", "--output", str(path)]) == 0
-    return path, said.getvalue()
+
+    def make(folder: Path) -> None:
+        said, output = io.StringIO(), ["--output", str(folder / "alone" / "m.onnx")]
+        with contextlib.redirect_stderr(said):
+            assert main(["export", "--ckpt_path", str(calibrated_low), "--format", "onnx", *output]) == 0
+        (folder / "said.txt").write_text(said.getvalue())
+
+    folder = once(tmp_path_factory, "exported", make)
+    return folder / "alone" / "m.onnx", (folder / "said.txt").read_text()
 
 
 @pytest.fixture

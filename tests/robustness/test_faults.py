@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.lives import as_from_a_terminal
+from support.forked import as_from_a_terminal
 from support.running import REPOSITORY, run_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

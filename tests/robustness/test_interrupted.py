@@ -110,9 +110,10 @@ def test_one_run_through_every_kind_of_end(mlcl, demo, here):
     assert record.load(last)["epoch"] == 0
 
     # As from a terminal: to the loader's processes, too.
-    end = live(["fit", *flags, *again, "--data.num_workers", "1"], here, at("train.1", 1), signal.SIGINT, group=True)
-    assert end.status == 130
-    end = live(command_of(end.status, end.err, 2), here, when_there_is(LAST), signal.SIGKILL)
+    more = ["fit", *flags, *again, "--data.num_workers", "1"]
+    end = live(more, here, at("train.1", 1), signal.SIGINT, group=True, forked=True)
+    assert end.status == 130, end.err
+    end = live(command_of(end.status, end.err, 2), here, when_there_is(LAST), signal.SIGKILL, forked=True)
     assert end.status == -signal.SIGKILL
     assert_whole(here)
     assert_finished_like_an_undisturbed_run(mlcl, flags, last.parent.parent.name)
@@ -199,7 +200,7 @@ def test_two_processes_stop_together(demo, here, signum, group):
         sessions.append(process)
         (os.killpg if group else os.kill)(process, signum)
 
-    end = live(["fit", *flags], here, at("train.0", 1), signum, delay=random.random() / 10, do=stop)
+    end = live(["fit", *flags], here, at("train.0", 1), signum, delay=random.random() / 10, do=stop, forked=True)
     assert end.status == 128 + signum
     command_of(end.status, end.err, 1)
     assert end.err.count("continue with") == 1

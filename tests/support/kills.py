@@ -16,14 +16,6 @@ def start(*arguments: str) -> multiprocessing.Process:
     return process
 
 
-def finish(*arguments: str) -> int:
-    """Run it to its end; returns the status."""
-    process = start(*arguments)
-    process.join(120)
-    assert process.exitcode is not None, "it does not end"
-    return process.exitcode
-
-
 def kill_once(reached: Callable[[], bool], *arguments: str) -> bool:
     """Start it and kill it by SIGKILL at that moment; whether it was still running."""
     process = start(*arguments)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.forked import Forked, as_from_a_terminal
 from support.running import REPOSITORY
 
 # A callback of a user's, by which the test knows where the process is.
@@ -91,12 +92,16 @@ def live(
     delay: float = 0.0,
     group: bool = False,
     do: Callable[[int], None] | None = None,
+    forked: bool = False,
 ) -> End:
-    """Start ``mlcl`` with these arguments and send it a signal at that moment (or do something else to it)."""
+    """Start ``mlcl`` with these arguments and send it a signal at that moment (or do something else to it).
+
+    If ``forked``, it is spared the start of Python.
+    """
     notes = folder / "moments.txt"
     notes.unlink(missing_ok=True)
     with open(folder / "out.txt", "w") as out, open(folder / "err.txt", "w") as err:
-        process = subprocess.Popen(
+        process = Forked(arguments, folder) if forked else subprocess.Popen(
             [sys.executable, "-m", "mlcl", *map(str, arguments)],
             cwd=folder, stdout=out, stderr=err, start_new_session=True, preexec_fn=as_from_a_terminal,
             env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
@@ -120,12 +125,6 @@ def live(
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     return End(status, (folder / "err.txt").read_text(), _lines(notes))
-
-
-def as_from_a_terminal() -> None:
-    """Tests that are started in a shell's background, or by nohup, would hand down that these are ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _lines(file: Path) -> list[str]:

@@ -1,14 +1,11 @@
 """torchrun with several "nodes" on this machine: each is a process group's worth of ``python -m mlcl``."""
 
-import multiprocessing
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
-
-multiprocessing.set_forkserver_preload(["mlcl.module"])  # imported once, not in every process
 
 
 def start_nodes(
@@ -55,32 +52,26 @@ def run_nodes(
     return [node.returncode for node in started], "".join(out for out, _ in texts), "".join(err for _, err in texts)
 
 
-def run_ranks(nodes: int, each: int, *arguments: str, cwd: Path) -> None:
-    """Run ``mlcl`` in processes with the environment that torchrun gives them, forked from one that has torch.
-
-    ProcessRaisedException unless each ends with status 0.
-    """
-    import torch.multiprocessing as mp
-
-    given = nodes, each, _free_port(), cwd, arguments
-    mp.start_processes(_rank, args=given, nprocs=nodes * each, start_method="forkserver")
-
-
-def _rank(rank: int, nodes: int, each: int, port: int, cwd: Path, arguments: tuple[str, ...]) -> None:
-    import torch
-    from lightning.pytorch.utilities import rank_zero_only
-
-    from mlcl.__main__ import main
-
-    places = {"RANK": rank, "LOCAL_RANK": rank % each, "GROUP_RANK": rank // each, "MASTER_PORT": port}
+def ranks_environment(nodes: int, each: int) -> list[dict[str, str]]:
+    """What torchrun tells each of its processes."""
     sizes = {"WORLD_SIZE": nodes * each, "LOCAL_WORLD_SIZE": each, "GROUP_WORLD_SIZE": nodes}
-    os.environ |= {name: str(value) for name, value in (places | sizes).items()}
-    os.environ |= {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-    multiprocessing.set_start_method("fork", force=True)  # of loaders; here it is that of this process
-    rank_zero_only.rank = rank  # Lightning looks at the environment when it is imported
-    torch.set_num_threads(1)
-    os.chdir(cwd)
-    assert main([*map(str, arguments)]) == 0
+    same = {**sizes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "TORCHELASTIC_RUN_ID": "test"}
+    places = [{"RANK": n, "LOCAL_RANK": n % each, "GROUP_RANK": n // each} for n in range(nodes * each)]
+    return [{name: str(value) for name, value in (same | place).items()} for place in places]
+
+
+def run_ranks(nodes: int, each: int, *arguments: str, cwd: Path) -> tuple[list[int], str]:
+    """Run ``mlcl`` in processes that were told as by torchrun; returns their statuses, and what they said on stderr."""
+    from support.forked import Forked
+
+    told = ranks_environment(nodes, each)
+    started = [Forked([*arguments], cwd, f"-{rank}", **environment) for rank, environment in enumerate(told)]
+    try:
+        statuses = [rank.wait() for rank in started]
+    finally:
+        for rank in started:
+            rank.process.kill()
+    return statuses, "".join(rank.err.read_text() for rank in started)
 
 
 def _free_port() -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from support.once import once
 from support.running import REPOSITORY
 
 if TYPE_CHECKING:
@@ -17,16 +18,15 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def packed(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scenes of ``demo_root``, a quarter of train held out, in chunks of ten pictures or so."""
-    from mlcl.data.demo import Demo
-    from mlcl.data.packing import pack
 
-    folder = tmp_path_factory.mktemp("packed") / "demo"
-    pack(
-        Demo(root=demo_root, train_images=80, test_images=25, scene_size=64, val_fraction=0.25, num_workers=0),
-        str(folder),
-        chunk_bytes=20_000,
-    )
-    return folder
+    def make(folder: Path) -> None:
+        from mlcl.data.demo import Demo
+        from mlcl.data.packing import pack
+
+        scenes = {"root": str(demo_root), "train_images": 80, "test_images": 25, "scene_size": 64}
+        pack(Demo(**scenes, val_fraction=0.25, num_workers=0), str(folder / "demo"), chunk_bytes=20_000)
+
+    return once(tmp_path_factory, "packed", make) / "demo"
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A pytest plugin: one tiny real run with hostile names, and its report, for several test files."""
 
+import contextlib
 import csv
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.hostile import CLASSES, ODD_FILE, RUN
+from support.once import once
 from support.running import REPOSITORY
 
 from mlcl.__main__ import main
@@ -33,20 +35,21 @@ def _write_dataset(root):
 @pytest.fixture(scope="session")
 def hostile_run(tmp_path_factory):
     """A tiny real run on classes, files and a name that try to be markup; the folder it was started in."""
-    folder = tmp_path_factory.mktemp("report")
+    return once(tmp_path_factory, "report", _train)
+
+
+def _train(folder: Path) -> None:
     (folder / "data").mkdir()
     _write_dataset(folder / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        flags = ["--data", "CSVDataset", "--data.root", "data", "--data.image_size", "48", "--data.batch_size", "12"]
-        flags += ["--data.num_workers", "0", "--data.val_fraction", "0.2", "--trainer.max_epochs", "3", "--name", RUN]
-        flags += ["--trainer.log_every_n_steps", "1"]
+    flags = ["--data", "CSVDataset", "--data.root", "data", "--data.image_size", "48", "--data.batch_size", "12"]
+    flags += ["--data.num_workers", "0", "--data.val_fraction", "0.2", "--trainer.max_epochs", "3", "--name", RUN]
+    flags += ["--trainer.log_every_n_steps", "1"]
+    with contextlib.chdir(folder):
         assert main(["fit", "--config", str(REPOSITORY / "configs" / "demo.yaml"), *flags]) == 0
-        results = dict(np.load(folder / "runs" / RUN / "version_0" / "scores.npz"))
-        results["thresholds"] = np.full(4, 0.4)  # so that something is predicted after three epochs
-        results["temperature"] = np.float64(1.5)
-        np.savez_compressed(folder / "runs" / RUN / "version_0" / "scores.npz", **results)
-    return folder
+    results = dict(np.load(folder / "runs" / RUN / "version_0" / "scores.npz"))
+    results["thresholds"] = np.full(4, 0.4)  # so that something is predicted after three epochs
+    results["temperature"] = np.float64(1.5)
+    np.savez_compressed(folder / "runs" / RUN / "version_0" / "scores.npz", **results)
 
 
 @pytest.fixture(scope="session")
