@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 
 from mlcl.backbones.light_imports import light_imports
-from mlcl.data.decoding import Pixels
+from mlcl.data.decoding import Decoder, Pixels
 
-Decoder = Callable[[bytearray], Pixels]
 MODULES = ("torchcodec.decoders", "torchvision.io")  # where decode_jpeg is
 
 
@@ -42,10 +41,14 @@ def choose(modules: Sequence[str] = MODULES) -> tuple[str, Decoder | None]:
 
 
 def _as_pixels(decode_jpeg: Callable[..., torch.Tensor]) -> Decoder:
-    def decode(data: bytearray) -> Pixels:
+    def decode(data: bytearray, turn: int) -> Pixels:
         decoded = decode_jpeg(
             torch.frombuffer(data, dtype=torch.uint8), mode="RGB"
-        )  # not "UNCHANGED", torchvision's own
+        )  # not torchvision's own "UNCHANGED"
+        if turn in (5, 6, 7, 8):
+            decoded = decoded.transpose(1, 2)
+        if axes := [axis for axis, turns in ((1, (3, 4, 7, 8)), (2, (2, 3, 6, 7))) if turn in turns]:
+            decoded = decoded.flip(axes)
         return decoded.permute(1, 2, 0).numpy()
 
     return decode
@@ -56,4 +59,4 @@ def _works(decode: Decoder) -> bool:
     file = io.BytesIO()
     Image.linear_gradient("L").resize((24, 16)).save(file, "JPEG")
     with Image.open(file) as picture:
-        return np.array_equal(decode(bytearray(file.getvalue())), np.asarray(picture.convert("RGB")))
+        return np.array_equal(decode(bytearray(file.getvalue()), 1), np.asarray(picture.convert("RGB")))

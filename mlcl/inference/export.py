@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mlcl import __version__
 from mlcl.data.image_files import find_images
@@ -32,8 +33,9 @@ class Exported(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probabilities (B, K) float32."""
-        # Not sigmoid: onnxruntime's (1.32) is 0 from -18 on, and a calibrated threshold may lie below.
-        return 1 / (1 + torch.exp(-self.network(pixels).logits / self.temperature))
+        # Not sigmoid: onnxruntime's (1.32) is 0 from -18 on, and a calibrated threshold may lie below. Nor
+        # 1 / (1 + exp(-x)): a quantiser gives the sum 8 bits for all from 1 to e^20.
+        return torch.exp(-functional.softplus(-self.network(pixels).logits / self.temperature))
 
 
 def export(

@@ -70,15 +70,15 @@ def references(size: int) -> dict[str, v1.Compose]:
 
 
 def decode(
-    encoded: list[bytearray], decoder: jpeg.Decoder | None, then: Callable[[torch.Tensor], object] = len
+    encoded: list[bytearray], decoder: decoding.Decoder | None, then: Callable[[torch.Tensor], object] = len
 ) -> None:
     """Each picture, one after the other; without checks, unless with Pillow."""
     for data in encoded:
-        pixels = decoder(data) if decoder else decoding.read_pixels("", content=data)
+        pixels = decoder(data, 1) if decoder else decoding.read_pixels("", content=data)
         then(images.as_tensor(pixels))
 
 
-def decoders() -> dict[str, jpeg.Decoder | None]:
+def decoders() -> dict[str, decoding.Decoder | None]:
     """Each decoder of JPEGs that works here, by name and version; Pillow last."""
     return dict(jpeg.choose(modules) for modules in [*zip(jpeg.MODULES), ()])
 
