@@ -1,8 +1,9 @@
 """Embedding losses on frozen features, with the same search for each and many seeds: the tables of docs/results.md.
 
-    python tests/real/contrast.py search --voc2012 DIR --coco DIR --weights tf_efficientnet_lite0=FILE NAME=FILE
-    python tests/real/contrast.py train  (the same, with --seeds 20 and --only METHOD ... for a part)
-    python tests/real/contrast.py compare
+    python tests/real/contrast.py all --voc2012 DIR --coco DIR --weights tf_efficientnet_lite0=FILE NAME=FILE
+
+An hour on two cores, if the seeds are divided among two processes; its parts, in this order, are ``search``, ``train`` (with
+--first-seed and --seeds, or --only METHOD) and ``compare``; runs that are there are kept.
 
 ``search`` tries six settings of every method on three folds of the training images, with the first backbone, and writes
 runs/contrast/settings.json. ``train`` trains each method with its best setting on all training images of both data sets
@@ -211,7 +212,7 @@ def leave(folder: Path, data: Any, head: Head, maps: Tensor, targets: Tensor) ->
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("search", "train", "compare"))
+    parser.add_argument("what", choices=("all", "search", "train", "compare"))
     parser.add_argument("--voc2012", help="root of VOC2012")
     parser.add_argument("--coco", help="root of COCO 2014")
     parser.add_argument("--weights", nargs="+", default=[], metavar="BACKBONE=FILE", help="the first is searched with")
@@ -226,11 +227,11 @@ def main() -> None:
     for name, (backbone, weights) in itertools.product(roots, backbones.items()):
         data, splits = maps_of(name, roots[name], backbone, weights)
         file = ROOT / f"settings-{name}.json"
-        if given.what == "search" and backbone == next(iter(backbones)):
+        if given.what in ("all", "search") and backbone == next(iter(backbones)):
             print(name, flush=True)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(search(*splits["train"], (*ONE_STAGE, *TWO_STAGES)), indent=2))
-        for seed in range(given.first_seed, given.first_seed + given.seeds) if given.what == "train" else ():
+        for seed in range(given.first_seed, given.first_seed + given.seeds) if given.what in ("all", "train") else ():
             kept: dict[Any, Any] = {}
             for method in given.only:
                 folder = ROOT / f"{name}-{backbone}-{given.head}" / method.replace(", ", " ") / f"version_{seed}"
@@ -239,7 +240,7 @@ def main() -> None:
                     leave(
                         folder, data, train(*splits["train"], method, chosen, seed, given.head, kept), *as_test(splits)
                     )
-    for pair in sorted(ROOT.glob(f"*-{given.head}")) if given.what == "compare" else ():
+    for pair in sorted(ROOT.glob(f"*-{given.head}")) if given.what in ("all", "compare") else ():
         folders = [str(pair / method.replace(", ", " ")) for method in given.only]
         present = [folder for folder in folders if Path(folder).is_dir()]
         mlcl(["compare", *present, "--output", str(ROOT / f"compare-{pair.name}")])
