@@ -2,12 +2,12 @@
 
     python tests/real/contrast.py all --voc2012 DIR --coco DIR --weights tf_efficientnet_lite0=FILE NAME=FILE
 
-An hour on two cores, if the seeds are divided among two processes; its parts, in this order, are ``search``, ``train`` (with
---first-seed and --seeds, or --only METHOD) and ``compare``; runs that are there are kept.
+An hour on two cores, if the seeds are divided among two processes. Its parts, in this order, are ``search``, ``train``
+(with --first-seed and --seeds, or --only METHOD ...) and ``compare``; runs that are there are kept.
 
 ``search`` tries six settings of every method on three folds of the training images, with the first backbone, and writes
-runs/contrast/settings.json. ``train`` trains each method with its best setting on all training images of both data sets
-with every backbone, tests it once, and leaves a run of each seed under runs/contrast. ``compare`` calls mlcl compare.
+runs/contrast/settings-DATA.json. ``train`` trains each method with its best setting on all training images of both data
+sets with every backbone, tests it once, and leaves a run of each seed there. ``compare`` calls mlcl compare.
 
 The feature maps (256 pixels, averaged to 4 x 4 positions) are computed once, for every picture and its mirror image.
 Embeddings are compared as they are, without a projector, one view per image, all within a batch of 16.
