@@ -247,6 +247,7 @@ FROZEN = ["--model.network.freeze_stages", "all", "--data.cache", "features"]
 def test_a_run_on_cached_features_is_the_run_without(mlcl, demo, tmp_path):
     """Bit by bit, in float32 and with the same pictures: batches of 4, so that no batch of 68, 12 or 25 has one row."""
     flags = [*demo, "--model.network.freeze_stages", "all", "--data.batch_size", "4", "--data.augment", "none"]
+    flags += ["--trainer.max_epochs", "1"]
     cached = ["--data.cache", "features", "--data.cache_dtype", "float32"]
     states, scores = {}, {}
     for name, more in {"plain": [], "cached": cached}.items():
