@@ -22,6 +22,7 @@ from mlcl.__main__ import main
 # Torch is imported by the tests, not here: the process that hands them to the workers needs none of it.
 pytest_plugins = ("support.report_run", "support.packs")  # the fixtures of the report's tests, and of packs
 gc.disable()  # until everything is imported: as in mlcl.cli.verbs.importing
+collect_ignore = ["support/beside/elsewhere_numbers.py"]  # a script for packages that are not here
 _ours: set[str] = set()  # names of modules that no test has written
 
 # Files that take half a minute or more come first, so that two workers end together.

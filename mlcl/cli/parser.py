@@ -1,10 +1,11 @@
 """The parser of fit, validate, test and check: keys, defaults and links between them."""
 
+import inspect
 import os
 import sys
 import traceback
 from argparse import ArgumentError
-from typing import Any
+from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, set_dumper
 from jsonargparse.typing import NonNegativeInt
@@ -56,6 +57,7 @@ def make_parser(verb: str) -> Parser:
     add = parser.add_argument
     add("-c", "--config", action="config", help="a YAML file; a second one is laid over the first")
     add("--seed_everything", type=bool | int, default=0, help="of weights, order and augmentation; true draws one")
+    _read_whole_numbers_first()
     parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True)
     parser.add_class_arguments(MultiLabelModule, "model", fail_untyped=False, sub_configs=True)
     parser.add_subclass_arguments(mlcl.data.MultiLabelDataModule, "data", fail_untyped=False, required=True)
@@ -82,6 +84,16 @@ def make_parser(verb: str) -> Parser:
         apply_on="instantiate",
     )
     return parser
+
+
+def _read_whole_numbers_first() -> None:
+    """``limit_test_batches: 1`` is one batch, where 1.0 would be all of them.
+
+    Of Optional[Union[int, float]], which Lightning writes, and Optional[Union[float, int]], which scikit-learn does,
+    typing keeps the one that comes first for both: imported before Lightning, it would have 1 read as 1.0.
+    """
+    hints = inspect.unwrap(Trainer.__init__).__annotations__
+    hints |= {name: int | float | None for name, hint in hints.items() if get_args(hint)[:2] == (float, int)}
 
 
 def _prepared_classes(data: Any) -> int:

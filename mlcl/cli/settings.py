@@ -61,12 +61,12 @@ def parse(verb: str, arguments: list[str]) -> Settings:
     checkpoint, stored, layer = line.checkpoint, {}, {}
     if checkpoint is not None:
         stored = record.load(checkpoint)
-        if verb == "fit" and "optimizer_states" not in stored:
-            raise MlclError(f"--ckpt_path {checkpoint} holds weights only: start from them with --model.init_from")
         if verb != "fit" or not line.configs:  # else the config files are the whole configuration
             whole = record.config_of(stored, checkpoint)
             layer = whole if verb == "fit" else record.for_evaluation(whole, stored["state_dict"])
             trust.check_classes(layer, checkpoint, line.imports)
+        if verb == "fit" and "optimizer_states" not in stored:
+            raise MlclError(f"--ckpt_path {checkpoint} holds weights only: start from them with --model.init_from")
     parser = make_parser(verb)
     parser.command_line = line
     known_layer = copy.deepcopy(layer)

@@ -52,7 +52,7 @@ def test_the_flags_in_the_help_are_true(mlcl, demo):
 
 
 AT_ONCE = [
-    (["fti"], "'fti' (did you mean fit?); verbs: fit, validate, test, predict, calibrate, export, report, compare,"),
+    (["fti"], "'fti' (did you mean fit?); verbs: fit, validate, test, predict, calibrate, export, convert, report,"),
     (["fit", "--modle.network.head", "X"], "unknown option --modle.network.head (did you mean --model?)"),
     (["fit", "--optimizer", "SGD"], "unknown option --optimizer (did you mean --model.optimizer?)"),
     (["fit", "--lr=0.1"], "unknown option --lr (did you mean --model.optimizer.lr?)"),

@@ -1,5 +1,7 @@
 """What is given is what is recorded and read again: names that look like numbers, paths below the home folder."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -189,3 +191,16 @@ def test_null_of_a_head_s_option_is_nothing(mlcl, demo):
     assert head["queries"] is None and head["dim"] is None
     refused = mlcl("fit", *demo, *line, "--model.network.head.heads", "null")
     assert refused.status == 2 and "--model.network.head.heads: null is not possible here" in refused.err
+
+
+BEFORE_LIGHTNING = """
+import sklearn.metrics
+from mlcl.cli.settings import parse
+trainer = parse("fit", ["--trainer.limit_test_batches", "1", "--trainer.limit_val_batches", "0.5", "--data", "Demo"]).config.trainer
+print(repr(trainer.limit_test_batches), repr(trainer.limit_val_batches))
+"""
+
+
+def test_one_batch_is_one_batch_whatever_is_imported_first():
+    done = subprocess.run([sys.executable, "-c", BEFORE_LIGHTNING], capture_output=True, text=True, check=False)
+    assert done.stdout == "1 0.5\n", done.stderr
