@@ -196,7 +196,8 @@ def test_null_of_a_head_s_option_is_nothing(mlcl, demo):
 BEFORE_LIGHTNING = """
 import sklearn.metrics
 from mlcl.cli.settings import parse
-trainer = parse("fit", ["--trainer.limit_test_batches", "1", "--trainer.limit_val_batches", "0.5", "--data", "Demo"]).config.trainer
+flags = ["--trainer.limit_test_batches", "1", "--trainer.limit_val_batches", "0.5"]
+trainer = parse("fit", [*flags, "--data", "Demo"]).config.trainer
 print(repr(trainer.limit_test_batches), repr(trainer.limit_val_batches))
 """
 
