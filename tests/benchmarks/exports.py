@@ -11,6 +11,7 @@ import copy
 import io
 import logging
 import os
+import re
 import tempfile
 import time
 import warnings
@@ -152,7 +153,9 @@ def main(run: Path, root: str, repeats: int, count: int | None, only: str) -> di
     splits = Rebuilt(checkpoint, ()).datamodule(root).splits
     test, train = splits.get("test") or splits["val"], splits["train"]
     pixels, calibration = (
-        np.stack([model.resize(read_at(samples.paths, index)).numpy() for index in range(len(samples.paths))[:most]])
+        torch.stack([model.resize(read_at(samples.paths, index)) for index in range(len(samples.paths))[:most]])
+        .contiguous()  # AOTInductor takes any other order of the bytes for this one
+        .numpy()
         for samples, most in ((test, count), (train, CALIBRATION))
     )
     targets, thresholds = torch.as_tensor(test.targets[: len(pixels)]), model.thresholds.numpy()
@@ -163,7 +166,7 @@ def main(run: Path, root: str, repeats: int, count: int | None, only: str) -> di
         export(checkpoint, onnx_file, "onnx", root=root)
         export(checkpoint, program, "torch_export", root=root)
         for name, make in makers(network, onnx_file, program, calibration).items():
-            if only not in name and name != "torch, eager":
+            if not re.search(only, name) and name != "torch, eager":
                 continue
             start = time.perf_counter()
             try:
@@ -207,7 +210,7 @@ if __name__ == "__main__":
     parser.add_argument("--root", required=True, help="of COCO")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--count", type=int, help="test images, by default all")
-    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--only", default="", help="rows whose name matches this regular expression")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
