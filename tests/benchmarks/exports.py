@@ -65,7 +65,7 @@ def openvino(path: Path, calibration: np.ndarray | None = None, half: bool = Fal
     core, stored = ov.Core(), path.with_suffix(".xml")
     model = core.read_model(path)
     if calibration is not None:
-        import nncf  # 3.4.0 ended the process here on one machine: --only leaves its row out
+        import nncf
 
         logging.getLogger("nncf").setLevel(logging.ERROR)
         model = nncf.quantize(model, nncf.Dataset([row[None] for row in calibration]), subset_size=len(calibration))
