@@ -1,6 +1,5 @@
 """timm's backbones: created, loaded, frozen in parts, their output as a feature map."""
 
-import copy
 import logging
 import re
 from collections.abc import Iterator
@@ -116,7 +115,24 @@ def _freeze_unused(backbone: Backbone) -> None:
         return
     fixed = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
     size = fixed or backbone.pretrained_cfg["input_size"][1:]
-    probe = copy.deepcopy(backbone).to("meta").eval()  # a backward pass there finds them and computes nothing
-    probe.forward_features(torch.zeros(1, 3, *size, device="meta")).sum().backward()
-    for parameter, twin in zip(backbone.parameters(), probe.parameters(), strict=True):
-        parameter.requires_grad_(twin.grad is not None)
+    probe, training = torch.nn.Module(), backbone.training  # with other tensors, that hold nothing: it computes nothing
+    probe.backbone, probe.forward = backbone.eval(), backbone.forward_features
+    twins = {n: torch.empty_like(p, device="meta", requires_grad=True) for n, p in probe.named_parameters()}
+    others = {n: buffer.to("meta") for n, buffer in probe.named_buffers()}
+    picture = torch.zeros(1, 3, *size, device="meta")
+    used = _leaves(torch.func.functional_call(probe, {**twins, **others}, picture))
+    backbone.train(training)
+    for name, parameter in probe.named_parameters():
+        parameter.requires_grad_(id(twins[name]) in used)
+
+
+def _leaves(output: Tensor) -> set[int]:
+    """The ids of the tensors without a history of their own that this one was computed from."""
+    found, seen, left = set[int](), set[Any](), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            found.add(id(getattr(node, "variable", None)))
+            left.extend(earlier for earlier, _ in node.next_functions)
+    return found
