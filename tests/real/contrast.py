@@ -2,12 +2,13 @@
 
     python tests/real/contrast.py all --voc2012 DIR --coco DIR --weights tf_efficientnet_lite0=FILE NAME=FILE
 
-An hour on two cores, if the seeds are divided among two processes. Its parts, in this order, are ``search``, ``train``
-(with --first-seed and --seeds, or --only METHOD ...) and ``compare``; runs that are there are kept.
+Its parts, in this order, are ``search``, ``train`` (with --first-seed and --seeds, to divide it among processes) and
+``compare``; runs that are there are kept. --head QueryDecoder and LabelAttention repeat the table of other heads, with
+--only BCE ASL PSCL presence control "MulCon, second stage" "presence, second stage", on VOC2012 and the first backbone.
 
 ``search`` tries six settings of every method on three folds of the training images, with the first backbone, and writes
-runs/contrast/settings-DATA.json. ``train`` trains each method with its best setting on all training images of both data
-sets with every backbone, tests it once, and leaves a run of each seed there. ``compare`` calls mlcl compare.
+runs/contrast/settings-DATA-HEAD.json. ``train`` trains each method with its best setting on all training images of both
+data sets with every backbone, tests it once, and leaves a run of each seed there. ``compare`` calls mlcl compare.
 
 The feature maps (256 pixels, averaged to 4 x 4 positions) are computed once, for every picture and its mirror image.
 Embeddings are compared as they are, without a projector, one view per image, all within a batch of 16.
@@ -146,7 +147,7 @@ def train(
     return fit(maps, targets, method, chosen[method], seed + 1, EPOCHS["second"], head)
 
 
-def search(maps: Tensor, targets: Tensor, methods: tuple[str, ...]) -> dict[str, Any]:
+def search(maps: Tensor, targets: Tensor, methods: list[str], kind: str) -> dict[str, Any]:
     """The best setting of every method by the mAP of held-out folds, over classes with two positives or more."""
     chosen: dict[str, Any] = {}
     parts = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0)).tensor_split(FOLDS)
@@ -158,7 +159,7 @@ def search(maps: Tensor, targets: Tensor, methods: tuple[str, ...]) -> dict[str,
             for fold, held_out in enumerate(parts):
                 rest = torch.ones(len(targets), dtype=torch.bool).index_fill(0, held_out, False)
                 own = {**chosen, method: setting}
-                head = train(maps[:, rest], targets[rest], method, own, fold, "SemanticAttention", kept[fold])
+                head = train(maps[:, rest], targets[rest], method, own, fold, kind, kept[fold])
                 scores[held_out] = tested(head, maps[0, held_out])[0]
             reached.append((100 * float(average_precision(scores, targets)[counted].mean()), setting))
             print(f"  {method:28} {reached[-1][0]:6.2f}  {setting}", flush=True)
@@ -216,21 +217,21 @@ def main() -> None:
     parser.add_argument("--voc2012", help="root of VOC2012")
     parser.add_argument("--coco", help="root of COCO 2014")
     parser.add_argument("--weights", nargs="+", default=[], metavar="BACKBONE=FILE", help="the first is searched with")
-    parser.add_argument("--head", default="SemanticAttention", help="of train and compare")
+    parser.add_argument("--head", default="SemanticAttention", help="the head of all")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0, help="to divide the seeds among processes")
-    parser.add_argument("--only", nargs="+", default=[*ONE_STAGE, *TWO_STAGES], help="methods")
+    parser.add_argument("--only", nargs="+", default=[*ONE_STAGE, *TWO_STAGES], help="methods; BCE and control first")
     given = parser.parse_args()
     torch.set_num_threads(1)
     roots = {name: getattr(given, name) for name in ("voc2012", "coco") if getattr(given, name)}
     backbones = dict(pair.split("=", 1) for pair in given.weights)
     for name, (backbone, weights) in itertools.product(roots, backbones.items()):
         data, splits = maps_of(name, roots[name], backbone, weights)
-        file = ROOT / f"settings-{name}.json"
+        file = ROOT / f"settings-{name}-{given.head}.json"
         if given.what in ("all", "search") and backbone == next(iter(backbones)):
             print(name, flush=True)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(search(*splits["train"], (*ONE_STAGE, *TWO_STAGES)), indent=2))
+            file.write_text(json.dumps(search(*splits["train"], given.only, given.head), indent=2))
         for seed in range(given.first_seed, given.first_seed + given.seeds) if given.what in ("all", "train") else ():
             kept: dict[Any, Any] = {}
             for method in given.only:
@@ -243,7 +244,8 @@ def main() -> None:
     for pair in sorted(ROOT.glob(f"*-{given.head}")) if given.what in ("all", "compare") else ():
         folders = [str(pair / method.replace(", ", " ")) for method in given.only]
         present = [folder for folder in folders if Path(folder).is_dir()]
-        mlcl(["compare", *present, "--output", str(ROOT / f"compare-{pair.name}")])
+        if mlcl(["compare", *present, "--output", str(ROOT / "compare" / pair.name)]):
+            raise SystemExit(f"{pair} was not compared")
 
 
 def as_test(splits: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
