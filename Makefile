@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # With a busy core, spinning OpenMP threads make a small model's step up to 200 times slower.
 export OMP_WAIT_POLICY := PASSIVE
+# pip spends a third of its CPU time on compiling every module there is; so what is imported is compiled then, and kept.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo mulcon-demo tour notebooks test clean lint pictures bench bench-gpu
@@ -14,7 +16,7 @@ help:  # what there is, in the groups below
 # torch and torchvision must come from one index in one command, or torchvision does not import.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@
 
 ##@ For users
@@ -72,7 +74,7 @@ test-gpu: .venv/installed  ## tests that need CUDA
 test-minimum:  ## the suite on the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-minimum
 	$(PYTHON) tests/support/minimum.py > .venv-minimum/constraints.txt
-	.venv-minimum/bin/python -m pip install --quiet --constraint .venv-minimum/constraints.txt --editable '.[dev]'
+	.venv-minimum/bin/python -m pip install --quiet --no-compile --constraint .venv-minimum/constraints.txt --editable '.[dev]'
 	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -q -W default -W ignore::DeprecationWarning --disable-warnings --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-upstream: .venv/installed  ## tests of the dependencies' faults and private parts that we rely on
