@@ -21,7 +21,6 @@ from PIL import Image
 from support.lives import live
 from support.object_trees import write_fiftyone, write_lvis, write_open_images
 from support.running import tiny_data
-from support.s3_server import s3_server
 from support.trees import picture, write_table
 
 from mlcl.data import datasets
@@ -290,10 +289,9 @@ class Disk:
         return content(Path(self.place))
 
 
-@pytest.fixture(scope="module")
-def server():
-    with s3_server() as running:
-        yield running
+@pytest.fixture
+def server(s3):
+    return s3
 
 
 def packing(place: str, workers: int = 2) -> None:
