@@ -176,7 +176,7 @@ def test_a_damaged_chunk_of_the_second_process(trained, packed, tmp_path):
 
 def test_a_store_that_does_not_answer_ends_it_in_a_line(mlcl, trained, demo_root, server, monkeypatch):
     """And with the server back, the same command goes on."""
-    monkeypatch.setenv("MLCL_STORE_PATIENCE", "1.0")
+    monkeypatch.setenv("MLCL_STORE_PATIENCE", "3.0")
     server.upload(demo_root / "val2014", "stops")
     command = [*options(trained, f"{server.place}/stops"), "--output", "o.csv", "--batch_size", "5"]
     content = FarImages.content

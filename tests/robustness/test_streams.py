@@ -54,14 +54,15 @@ def same_weights(a: Path, b: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of two processors
-@pytest.mark.parametrize("workers", ["3", *(pytest.param(n, marks=pytest.mark.slow) for n in ("0", "1"))])
+@pytest.mark.parametrize("workers", ["2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("0", "1", "3"))])
 def test_a_training_from_a_store_is_that_from_a_folder(mlcl, packed, place, monkeypatch, workers):
     """Step by step and to the last bit, and nowhere a key; the test after it is that of the store's pictures."""
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)), raising=False)  # 3 are used
     mixed = ["--data.mixed_chunks", "2"]
     done = [mlcl("fit", *streamed(packed, *mixed), "--name", "folder"),
             mlcl("fit", *streamed(place, *mixed, "--data.num_workers", workers), "--name", "store"),
-            mlcl("test", "--ckpt_path", "runs/store/version_0", "--data.root", place, "--data.num_workers", "0")]  # fmt: skip
+            mlcl("test", "--ckpt_path", "runs/store/version_0", "--data.root", place,
+                 "--data.num_workers", "0")]  # fmt: skip
     assert [outcome.status for outcome in done] == [0] * 3, "\n".join(outcome.err for outcome in done)
     same_training(Path("runs/folder/version_0"), Path("runs/store/version_0"))
     scores = [Path(f"runs/{where}/scores.npz") for where in ("folder/version_0", "store/version_0/test_0")]
