@@ -228,7 +228,7 @@ def test_a_spawned_process_reads_too(place, pictures, tmp_path):
 def test_workers_forked_while_a_thread_fetches_do_not_hang(place, pictures, tmp_path, rounds):
     for number in range(rounds):
         packed = Pack(place, tmp_path / f"cache{number}").pictures("train")
-        packed.chunks.fetch_ahead(range(PICTURES // EACH))
+        packed.chunks.fetch_ahead(range(60))
         packed.read(PICTURES - 1)
         own = ChunkSampler(packed, 0, False, packed.chunk, 1, packed.chunks.fetch_ahead)
         loader = DataLoader(Lengths(packed, pictures), 16, sampler=own, num_workers=3, timeout=60)
