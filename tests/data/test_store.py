@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -73,15 +74,10 @@ def test_nobody_at_the_address_and_no_keys(s3, monkeypatch):
         Pack("s3://pictures/x")
 
 
-def test_wrong_keys_are_refused_at_once_and_not_repeated(monkeypatch):
-    from support.s3_server import Server
-
-    with monkeypatch.context() as only:
-        only.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1")  # moto then looks at keys, after the bucket is made
-        server = Server()
+def test_wrong_keys_are_refused_at_once_and_not_repeated(s3, monkeypatch):
+    look_at_keys_after(s3, "0")
     try:
-        for name, value in {**server.environment, "AWS_SECRET_ACCESS_KEY": "secret-word"}.items():
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-word")
         monkeypatch.setattr("mlcl.data.store.time.sleep", lambda seconds: pytest.fail("asked again"))
         forget_servers()
         for question in (Pack, lambda place: Store(place).write("a", b"")):
@@ -89,7 +85,14 @@ def test_wrong_keys_are_refused_at_once_and_not_repeated(monkeypatch):
                 question("s3://pictures/x")
             assert "secret-word" not in str(error.value) and "\n" not in str(error.value)
     finally:
-        server.kill()
+        look_at_keys_after(s3, "inf")
+
+
+def look_at_keys_after(s3, requests: str) -> None:
+    """Let moto check the keys of whoever asks, after so many requests."""
+    address = f"{s3.environment['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+    headers = {"Content-Type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(address, requests.encode(), headers)).close()
 
 
 def test_a_server_that_stands_still_is_waited_for(s3, monkeypatch, capfd):
@@ -102,10 +105,14 @@ def test_a_server_that_stands_still_is_waited_for(s3, monkeypatch, capfd):
 
 
 def test_a_server_that_died_is_asked_again_and_given_up(s3, monkeypatch, capfd, tmp_path):
-    monkeypatch.setenv("MLCL_STORE_PATIENCE", "60")
     store = Store(f"{s3.place}/died")
     store.write("a", b"content")
+    monkeypatch.setenv("MLCL_STORE_PATIENCE", "1")
     s3.kill()
+    with pytest.raises(MlclError, match="died/a: Could not connect"):
+        store.read("a")
+    capfd.readouterr()
+    monkeypatch.setenv("MLCL_STORE_PATIENCE", "60")
 
     def again() -> None:
         time.sleep(1)
@@ -131,9 +138,6 @@ def test_a_server_that_died_is_asked_again_and_given_up(s3, monkeypatch, capfd, 
             store.download("a", tmp_path / "copy")
     finally:
         s3.process.send_signal(signal.SIGCONT)
-    s3.kill()
-    with pytest.raises(MlclError, match="died/a: Could not connect"):
-        store.read("a")
 
 
 def test_a_file_that_cannot_be_written_is_not_asked_for_again(s3, monkeypatch):

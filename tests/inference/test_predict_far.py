@@ -7,9 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import s3fs
 from support.nodes import run_nodes
-from support.running import at_once, demo_flags, run_process
-from support.s3_server import BUCKET, s3_server
+from support.running import at_once, demo_flags
+from support.s3_server import BUCKET
 
 from mlcl.data.far_images import FarImages
 from mlcl.data.pack import Pack
@@ -19,10 +20,9 @@ from mlcl.errors import MlclError
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow")  # botocore on newer Pythons
 
 
-@pytest.fixture(scope="module")
-def server():
-    with s3_server() as started:
-        yield started
+@pytest.fixture
+def server(s3):
+    return s3
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def scores_by_name(rows: list[dict[str, str]]) -> dict[str, list[str]]:
     return {Path(row["path"]).name: [*row.values()][1:] for row in rows}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_objects_below_a_prefix(mlcl, trained, demo_root, server, tmp_path, workers):
     """In the order of folders, by their ending; the URL as a person would write it."""
     prefix = f"folder{workers}"
@@ -83,14 +83,17 @@ def test_objects_below_a_prefix(mlcl, trained, demo_root, server, tmp_path, work
 
 
 def test_a_list_of_objects_and_files(mlcl, trained, demo_root, server):
-    """Each once, in the order of the list; one that is gone is named, and so is one of a bucket that is not there."""
+    """Each once, in the order of the list; one that is gone is named, and so is one of a bucket that is not there.
+
+    A loader's process reads them.
+    """
     place = server.upload(demo_root / "val2014", "listed")
     near = demo_root / "val2014" / "COCO_val2014_000000000002.jpg"
     one, two = (f"{place}/COCO_val2014_00000000000{n}.jpg" for n in (1, 2))
     odd = f"{place}/without-ending"
     server.client().put_object(Bucket=BUCKET, Key="listed/without-ending", Body=near.read_bytes())
     Path("list.txt").write_text(f"{two}\n{near}\n{place}/gone.jpg\n{odd}\ns3://elsewhere/a.jpg\n")
-    outcome = mlcl(*options(trained, one, "@list.txt", one, two, near), "--output", "o.jsonl")
+    outcome = mlcl(*options(trained, one, "@list.txt", one, two, near, workers=1), "--output", "o.jsonl")
     assert outcome.status == 1, outcome.err
     rows = [json.loads(line) for line in Path("o.jsonl").read_text().splitlines()]
     assert [row["path"] for row in rows] == [one, two, str(near), odd]
@@ -211,8 +214,9 @@ def test_what_names_no_images(mlcl, trained, server, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     command = [*options(trained, f"{server.place}/a.jpg"), "--output", "o.csv"]
-    done = run_process(*command, cwd=tmp_path)  # this process has kept the keys
-    assert done.returncode == 1 and done.stderr.startswith("mlcl: s3://pictures/a.jpg: no keys for it"), done.stderr
+    s3fs.S3FileSystem.clear_instance_cache()  # which has kept the keys
+    done = mlcl(*command)
+    assert done.status == 1 and done.err.startswith("mlcl: s3://pictures/a.jpg: no keys for it"), done.err
     assert not [*Path().glob("o.csv*")]
 
 

@@ -73,7 +73,18 @@ def test_a_calibrated_checkpoint_carries_it(mlcl, trained, demo_root):
     assert export.metadata(model)["tta"] == "flip"
 
 
-@pytest.mark.parametrize("kind", ["torch_export", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_what_is_exported_takes_the_mean_itself(trained):
+    model = load(trained, "cpu")
+    network, pixels = export.Exported(model).eval(), torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8)
+    with torch.inference_mode():
+        plain, mirrored = network(pixels).logit(), network(pixels.flip(-1)).logit()
+        model.network.tta = "flip"
+        torch.testing.assert_close(network(pixels).logit(), (plain + mirrored) / 2, rtol=1e-4, atol=1e-4)
+    assert (plain - mirrored).abs().max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["torch_export", "onnx"])
 def test_an_exported_file_takes_the_mean_itself(trained, tmp_path, kind):
     model = load(trained, "cpu")
     model.network.tta = "flip"

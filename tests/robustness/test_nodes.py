@@ -93,10 +93,10 @@ def test_results_do_not_depend_on_workers_and_where_pictures_lie(source, workers
 @pytest.mark.parametrize(
     ("source", "nodes", "each", "workers"),
     [
-        ("pack", 2, 2, 0),
+        ("pack", 2, 1, 0),
         *(
             pytest.param(*one, marks=pytest.mark.slow)
-            for one in (("pack", 1, 2, 1), ("pack", 1, 3, 3), ("files", 1, 3, 1))
+            for one in (("pack", 2, 2, 0), ("pack", 1, 2, 1), ("pack", 1, 3, 3), ("files", 1, 3, 1))
         ),
     ],
 )
@@ -149,17 +149,16 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_one_process_trains_from_a_pack_as_from_files(workers, place: Path, mlcl, tmp_path: Path):
-    for source in ("files", "pack"):
-        done = mlcl("fit", *training(source, place), "--data.num_workers", workers)
-        assert done.status == 0, done.err
-    assert_same_training(*(tmp_path / "runs" / source / "version_0" for source in ("files", "pack")))
+    done = mlcl("fit", *training("pack", place), "--data.num_workers", workers)
+    assert done.status == 0, done.err
+    assert_same_training(place / "runs/run/version_0", tmp_path / "runs/pack/version_0")
     lines = (tmp_path / "runs/pack/version_0/bad_images.csv").read_text()
     assert lines.count("05.jpg") == lines.count("40.jpg") == 1
 
 
 @pytest.mark.parametrize(
     ("ranks", "workers"),
-    [(3, 0), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((2, 0), (2, 1), (3, 1)))],
+    [(2, 0), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((3, 0), (2, 1), (3, 1)))],
 )
 def test_several_ranks_train_from_a_pack_as_from_files(ranks, workers, place: Path, tmp_path: Path):
     for source in ("files", "pack"):

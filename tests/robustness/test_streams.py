@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,11 @@ from support.lives import at, live
 from support.packs import streamed
 
 from mlcl import load
+from mlcl.errors import MlclError
+from mlcl.inference.rebuild import Rebuilt
+from mlcl.report.evidence import gather
 from mlcl.runs.continuing import how_to_continue
+from mlcl.runs.results import read as read_results
 
 MOMENTS = "own_moments.py"
 SECRET = "test-secret"
@@ -49,33 +54,42 @@ def same_weights(a: Path, b: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of two processors
-def test_a_training_from_a_store_is_that_from_a_folder_and_from_files(mlcl, demo, packed, place, monkeypatch):
-    """Step by step and to the last bit, for 0, 1 and 3 workers, and nowhere a key."""
+@pytest.mark.parametrize("workers", ["2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("0", "1", "3"))])
+def test_a_training_from_a_store_is_that_from_a_folder(mlcl, packed, place, monkeypatch, workers):
+    """Step by step and to the last bit, and nowhere a key; the test after it is that of the store's pictures."""
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)), raising=False)  # 3 are used
-    files = mlcl("fit", *demo, "--data.val_fraction", "0.25", "--trainer.log_every_n_steps", "1", "--name", "files")
     mixed = ["--data.mixed_chunks", "2"]
-    done = [files, mlcl("fit", *streamed(packed), "--name", "all"),
-            mlcl("fit", *streamed(packed, *mixed), "--name", "folder")]  # fmt: skip
-    for workers in ("0", "1", "3"):
-        flags = streamed(place, *mixed, "--data.num_workers", workers)
-        done.append(mlcl("fit", *flags, "--name", f"store{workers}"))
-    assert [outcome.status for outcome in done] == [0] * 6, "\n".join(outcome.err for outcome in done)
-    same_training(Path("runs/files/version_0"), Path("runs/all/version_0"))
-    for workers in ("0", "1", "3"):
-        same_training(Path("runs/folder/version_0"), Path(f"runs/store{workers}/version_0"))
-    log = [Path(f"runs/{name}/version_0/metrics.csv").read_text() for name in ("files", "folder")]
-    assert log[0] != log[1], "another order"
+    done = [mlcl("fit", *streamed(packed, *mixed), "--name", "folder"),
+            mlcl("fit", *streamed(place, *mixed, "--data.num_workers", workers), "--name", "store"),
+            mlcl("test", "--ckpt_path", "runs/store/version_0", "--data.root", place,
+                 "--data.num_workers", "0")]  # fmt: skip
+    assert [outcome.status for outcome in done] == [0] * 3, "\n".join(outcome.err for outcome in done)
+    same_training(Path("runs/folder/version_0"), Path("runs/store/version_0"))
+    scores = [Path(f"runs/{where}/scores.npz") for where in ("folder/version_0", "store/version_0/test_0")]
+    assert scores[0].read_bytes() == scores[1].read_bytes()
     everything = b"".join(file.read_bytes() for file in Path("runs").rglob("*") if file.is_file())
     assert b"s3://pictures" in everything and not any(SECRET in outcome.err + outcome.out for outcome in done)
     assert SECRET.encode() not in everything and b"test-key" not in everything
 
+
+@pytest.mark.slow  # test_nodes.py trains from files and from a pack, of another dataset
+def test_a_training_from_a_pack_is_that_from_files_and_one_from_mixed_chunks_has_another_order(
+    mlcl, demo, packed, place
+):
+    files = mlcl("fit", *demo, "--data.val_fraction", "0.25", "--trainer.log_every_n_steps", "1", "--name", "files")
+    done = [files, mlcl("fit", *streamed(packed), "--name", "all"),
+            mlcl("fit", *streamed(packed, "--data.mixed_chunks", "2"), "--name", "folder")]  # fmt: skip
+    assert [outcome.status for outcome in done] == [0] * 3, "\n".join(outcome.err for outcome in done)
+    same_training(Path("runs/files/version_0"), Path("runs/all/version_0"))
+    log = [Path(f"runs/{name}/version_0/metrics.csv").read_text() for name in ("files", "folder")]
+    assert log[0] != log[1], "another order"
     for verb in ("validate", "test"):
-        runs = [mlcl(verb, "--ckpt_path", f"runs/{name}/version_0", *root)
-                for name, root in (("folder", ()), ("store3", ("--data.root", place)))]  # fmt: skip
-        assert [outcome.status for outcome in runs] == [0, 0], runs[1].err
-    for a in Path("runs/folder/version_0").glob("*_0/scores.npz"):
-        b = Path("runs/store3/version_0") / a.parent.name / a.name
-        assert a.read_bytes() == b.read_bytes()
+        scores = []
+        for number, root in enumerate(((), ("--data.root", place))):
+            outcome = mlcl(verb, "--ckpt_path", "runs/folder/version_0", *root)
+            assert outcome.status == 0, outcome.err
+            scores.append(Path(f"runs/folder/version_0/{verb}_{number}/scores.npz").read_bytes())
+        assert scores[0] == scores[1]
 
 
 def killed_and_continued(mlcl, folder: Path, root: str, kills: int, epochs: int) -> None:
@@ -186,16 +200,18 @@ def damaged(packed: Path, folder: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["truncated", "swapped"])
-def test_nothing_is_trained_on_a_damaged_chunk(mlcl, s3, packed, tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [("truncated", "folder"), ("swapped", "store"),
+     *(pytest.param(*one, marks=pytest.mark.slow) for one in (("truncated", "store"), ("swapped", "folder")))],
+)  # fmt: skip
+def test_nothing_is_trained_on_a_damaged_chunk(mlcl, s3, packed, tmp_path, kind, where):
     folder = damaged(packed, tmp_path / "bad", kind)
-    place = s3.upload(folder, tmp_path.name)
+    root, workers = (str(folder), "0") if where == "folder" else (s3.upload(folder, tmp_path.name), "2")
     said = {"truncated": "were packed: pack again"}.get(kind, "is damaged or another one: ")
-    for root, workers, skip in ((str(folder), "0", "skip"), (place, "2", "skip")):
-        flags = streamed(root, "--data.num_workers", workers, "--data.on_bad_image", skip)
-        outcome = mlcl("fit", *flags)
-        one_line(outcome, f"mlcl: {root}/train/chunk-0-0.bin ", said)
-        assert not list(Path().rglob("*.ckpt")) and not list(Path().rglob("bad_images.csv"))
+    outcome = mlcl("fit", *streamed(root, "--data.num_workers", workers, "--data.on_bad_image", "skip"))
+    one_line(outcome, f"mlcl: {root}/train/chunk-0-0.bin ", said)
+    assert not list(Path().rglob("*.ckpt")) and not list(Path().rglob("bad_images.csv"))
 
 
 @pytest.fixture
@@ -230,8 +246,26 @@ VERBS = {
 }
 
 
-def test_a_checkpoint_chooses_no_store(mlcl, place, packed, monkeypatch, s3, request):
-    """Every verb that needs the data wants its address, and works with it; nobody is asked before."""
+def test_a_checkpoint_chooses_no_store(mlcl, place, request):
+    """A verb that needs the data wants its address; so does what a report and an export read. Nobody is asked."""
+    assert mlcl("fit", *streamed(place), "--trainer.max_epochs", "1", "--name", "a").status == 0
+    visited = request.getfixturevalue("nobody")
+    run, said = Path("runs/a/version_0"), f"lies in {place}; give --data.root {place} if that is yours"
+    for verb in ("test", "validate", "fit", "calibrate"):
+        one_line(mlcl(*VERBS[verb]), said)
+    with pytest.raises(MlclError, match=re.escape(said)):
+        Rebuilt(run / "checkpoints/best.ckpt").datamodule()
+    [note] = gather(read_results(run), {}, [], None, 0, ()).notes
+    assert said in note
+    load(run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert f"mlcl fit --data.root {place} --ckpt_path" in how_to_continue(run, config, [], [])
+    assert not visited()
+
+
+@pytest.mark.slow
+def test_every_verb_works_with_the_store_that_it_is_given(mlcl, place, packed, monkeypatch, s3, request):
+    """And the others without; nobody is asked before."""
     for name, seed in (("a", "0"), ("b", "1")):
         assert mlcl("fit", *streamed(place), "--seed_everything", seed, "--name", name).status == 0
     endpoint = os.environ["AWS_ENDPOINT_URL"]

@@ -6,6 +6,8 @@ import shutil
 import pytest
 import torch
 
+from mlcl.report.findings import gather
+
 # 9 ** 7 values; small enough that another program, which wrote them all out, would only be slow.
 TREE = "l0: &l0 x\n" + "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 8))
 CHECKPOINT = {
@@ -49,6 +51,14 @@ def test_as_the_config_of_a_run_that_is_compared(mlcl, run):
     assert "config.yaml: more than 1,000,000 values" in outcome.err
 
 
+def test_what_a_report_shows_does_without_what_needs_them(run, demo_root):
+    assert any("no pictures" in note for note in gather(run).evidence.notes)
+    (run / "checkpoints").mkdir()
+    write_checkpoint(run / "checkpoints" / "best.ckpt")
+    assert any("more than 1,000,000 values" in note for note in gather(run, str(demo_root)).evidence.notes)
+
+
+@pytest.mark.slow
 def test_a_report_does_without_what_needs_them(mlcl, run, demo_root):
     outcome = mlcl("report", run)
     assert outcome.status == 0 and "no pictures" in outcome.err, outcome.err

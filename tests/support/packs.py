@@ -1,6 +1,7 @@
 """Packs for tests: of the demo's scenes by ``mlcl pack``, of any bytes by hand; and a store to put them in."""
 
 import json
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,16 +40,24 @@ def _server() -> "Iterator[Server]":
 
 
 @pytest.fixture
-def s3(_server: "Server", monkeypatch: pytest.MonkeyPatch) -> "Server":
-    """A server that holds anything, with its environment; a test may kill it."""
+def s3(_server: "Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[Server]":
+    """A server that holds anything, with its environment; a test may kill it.
+
+    fsspec's connections to it stay for the next test, as a new one costs half a second.
+    """
     import s3fs
 
     if _server.process.poll() is not None:
         _server.start()
     for name, value in _server.environment.items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    return _server
+    kept = _server.connections.get(_server.process.pid, {})
+    if any(kept.get(key) is not files for key, files in s3fs.S3FileSystem._cache.items()):
+        s3fs.S3FileSystem.clear_instance_cache()  # those of an earlier server, or of a test without one
+    yield _server
+    if any(os.environ.get(name) != value for name, value in _server.environment.items()):
+        s3fs.S3FileSystem.clear_instance_cache()  # they may know another environment
+    _server.connections = {_server.process.pid: dict(s3fs.S3FileSystem._cache)}
 
 
 def streamed(root: str | Path, *flags: str) -> list[str]:

@@ -24,6 +24,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.place, self.process = f"s3://{BUCKET}", None
+        self.connections: dict[int, dict] = {}  # of the process with this number: what fsspec has opened
         self.environment = {
             "AWS_ACCESS_KEY_ID": "test-key",
             "AWS_SECRET_ACCESS_KEY": "test-secret",
