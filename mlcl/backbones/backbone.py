@@ -116,7 +116,14 @@ def _freeze_unused(backbone: Backbone) -> None:
         return
     fixed = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
     size = fixed or backbone.pretrained_cfg["input_size"][1:]
-    probe = copy.deepcopy(backbone).to("meta").eval()  # a backward pass there finds them and computes nothing
-    probe.forward_features(torch.zeros(1, 3, *size, device="meta")).sum().backward()
+    probe = copy.deepcopy(backbone).to("meta").eval()  # where nothing is computed
+    # The graph of a forward pass ends in the used ones; a backward pass would find them, too, and take twice as long.
+    waiting = [probe.forward_features(torch.zeros(1, 3, *size, device="meta")).grad_fn]
+    seen = set(waiting)
+    while waiting:
+        further = {node for node, _ in waiting.pop().next_functions if node is not None} - seen
+        seen |= further
+        waiting += further
+    used = {id(node.variable) for node in seen if hasattr(node, "variable")}
     for parameter, twin in zip(backbone.parameters(), probe.parameters(), strict=True):
-        parameter.requires_grad_(twin.grad is not None)
+        parameter.requires_grad_(id(twin) in used)
