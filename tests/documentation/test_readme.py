@@ -164,11 +164,16 @@ def line_of(words: tuple[str, ...], place: Path) -> list[str]:
     return line
 
 
+def make_first_run(words: tuple[str, ...], place: Path) -> None:
+    """The run of the first command, for one that is tested without those before it."""
+    if "runs/demo" in " ".join(words) and not (place / "runs" / "demo").exists():
+        assert main(line_of(MLCL[0], place)) == 0
+
+
 @pytest.mark.parametrize("words", [pytest.param(w, marks=[pytest.mark.slow] * (w in SLOW)) for w in MLCL], ids=" ".join)
 def test_it_runs(words, place: Path, mlcl, monkeypatch):
     monkeypatch.chdir(place)
-    if "runs/demo" in " ".join(words) and not Path("runs/demo").exists():  # the slow ones alone
-        assert main(line_of(MLCL[0], place)) == 0
+    make_first_run(words, place)
     outcome = mlcl(*line_of(words, place))
     assert outcome.status == 0, outcome.err
     if words[0] not in verbs.VERBS and "--help" not in words:
@@ -179,6 +184,7 @@ def test_it_runs(words, place: Path, mlcl, monkeypatch):
 def test_a_slow_one_could_begin(words, place: Path, mlcl, monkeypatch):
     """Its options exist and take these values; of the run of another slow one, that of the first command is taken."""
     monkeypatch.chdir(place)
+    make_first_run(("runs/demo", *words), place)
     line = [{"runs/packed": "runs/demo", "PACK": str(place / "Demo"), "5": "1"}.get(word, word) for word in words]
     outcome = mlcl(*line, *([] if words[0] in verbs.VERBS else ["--print_config"]))
     assert outcome.status == 0, outcome.err
