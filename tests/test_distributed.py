@@ -117,7 +117,7 @@ def _trained(rank: int, size: int, name: str, equal: bool = False):
     With equal batches as in a training: nobody asks for the number of images or of rows.
     """
     generator = torch.Generator().manual_seed(3)
-    image = torch.rand(12, 2, 3, 48, 48, generator=generator, dtype=torch.float64)
+    image = torch.rand(12, 2, 3, 33, 33, generator=generator, dtype=torch.float64)  # a map of 2 x 2
     target = _data()[1]
     cuts = [0, *{1: (12,), 2: (5, 12), 3: (4, 5, 12)}[size]]
     own = slice(12 * rank // size, 12 * (rank + 1) // size) if equal else slice(cuts[rank], cuts[rank + 1])

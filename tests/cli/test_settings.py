@@ -202,6 +202,13 @@ print(repr(trainer.limit_test_batches), repr(trainer.limit_val_batches))
 """
 
 
+def test_one_batch_is_one_batch_and_half_is_half():
+    flags = ["--trainer.limit_test_batches", "1", "--trainer.limit_val_batches", "0.5", "--data", "Demo"]
+    trainer = parse("fit", flags).config.trainer
+    assert repr(trainer.limit_test_batches) == "1" and repr(trainer.limit_val_batches) == "0.5"
+
+
+@pytest.mark.slow  # a process that imports everything anew
 def test_one_batch_is_one_batch_whatever_is_imported_first():
     done = subprocess.run([sys.executable, "-c", BEFORE_LIGHTNING], capture_output=True, text=True, check=False)
     assert done.stdout == "1 0.5\n", done.stderr

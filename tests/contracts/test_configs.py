@@ -120,14 +120,16 @@ def method_flags(mlcl, demo: list[str], method: Path) -> list[str]:
     return flags
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m.stem != "sadcl"], ids=lambda path: path.stem)
+@every_method
 def test_every_method_trains(mlcl, demo, method):
     outcome = mlcl("fit", *method_flags(mlcl, demo, method), "--trainer.max_epochs", "1", *FEW)
     assert outcome.status == 0, outcome.err
+    if method.stem in CONTINUED:  # from a first stage
+        assert "0 of the file not used" in outcome.err and "as initialised" not in outcome.err.split("prototypes")[0]
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, id=m.stem, marks=[pytest.mark.slow] * (m.stem != "sadcl"))
-                                    for m in METHODS if m.stem in CONTINUED])  # fmt: skip
+@pytest.mark.slow  # of a training with all that SADCL keeps, in the normal suite: robustness/test_interrupted.py
+@pytest.mark.parametrize("method", [m for m in METHODS if m.stem in CONTINUED], ids=lambda path: path.stem)
 def test_a_method_with_a_state_goes_on_where_it_stopped(mlcl, demo, method, tmp_path: Path):
     """One epoch and one more equal two, bit for bit, bank and prototypes too; both stages where there are two."""
     (tmp_path / "stop.py").write_text(STOPPER)

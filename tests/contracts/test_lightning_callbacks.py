@@ -9,6 +9,9 @@ import yaml
 from lightning.pytorch import callbacks as lightnings
 from support.running import REPOSITORY
 
+from mlcl.callbacks import users
+from mlcl.errors import MlclError
+
 TABLE = dict(
     (name, (word, text))
     for name, word, text in re.findall(
@@ -37,15 +40,44 @@ def test_the_table_has_every_callback():
     assert sorted(TABLE) == CALLBACKS and len(CALLBACKS) >= 26
 
 
-@pytest.mark.filterwarnings("ignore:.*flops_per_batch")
-@pytest.mark.parametrize("name", CALLBACKS)
-def test_it_works_or_is_refused_with_one_line(mlcl, demo, name):
+def train(mlcl, demo, *names):
+    """A short training with these callbacks."""
     Path("own_size.py").write_text("def size(batch):\n    return len(batch['target'])\n")
-    if name == "DeviceStatsMonitor":
+    if "DeviceStatsMonitor" in names:
         pytest.importorskip("psutil")
-    given = {"class_path": name, "init_args": NEEDED.get(name, {})}
-    Path("callbacks.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [given]}}))
-    outcome = mlcl("fit", *demo, *SHORT, "--config", "callbacks.yaml", "--name", "demo")
+    given = [{"class_path": name, "init_args": NEEDED.get(name, {})} for name in names]
+    Path("callbacks.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": given}}))
+    return mlcl("fit", *demo, *SHORT, "--config", "callbacks.yaml", "--name", "demo")
+
+
+# Each average and each bar is the only one of a training.
+ALONE = ("WeightAveraging", "EMAWeightAveraging", "RichProgressBar", "TQDMProgressBar")
+WORKING = [name for name in CALLBACKS if TABLE[name][0] == "works" and name not in ALONE]
+
+
+@pytest.mark.filterwarnings("ignore:.*flops_per_batch")
+@pytest.mark.parametrize("names", [ALONE[::2], ALONE[1::2], WORKING], ids=["one", "other", "all others"])
+def test_those_that_work_do_so_together(mlcl, demo, names):
+    outcome = train(mlcl, demo, *names)
+    assert outcome.status == 0, outcome.err
+    assert Path("runs/demo/version_0/checkpoints/last.ckpt").is_file()
+    stored = yaml.safe_load(Path("runs/demo/version_0/config.yaml").read_text())["trainer"]["callbacks"]
+    assert [callback["class_path"].rpartition(".")[2] for callback in stored] == [*names]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLBACKS if TABLE[name][0] == "refused"])
+def test_it_is_refused_as_the_table_says(name, tmp_path):
+    callback = getattr(lightnings, name)(**NEEDED.get(name, {}))
+    with pytest.raises(MlclError, match=f"^{re.escape(f'{name} is refused: {TABLE[name][1]}')}$"):
+        users.admit([callback], tmp_path, bar=True, averaged=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*flops_per_batch")
+@pytest.mark.parametrize(
+    "name", [n if n == "Checkpoint" else pytest.param(n, marks=pytest.mark.slow) for n in CALLBACKS]
+)
+def test_it_works_or_is_refused_with_one_line(mlcl, demo, name):
+    outcome = train(mlcl, demo, name)
     word, text = TABLE[name]
     if word == "works":
         assert outcome.status == 0, outcome.err

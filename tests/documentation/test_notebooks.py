@@ -1,7 +1,9 @@
 """Notebooks: stored without outputs, using public names only, and each executed for real, on small data."""
 
 import ast
+import functools
 import importlib
+import inspect
 import sys
 
 import nbformat
@@ -34,7 +36,8 @@ def test_it_is_stored_without_outputs_and_traces_of_a_machine(notebook):
     assert notebook.cells[0].source.startswith("# ")
 
 
-def test_it_names_public_functions_that_exist(notebook):
+def imported(notebook):
+    """What the notebook has from mlcl, by the names that it has there."""
     modules = {}
     for node in nodes(notebook):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mlcl":
@@ -47,6 +50,11 @@ def test_it_names_public_functions_that_exist(notebook):
                 modules[alias.asname or alias.name] = found
         if isinstance(node, ast.Import):
             modules |= {a.name: importlib.import_module(a.name) for a in node.names if a.name.split(".")[0] == "mlcl"}
+    return modules
+
+
+def test_it_names_public_functions_that_exist(notebook):
+    modules = imported(notebook)
     assert modules
     for node in nodes(notebook):
         if isinstance(node, ast.Attribute):
@@ -57,6 +65,28 @@ def test_it_names_public_functions_that_exist(notebook):
             assert node.end_lineno - node.lineno < 15, node.name
 
 
+def test_it_gives_arguments_that_exist(notebook):
+    """To each function and class of mlcl that it calls by its name."""
+    names, calls = imported(notebook), 0
+    for call in (node for node in nodes(notebook) if isinstance(node, ast.Call)):
+        parts, place = [], call.func
+        while isinstance(place, ast.Attribute):
+            parts, place = [place.attr, *parts], place.value
+        if (
+            not isinstance(place, ast.Name)
+            or place.id not in names
+            or any(isinstance(a, ast.Starred) for a in call.args)
+        ):
+            continue
+        given = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+        signature = inspect.signature(functools.reduce(getattr, parts, names[place.id]))
+        bind = signature.bind if len(given) == len(call.keywords) else signature.bind_partial
+        bind(*call.args, **given)
+        calls += 1
+    assert calls >= 5
+
+
+@pytest.mark.slow  # half a minute; above is what can be said of a notebook that is not run
 def test_all_run_and_leave_nothing_beside_themselves(tmp_path):
     """One after the other in one kernel, whose names are deleted in between: importing torch takes most of the time."""
     here = tmp_path / "notebooks"

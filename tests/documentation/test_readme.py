@@ -38,15 +38,20 @@ def commands() -> list[tuple[str, ...]]:
     once: dict[tuple, tuple[str, ...]] = {}
     for w in words:
         once.setdefault((tuple(word for word in w if word.endswith(".yaml")), *sorted(w)), w)
-    return sorted((w for w in once.values() if w), key=lambda w: ("fit" not in w, "last" in w))
+    return sorted((w for w in once.values() if w), key=lambda w: "fit" not in w)
 
 
 COMMANDS = commands()
 MLCL = [words[1:] for words in COMMANDS if words[0] == "mlcl"]
+IN_README = {tuple(sorted(shlex.split(line, comments=True))) for line in README.read_text().splitlines()
+             if line.startswith("mlcl ")}  # fmt: skip
+# Of the other pages' commands the trainings, the runs of those, and what else takes seconds.
+COSTLY = ("fit", "runs/packed", "WandbLogger", "--report")
+SLOW = [w for w in MLCL if tuple(sorted(("mlcl", *w))) not in IN_README and not {*COSTLY}.isdisjoint(w)]
 
 
 def test_the_readme_is_short():
-    assert len(README.read_text().splitlines()) <= 180
+    assert len(README.read_text().splitlines()) <= 180 and len(IN_README) >= 15
     assert len(MLCL) >= 25 and {("make", "demo"), ("make", "test")} <= set(COMMANDS)
 
 
@@ -127,9 +132,8 @@ def data_for(words: tuple[str, ...], place: Path) -> list[str]:
     return ["--data.root", str(place / kind)]
 
 
-@pytest.mark.parametrize("words", MLCL, ids=" ".join)
-def test_it_runs(words, place: Path, mlcl, monkeypatch):
-    monkeypatch.chdir(place)
+def line_of(words: tuple[str, ...], place: Path) -> list[str]:
+    """The command on tiny data, in ``place``."""
     flags = data_for(words, place)
     given = {
         "DIR": flags[flags.index("--data.root") + 1],
@@ -157,10 +161,34 @@ def test_it_runs(words, place: Path, mlcl, monkeypatch):
             line += ["--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"]
     if "Logger" in " ".join(words) or "loggers" in " ".join(words):
         line += ["--log_images", "2"]
-    outcome = mlcl(*line)
+    return line
+
+
+def make_first_run(words: tuple[str, ...], place: Path) -> None:
+    """The run of the first command, for one that is tested without those before it."""
+    if "runs/demo" in " ".join(words) and not (place / "runs" / "demo").exists():
+        assert main(line_of(MLCL[0], place)) == 0
+
+
+@pytest.mark.parametrize("words", [pytest.param(w, marks=[pytest.mark.slow] * (w in SLOW)) for w in MLCL], ids=" ".join)
+def test_it_runs(words, place: Path, mlcl, monkeypatch):
+    monkeypatch.chdir(place)
+    make_first_run(words, place)
+    outcome = mlcl(*line_of(words, place))
     assert outcome.status == 0, outcome.err
     if words[0] not in verbs.VERBS and "--help" not in words:
         assert "results in" in outcome.out
+
+
+@pytest.mark.parametrize("words", SLOW, ids=" ".join)
+def test_a_slow_one_could_begin(words, place: Path, mlcl, monkeypatch):
+    """Its options exist and take these values; of the run of another slow one, that of the first command is taken."""
+    monkeypatch.chdir(place)
+    make_first_run(("runs/demo", *words), place)
+    line = [{"runs/packed": "runs/demo", "PACK": str(place / "Demo"), "5": "1"}.get(word, word) for word in words]
+    outcome = mlcl(*line, *([] if words[0] in verbs.VERBS else ["--print_config"]))
+    assert outcome.status == 0, outcome.err
+    assert words[0] in verbs.VERBS or outcome.out.count("\n") > 50
 
 
 def test_the_pictures_can_be_drawn(place: Path, monkeypatch, tmp_path):

@@ -25,6 +25,29 @@ def words(tmp_path):
     return tmp_path / "words.npy"
 
 
+@pytest.fixture
+def small(demo):
+    """Flags of a training of two steps."""
+    return [*demo, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--data.image_size", "32"]
+
+
+def test_a_checkpoint_is_loaded_without_the_file_and_continued_with_it(mlcl, small, words, demo_root):
+    """What the other test shows of every command, of two of them."""
+    outcome = mlcl("fit", *small, "--test_after_fit", "false", *HEAD, FILE, "words.npy")
+    assert outcome.status == 0, outcome.err
+    run = Path("runs/demo/version_0")
+    vectors = torch.from_numpy(np.load(words)).float()
+    words.rename("moved.npy")
+    model = load(run, "cpu")
+    torch.testing.assert_close(model.network.head.query_vectors, vectors / vectors.norm(dim=1, keepdim=True) * 6**0.5)
+    assert model(sorted((demo_root / "val2014").glob("*.jpg"))[:2]).scores.shape == (2, 12)
+    outcome = mlcl("fit", "--ckpt_path", "last", "--name", "demo")
+    assert outcome.status == 1 and f"{FILE.strip('-')} words.npy: no such file" in outcome.err
+    outcome = mlcl("fit", "--ckpt_path", "last", "--name", "demo", FILE, "moved.npy")
+    assert outcome.status == 1 and f"queries was words.npy, now moved.npy; give {FILE} words.npy, or" in outcome.err
+
+
+@pytest.mark.slow  # thirteen command lines
 def test_a_checkpoint_needs_the_file_no_more(mlcl, demo, words, demo_root):
     demo += ["--trainer.max_epochs", "1"]
     outcome = mlcl("fit", *demo, "--data.val_fraction", "0.25", *HEAD, FILE, "words.npy")

@@ -85,7 +85,7 @@ def signals_as_from_a_terminal() -> Iterator[None]:
 def test_one_run_through_every_kind_of_end(mlcl, demo, here):
     """Each training goes on from what the one before has left; the last result is that of a run never stopped."""
     Path("own_ends.py").write_text(ENDS)
-    flags, again = sadcl(demo, here, 4), ["--ckpt_path", "last"]
+    flags, again = sadcl(demo, here, 3), ["--ckpt_path", "last"]
 
     def ended(how: str, epoch: int, *more: str):
         callback = ["--trainer.callbacks+", "own_ends.Ends", "--trainer.callbacks.how", how]
@@ -95,8 +95,8 @@ def test_one_run_through_every_kind_of_end(mlcl, demo, here):
     assert end.status == 143 and "nothing to continue from" in end.err.splitlines()[-1], end.err
     assert_last_is_refused_in_one_line(mlcl, flags)
 
-    end = ended("SIGHUP", 1)
-    assert end.status == 129
+    end = ended("SIGINT", 1)  # to a group with the loader's processes: test_two_processes_stop_together
+    assert end.status == 130
     last = Path(command_of(end.status, end.err, 1)[-1])
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -109,28 +109,27 @@ def test_one_run_through_every_kind_of_end(mlcl, demo, here):
     assert {file.name for file in last.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
     assert record.load(last)["epoch"] == 0
 
-    # As from a terminal: to the loader's processes, too.
-    more = ["fit", *flags, *again, "--data.num_workers", "1"]
-    end = live(more, here, at("train.1", 1), signal.SIGINT, group=True, forked=True)
-    assert end.status == 130, end.err
-    end = live(command_of(end.status, end.err, 2), here, when_there_is(LAST), signal.SIGKILL, forked=True)
+    end = live(["fit", *flags, *again], here, when_there_is(LAST), signal.SIGKILL, forked=True)
     assert end.status == -signal.SIGKILL
     assert_whole(here)
     assert_finished_like_an_undisturbed_run(mlcl, flags, last.parent.parent.name)
 
 
-def test_a_file_being_written_is_finished(here):
-    file = here / "file"
+@pytest.mark.usefixtures("signals_as_from_a_terminal")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda signum: signum.name)
+def test_a_file_being_written_is_finished(here, signum):
+    file, before = here / "file", signal.getsignal(signum)
     with signals.watching():
         with pytest.raises(signals.Stopped), signals.held():
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signum)
             os.kill(os.getpid(), signal.SIGINT)  # a second one changes nothing
             file.write_text("whole")
         signals.advise(lambda: "; go on")
-        assert signals.outcome() == ("stopped by SIGTERM; go on", 143) and file.read_text() == "whole"
+        said = "interrupted" if signum == signal.SIGINT else f"stopped by {signum.name}"
+        assert signals.outcome() == (f"{said}; go on", 128 + signum) and file.read_text() == "whole"
         with pytest.raises(signals.Stopped):  # as after a batch, where Python has ignored the exception
             signals.check()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signum) == before
 
 
 @pytest.mark.slow
