@@ -129,6 +129,7 @@ class _Watch(Callback):
         self.last = weakref.ref(pl_module.val_metrics.evaluation)
 
 
+@pytest.mark.slow
 def test_evaluations_do_not_pile_up_over_epochs(tmp_path):
     images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
     data = [{"image": image, "target": torch.tensor([1, 0, -1]), "index": i} for i, image in enumerate(images)]

@@ -56,6 +56,7 @@ def test_one_group_is_not_shown():
     assert by_frequency(np.array([0.1, np.nan, 0.3]), counts, (400, 420))["medium"] == {"classes": 1, "mAP": None}
 
 
+@pytest.mark.slow
 def test_a_test_writes_and_prints_them(mlcl, trained, demo_root):
     """The counts are those of the images that are trained on, without the ones held out."""
     data = Demo(str(demo_root), train_images=80, test_images=25, scene_size=64, val_fraction=0.25)

@@ -43,7 +43,7 @@ def test_a_head_compiles_in_one_piece(name):
     torch.testing.assert_close(compiled(features).logits, head(features).logits)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * bool(i % 3)) for i, n in enumerate(FORMS)])
 def test_an_embedding_loss_compiles_in_one_piece(name):
     loss = module(embedding=name).embedding_loss
     loss.capacity = 64
@@ -118,6 +118,7 @@ def test_precision_by_the_device(monkeypatch, accelerator, cuda, bf16, expected)
     assert fast_step.precision_for(accelerator) == expected
 
 
+@pytest.mark.slow
 def test_the_precision_is_said_and_written_down(mlcl, demo, monkeypatch):
     run, end = "runs/demo/version_0", ["--trainer.max_epochs", "1", "--test_after_fit", "false"]
     with monkeypatch.context() as patched:

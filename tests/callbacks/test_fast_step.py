@@ -41,13 +41,18 @@ def waits(made: MultiLabelModule, device: str = "cpu", capacity: int | None = 64
     return seen.found
 
 
-@pytest.mark.parametrize("name", EMBEDDINGS)
+a_third = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * bool(n % 3)) for n, name in enumerate(EMBEDDINGS)]
+)
+
+
+@a_third
 def test_no_embedding_loss_waits_on_meta(name):
     """A device without values, where what would wait cannot be computed."""
     assert waits(module(embedding=name), "meta") == []
 
 
-@pytest.mark.parametrize("name", EMBEDDINGS)
+@a_third
 def test_without_a_capacity_the_number_of_rows_is_asked_for_once(name):
     expected = ["_local_scalar_dense.default"] * 2 if name in COMPARING else []  # once in a step
     assert waits(module(embedding=name), capacity=None) == expected

@@ -50,6 +50,7 @@ def test_the_backbone_stays_as_it_is_then_it_is_trained(mlcl, demo):
     assert tested.status == 0 and "overrides" not in tested.err, tested.err
 
 
+@pytest.mark.slow
 def test_a_resume_within_and_right_after_equals_a_run_never_stopped(mlcl, demo):
     Path("own_stop.py").write_text(STOPPER)
     flags = [*demo, *QUICK, "--model.network.freeze_epochs", "2", "--trainer.max_epochs", "3", "--ema_decay", "0.9"]
@@ -67,6 +68,7 @@ def test_a_resume_within_and_right_after_equals_a_run_never_stopped(mlcl, demo):
         assert_equal(a[part], b[part], part)
 
 
+@pytest.mark.slow
 def test_with_a_backbone_that_is_frozen_for_good_it_changes_nothing(mlcl, demo):
     flags = [*demo, *QUICK, "--model.network.freeze_stages", "all", "--ema_decay", "0.9", "--trainer.max_epochs", "2"]
     flags += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]

@@ -143,6 +143,7 @@ def test_damaged_files_are_refused(mlcl, localised, change, word):
     assert outcome.status == 1 and word in outcome.err and "mlcl test again" in outcome.err
 
 
+@pytest.mark.slow
 def test_the_report_and_a_comparison_show_it(mlcl, localised, tmp_path):
     folder, _ = localised
     shutil.copytree(folder.parent, tmp_path / "other")

@@ -25,6 +25,7 @@ def last(name: str) -> dict:
     return torch.load(f"runs/{name}/version_0/checkpoints/last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_auto_equals_the_counted_numbers_and_a_resume_is_exact(mlcl, demo, demo_root):
     Path("own_stop.py").write_text(STOPPER)
     assert mlcl("fit", *demo, *SHORT, KEY, "auto", "--name", "whole").status == 0

@@ -87,6 +87,7 @@ def test_a_second_stage_starts_from_the_first(mlcl, demo, data):
     assert mlcl("test", "--ckpt_path", "runs/second").status == 0  # which needs no loss
 
 
+@pytest.mark.slow
 def test_cached_features_are_those_of_the_first_stage(mlcl, demo):
     """Its backbone is another one than the second stage was made with: here for the seed, else for fine-tuning."""
     flags = [*demo, "--test_after_fit", "false", "--trainer.max_epochs", "1", "--data.augment", "none"]

@@ -24,6 +24,7 @@ def text(read, tag):
     return "\n".join(event.tensor_proto.string_val[0].decode() for event in read.Tensors(f"{tag}/text_summary"))
 
 
+@pytest.mark.slow
 def test_a_run_with_the_overlay(mlcl, demo):
     overlay = str(REPOSITORY / "configs" / "loggers" / "tensorboard.yaml")
     flags = ("--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "2", "--log_images", "6")

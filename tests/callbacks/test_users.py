@@ -60,6 +60,7 @@ def files(folder):
     return {path.name for path in Path(folder).iterdir()}
 
 
+@pytest.mark.slow
 def test_a_run_with_lightnings_callbacks_goes_on(train, mlcl):
     """From its checkpoint alone, which names their classes; a larger patience counts at once."""
     stop = {"monitor": "val/mAP", "mode": "max", "min_delta": 1.0, "patience": 2}

@@ -64,6 +64,7 @@ def test_help_and_mistakes_need_the_standard_library_only(tmp_path):
 OF_A_TRAINING = ["lightning", "torchmetrics", "torch._dynamo", "sklearn", "pandas", "wandb", "fsspec", "s3fs"]
 
 
+@pytest.mark.slow
 def test_predict_load_and_report_import_nothing_of_a_training(trained, demo_root, tmp_path):
     """One after the other in one process; what each of them needs is there."""
     script = (

@@ -35,6 +35,7 @@ def test_a_class_without_known_absences_enters_no_mean_and_is_named(run):
     assert finding["AP"] == "" and float(cat["AP"]) == summary["metrics"]["mAP"]
 
 
+@pytest.mark.slow
 def test_a_new_table_is_tested_without_the_training_table(mlcl, run):
     root, _, _ = run
     write_table(root, ["image,cat,finding", "n.png,1,0", "m.png,0,1", "k.png,0,0"], "new.csv")

@@ -127,6 +127,7 @@ def test_what_is_refused(mlcl):
     assert done.status == 1 and "runs/out is an ensemble itself; give the runs that it is made of" in done.err
 
 
+@pytest.mark.slow
 def test_two_real_runs_to_a_report_and_a_comparison(mlcl, trained, demo, capfd):
     flags = ("--data.val_fraction", "0.25", "--seed_everything", "1", "--model.optimizer.lr", "0.01")
     assert mlcl("fit", *demo, *flags).status == 0

@@ -47,7 +47,10 @@ def train_a_step(mlcl, config: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs" / config.stem / "version_0"
 
 
-@every_config
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(c, id=c.stem, marks=[pytest.mark.slow] * (c.stem in ("demo", "vg500", "voc2007"))) for c in CONFIGS],
+)
 def test_it_trains_and_tests_a_step_and_its_saved_config_says_the_same(mlcl, config, tmp_path: Path):
     run = train_a_step(mlcl, config, tmp_path)
     measured = json.loads((run / "metrics.json").read_text())
@@ -80,7 +83,10 @@ def narrow(*files: Path) -> list[str]:
     return flags + (["--model.embedding_loss.projection", "8"] if projected else [])
 
 
-@every_method
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, id=m.stem, marks=[pytest.mark.slow] * (n % 2)) for n, m in enumerate(METHODS)],
+)
 def test_every_method_combines_with_the_datasets(mlcl, method):
     """And says all that it relies on: over another method's overlay the same comes out. The datasets take turns."""
     config = CONFIGS[METHODS.index(method) % len(CONFIGS)]

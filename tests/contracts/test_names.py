@@ -77,6 +77,7 @@ follow_imports = skip
 """
 
 
+@pytest.mark.slow
 def test_a_users_file_is_clean_under_mypy_strict(tmp_path):
     """And a mistake in it is found: the names have their types."""
     (tmp_path / "mypy.ini").write_text(CONFIG)

@@ -256,6 +256,7 @@ def lines(run):
         return [row[1] for row in csv.reader(rows)][1:]
 
 
+@pytest.mark.slow
 def test_a_continued_run_counts_what_is_bad_now(mlcl, root, tmp_path):
     """Pictures that were mended since count neither in the list nor towards the limit."""
     Path("own_stop.py").write_text(STOPPER)

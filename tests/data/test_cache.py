@@ -262,6 +262,7 @@ def test_shared_memory_is_given_back_when_the_process_ends(paths, monkeypatch):
     assert not cache.path.exists() and cache(0)[0].any()
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_run_with_cache_and_device(mlcl, demo, tmp_path):
     """Training, validation and test, through the command line: every weight."""
     demo += ["--trainer.max_epochs", "1"]

@@ -128,6 +128,7 @@ def test_wrong_settings_are_refused(root, settings, words):
         CSVDataset(root=str(root), **settings)
 
 
+@pytest.mark.slow
 def test_what_else_reads_the_training_labels(mlcl, demo, demo_root):
     """Cached features serve all of them; weights, probe and check take what is known; a line says what is lost."""
     flags = [*demo, "--trainer.max_epochs", "1", "--data.augment", "none", "--model.network.freeze_stages", "all"]

@@ -616,6 +616,7 @@ def test_loader_processes_read_as_the_dataset_says(tmp_path):
             read_first()
 
 
+@pytest.mark.slow
 def test_the_cache_knows_how_pictures_were_read(tmp_path):
     Image.fromarray((RAMP * 4095).astype(np.uint16)).save(tmp_path / "a.png")
     square, paths = Augmentation(20), [tmp_path / "a.png"]
@@ -627,6 +628,7 @@ def test_the_cache_knows_how_pictures_were_read(tmp_path):
             open_cache(paths, square, "disk", tmp_path / "cache", reading=reading)
 
 
+@pytest.mark.slow
 def test_what_is_white_goes_from_the_training_to_all_that_comes_after(mlcl, tmp_path):
     """Test, prediction, calibration and report read what the network was trained on."""
     rows = ["image,a,b,split", *(f"{i}.png,{i % 2},1,{'train' if i < 6 else 'test'}" for i in range(9))]

@@ -139,6 +139,7 @@ class Batches(lightning.Callback):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*DataLoader will create")
 @pytest.mark.filterwarnings("ignore:.*use of fork")
+@pytest.mark.slow
 def test_trainings_see_the_same_splices_with_any_workers_on_the_device_and_after_a_resume(demo_root, tmp_path):
     """All of it beside class-aware sampling and a loss that compares rows."""
 

@@ -25,6 +25,7 @@ def held_out(trained) -> list[Path]:
     return Rebuilt(folders.best_checkpoint(trained)).datamodule().splits["val"].paths
 
 
+@pytest.mark.slow
 def test_one_threshold_for_all_images_and_whether_they_are_familiar(mlcl, trained, held_out):
     made = mlcl(*CALIBRATE, "c.ckpt", "--ckpt_path", trained, "--guarantee", "--false_alarms", "0.2")
     assert made.status == 0, made.err

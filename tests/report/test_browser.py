@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from support.hostile import ALERT, CLASSES, ODD_FILE, RUN
 
+pytestmark = pytest.mark.slow  # what its page holds: test_page.py
+
 
 @pytest.fixture(scope="module")
 def chromium():

@@ -70,6 +70,7 @@ def test_results_are_found_in_a_run_in_a_test_of_it_and_in_a_folder_of_runs(host
     assert locate.results_in(tmp_path) == tmp_path / "test_0"
 
 
+@pytest.mark.slow
 def test_without_checkpoint_the_pictures_stay(mlcl, copy, hostile_run):
     summary = json.loads((copy / "metrics.json").read_text())
     shutil.rmtree(copy / "checkpoints")
@@ -164,6 +165,7 @@ def test_mistakes_cost_one_line(mlcl, tmp_path, arguments, named):
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_test_writes_it_too_and_finds_data_that_has_moved(mlcl, trained, demo_root, tmp_path, monkeypatch):
     """The checkpoint names a folder that is gone; --data.root says where the images are now."""
     monkeypatch.setattr(findings, "_MOST_CLASSES", 2)

@@ -183,13 +183,8 @@ def test_the_command_that_goes_on_is_short_without_classes_of_the_users_own(mlcl
     assert_same_run(Path("runs/whole/version_0"), Path("runs/victim/version_0"))
 
 
-@pytest.mark.parametrize(
-    ("signum", "group"),
-    [
-        (signal.SIGTERM, False),
-        *(pytest.param(s, True, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGTERM)),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGTERM, True)])
 def test_two_processes_stop_together(demo, here, signum, group):
     """The first one alone is told, as by an agent; or both, as by a terminal."""
     flags = [*sadcl(demo, here, 40), "--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.num_workers", "1"]

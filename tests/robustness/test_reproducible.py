@@ -25,6 +25,7 @@ def test_a_run_is_repeated_bit_for_bit(mlcl, demo, tmp_path):
     assert_same_run(Path("runs/first/version_0"), Path("runs/first/version_1"))
 
 
+@pytest.mark.slow
 def test_other_data_are_told(mlcl, demo, demo_root, tmp_path):
     """By a repeat and by a run that goes on; the run goes on all the same."""
     shutil.copytree(demo_root, tmp_path / "data")

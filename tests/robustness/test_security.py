@@ -117,9 +117,9 @@ BEFORE = (
     ("key", "path"),
     [
         ("best_model_path", "local://{}/victim"),
-        ("kth_best_model_path", "local::{}/victim"),
+        pytest.param("kth_best_model_path", "local::{}/victim", marks=pytest.mark.slow),
         ("best_k_models", "{}/runs/demo/version_0/checkpoints/../../../../victim"),
-        ("last_model_path", "{}/runs/demo/version_0/checkpoints/link/victim"),
+        pytest.param("last_model_path", "{}/runs/demo/version_0/checkpoints/link/victim", marks=pytest.mark.slow),
     ],
 )
 def test_a_continued_run_removes_no_file_of_others(mlcl, trained, tmp_path, key, path):
