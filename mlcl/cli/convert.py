@@ -47,7 +47,9 @@ def run(options: argparse.Namespace) -> int:
     console.quieten()
     settings = parse("convert", options.passed_on)
     made = settings.parser.instantiate_classes(settings.config)
-    console.say(official.load(made.model.network, Path(options.weights), list(made.data.classes)))
+    network, data = made.model.network, made.data
+    interpolation = data.interpolation or network.interpolation
+    console.say(official.load(network, Path(options.weights), list(data.classes), data.image_size, interpolation))
     config = {key: value for key, value in settings.as_dict().items() if key not in ("ckpt_path", "import")}
     entries = record.make(config, made.data, None)
     content = record.weights_only(made.model.network.state_dict(), entries)

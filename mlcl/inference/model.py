@@ -1,5 +1,6 @@
 """``mlcl.load``: from a checkpoint to a model that takes images."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -168,12 +169,16 @@ def load(checkpoint: str | PathLike[str], device: str | None = None, imports: tu
     network, model, data = rebuilt.network(), rebuilt.config["model"], rebuilt.config["data"]["init_args"]
     threshold = model.get("threshold", 0.5)
     thresholds = threshold if isinstance(threshold, list) else [threshold] * len(rebuilt.classes)
+    temperature = model.get("temperature", 1.0)
+    numbers = all(isinstance(value, int | float) and not math.isnan(value) for value in [*thresholds, temperature])
+    if not numbers or len(thresholds) != len(rebuilt.classes) or not 0 < temperature < math.inf:
+        raise MlclError(f"{rebuilt.path}: threshold and temperature of its record are not what mlcl writes")
     calibration, familiar_from = record.calibration_of(rebuilt.content, rebuilt.path)
     made = Model(
         network,
         rebuilt.classes,
         thresholds,
-        model.get("temperature", 1.0),
+        temperature,
         data["image_size"],
         data.get("interpolation") or network.interpolation,
         rebuilt.path,

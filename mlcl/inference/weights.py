@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mlcl.errors import MlclError
@@ -58,12 +60,12 @@ def _about(model: Model) -> dict[str, Any]:
         "mean": network.mean.flatten().tolist(),  # of pixels in [0, 1]
         "std": network.std.flatten().tolist(),
         "backbone": backbone,
-        "backbone_kwargs": options,
+        "backbone_kwargs": _without_places(options),
         "feature_norm": isinstance(network.norm, torch.nn.LayerNorm),
         "head": config["model"]["network"]["init_args"]["head"],
         "dataset": str(config["data"]["class_path"]).rpartition(".")[2],
         "training": _training(model.source),
-        "test": _own_test(model.source),
+        "test": _own_test(model),
         "record": content[record.KEY] | {"config": yaml_text.dump(config)},
     }
     try:
@@ -74,9 +76,16 @@ def _about(model: Model) -> dict[str, Any]:
 
 
 def _without_places(config: Any) -> Any:
-    """The configuration with the last part of each absolute path: the rest is about a machine and a person."""
+    """The configuration with the last part of each absolute path: the rest is about a machine and a person.
+
+    Names of classes and separators may begin with a slash, too. A file that timm had taken weights from is left out.
+    """
     if isinstance(config, dict):
-        return {key: _without_places(value) for key, value in config.items()}
+        return {
+            key: value if key == "classes" or key.endswith("_separator") else _without_places(value)
+            for key, value in config.items()
+            if not (key == "file" and isinstance(value, str))
+        }
     if isinstance(config, list):
         return [_without_places(value) for value in config]
     return Path(config).name if isinstance(config, str) and os.path.isabs(config) else config
@@ -88,19 +97,37 @@ def _training(checkpoint: Path) -> dict[str, Any]:
     return {name: starts[-1][name] for name in _OF_START if name in starts[-1]} if starts else {}
 
 
-def _own_test(checkpoint: Path) -> dict[str, Any] | None:
-    """``metrics.json`` of the newest test of this very checkpoint in its run; None without one."""
+def _own_test(model: Model) -> dict[str, Any] | None:
+    """``metrics.json`` of the newest test of this very checkpoint in its run; None without one.
+
+    It has to have decided as the checkpoint does, on the images and labels of the run's own test, if there was one.
+    """
+    checkpoint = model.source
     run = folders.run_of(checkpoint)
     found = [*run.glob("metrics.json"), *run.glob("test_*/metrics.json")] if run else []
+    decides: dict[str, Any] = {"thresholds": model.thresholds.numpy(), "temperature": model.temperature}
+    tested_on = _arrays(run / "scores.npz", "images", "targets") if run else {}
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
             tested, newer = Path(summary["checkpoint"]), path.stat().st_mtime >= checkpoint.stat().st_mtime
-            if summary["split"] == "test" and tested.name == checkpoint.name and newer:
+            wanted = decides | tested_on
+            seen = _arrays(path.with_name("scores.npz"), *wanted)
+            same = all(name in seen and np.array_equal(seen[name], value) for name, value in wanted.items())
+            if summary["split"] == "test" and tested.name == checkpoint.name and newer and same:
                 return {**summary, "checkpoint": tested.name}
         except (OSError, ValueError, KeyError, TypeError):  # damaged: as if it were not there
             continue
     return None
+
+
+def _arrays(scores: Path, *names: str) -> dict[str, Any]:
+    """Arrays of a ``scores.npz``; none of a file that is not there or damaged."""
+    try:
+        with np.load(scores) as found:
+            return {name: found[name] for name in names}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return {}
 
 
 def _check(model: Model, again: Model) -> None:

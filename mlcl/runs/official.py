@@ -31,9 +31,10 @@ class Weights(NamedTuple):
     backbone: State
     pixels: str  # mean and std in its code
     fixed: tuple[tuple[str, Any], ...] = ()  # of the head's attributes
+    grid: tuple[int, ...] = ()  # (h, w) of the feature map, where the file is of one size alone
 
 
-def load(network: Any, path: Path, classes: list[str]) -> str:
+def load(network: Any, path: Path, classes: list[str], side: int | None = None, interpolation: str = "bilinear") -> str:
     """Put a file's weights into a network; returns one line about them.
 
     Args:
@@ -41,6 +42,8 @@ def load(network: Any, path: Path, classes: list[str]) -> str:
         path: a file of ``torch.save``; of MulCon ``..._net_A.pth``, with those of E and C beside it. No code in it is
             run.
         classes: K names, in the order of the network's outputs.
+        side: of the pictures in pixels; if given, the map of features is compared with that of the file.
+        interpolation: with which pictures are resized to it.
 
     Raises:
         MlclError: if the layout is not known, a tensor is missing, has no place here or another shape, or our network
@@ -49,26 +52,42 @@ def load(network: Any, path: Path, classes: list[str]) -> str:
     content = record.read(path, numbers=True)
     if not isinstance(content, dict):
         raise MlclError(f"{path} holds no weights, but a {type(content).__name__}")
-    held = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
-    state = {str(name).removeprefix("module."): value for name, value in held.items() if isinstance(value, Tensor)}
+    parts = [str(key) for key, value in content.items() if isinstance(value, dict) and _tensors(value)]
+    taken = next((key for key in ("state_dict", "model") if key in parts), None)
+    state = _tensors(content if taken is None else content[taken], path)
     try:
         weights = _layout(state, path)(state, path)
         backbone = _by_timm(network.backbone, weights.backbone, path)
     except KeyError as error:
         raise MlclError(f"{path}: there is no tensor {error.args[0]}, which the code of its paper has") from None
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise MlclError(f"{path}: its tensors do not fit each other: {str(error).splitlines()[0]}") from None
     _check_network(network, weights, path)
-    _check_names(content.get("idx_to_class"), classes, path)
+    _check_names(content, classes, path)
+    if weights.grid and side is not None:
+        _check_grid(network, weights.grid, side, path)
     fitting = _fitting(network.head, weights.tensors, path, "head")
     network.backbone.load_state_dict(_fitting(network.backbone, backbone, path, "backbone"))
     network.head.load_state_dict(fitting)
     pixels = f"{_numbers(network.mean)} and {_numbers(network.std)}"
     other = f" (of its code: {weights.pixels})" if pixels != weights.pixels else ""
+    resized = "" if interpolation == "bilinear" else f", --data.interpolation {interpolation} (of its code: bilinear)"
+    left = "".join(f", {key}" for key in parts if key not in (taken, "optimizer"))
+    entry = f" of {taken} (not those of {left[2:]})" if taken and left else ""
     return (
-        f"{path}: all {len(weights.tensors) + len(weights.backbone)} tensors loaded; check what is not in the file: "
-        f"the order of the classes, mean and std of the pixels {pixels}{other}{_UNSAID.get(weights.head, '')}"
+        f"{path}: all {len(weights.tensors) + len(weights.backbone)} tensors{entry} loaded; check what is not in the "
+        f"file: the order of the classes, mean and std of the pixels {pixels}{other}, --data.image_size{resized}"
+        f"{_UNSAID.get(weights.head, '')}"
     )
+
+
+def _tensors(held: dict[Any, Any], path: Path | None = None) -> State:
+    """The tensors of an entry by their names, without what ``DataParallel`` puts before them."""
+    found = {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
+    plain = {name.removeprefix("module."): value for name, value in found.items()}
+    if len(plain) < len(found):
+        raise MlclError(f"{path or 'the file'} has tensors twice, with and without 'module.' before their names")
+    return plain
 
 
 def _layout(state: State, path: Path) -> Callable[[State, Path], Weights]:
@@ -125,10 +144,11 @@ def _query2label(state: State, path: Path) -> Weights:
             tensors |= _layer(state, f"transformer.{part}.layers.{i}.", f"{part}.{i}.", attention, norms)
     code = state.pop("backbone.1.pe")
     ours = sine_code(code.shape[2], code.shape[3], code.shape[1], like=code.float())
-    if not torch.allclose(code[0].flatten(1).T.float(), ours, atol=1e-3):
+    rounding = 1e-3 if code.dtype == torch.float32 else 1e-2
+    if not torch.allclose(code[0].flatten(1).T.float(), ours, atol=rounding):
         raise MlclError(f"{path}: backbone.1.pe is not the sine code of positions that our head computes")
     backbone = {re.sub(r"^backbone\.0\.(body\.)?", "", name): value for name, value in state.items()}
-    return Weights("QueryDecoder", tensors, backbone, _IMAGENET)
+    return Weights("QueryDecoder", tensors, backbone, _IMAGENET, grid=(*code.shape[2:],))
 
 
 def _mulcon(state: State, path: Path) -> Weights:
@@ -136,7 +156,7 @@ def _mulcon(state: State, path: Path) -> Weights:
     if not path.name.endswith("_net_A.pth"):
         raise MlclError(f"{path}: of MulCon give the file ..._net_A.pth, with ..._net_E.pth and ..._net_C_0.pth beside")
     start, count = path.name.removesuffix("A.pth"), state["I"].shape[1]
-    classes = [record.read(path.with_name(f"{start}C_{k}.pth")) for k in range(count)]
+    classes = [_tensors(record.read(path.with_name(f"{start}C_{k}.pth"))) for k in range(count)]
     tensors = {"queries": state.pop("I")[0]}
     tensors |= {f"classifier.{kind}": torch.cat([part[kind] for part in classes]) for kind in ("weight", "bias")}
     places = {
@@ -151,7 +171,7 @@ def _mulcon(state: State, path: Path) -> Weights:
         for part, name in names.items():
             tensors |= _linear(state, f"{theirs}.{part}", f"{ours}.{name}")
     stages = {"0": "conv1", "1": "bn1", **{str(3 + stage): f"layer{stage}" for stage in range(1, 5)}}
-    backbone = record.read(path.with_name(f"{start}E.pth"))
+    backbone = _tensors(record.read(path.with_name(f"{start}E.pth")))
     renamed = {f"{stages.get(first, first)}.{rest}": value for (first, _, rest), value in _parted(backbone)}
     return Weights("LabelAttention", tensors, renamed | state, _IMAGENET, (("heads", 4), ("scale", "full")))
 
@@ -192,10 +212,28 @@ def _check_network(network: Any, weights: Weights, path: Path) -> None:
             raise MlclError(f"{path}: its code has {setting} {value}, this head {now} (--model.network.head.{setting})")
 
 
-def _check_names(stored: Any, classes: list[str], path: Path) -> None:
+def _check_grid(network: Any, grid: tuple[int, ...], side: int, path: Path) -> None:
+    """Refuse pictures of another size, whose map has other codes of positions than the file."""
+    with torch.no_grad():
+        own = network.eval().features(torch.zeros(1, 3, side, side)).shape[2:]
+    if (*own,) != grid:
+        raise MlclError(
+            f"{path} is of maps of {grid[0]} x {grid[1]} positions, pictures of {side} pixels give {own[0]} x {own[1]} "
+            f"here: --data.image_size {side * grid[0] // own[0]}"
+        )
+
+
+def _check_names(content: dict[Any, Any], classes: list[str], path: Path) -> None:
     """Refuse another order of the classes, where a file (of ML-Decoder) knows it."""
-    theirs = list(stored.values()) if isinstance(stored, dict) else classes
-    for k, (before, now) in enumerate(zip(theirs, classes, strict=False)):
+    theirs, numbers = content.get("idx_to_class"), content.get("class_to_idx")
+    try:
+        if isinstance(theirs, dict):
+            theirs = [theirs[k] for k in sorted(theirs, key=int)]
+        elif isinstance(numbers, dict):
+            theirs = sorted(numbers, key=lambda name: int(numbers[name]))
+    except (ValueError, TypeError):
+        raise MlclError(f"{path}: the numbers of its classes are none") from None
+    for k, (before, now) in enumerate(zip(classes if theirs is None else theirs, classes, strict=False)):
         if str(before).casefold() != now.casefold():
             raise MlclError(
                 f"{path}: its class {k} is {before!r}, that of the data {now!r}: give --data.classes its order"
@@ -204,7 +242,8 @@ def _check_names(stored: Any, classes: list[str], path: Path) -> None:
 
 def _by_timm(backbone: nn.Module, state: State, path: Path) -> State:
     """The tensors by timm's names: those of torchvision, and what timm's own filter of an architecture renames."""
-    _check_shapes(backbone.state_dict(), state, path, "backbone")  # before it: it would resize position codes
+    codes = {name: value for name, value in state.items() if "pos" in name}
+    _check_shapes(backbone.state_dict(), codes, path, "backbone")  # before it: it would resize them
     change = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     return dict(change(dict(state), backbone)) if change else state
 
@@ -226,6 +265,8 @@ def _check_shapes(own: State, tensors: State, path: Path, part: str) -> None:
         if name in own and own[name].shape != value.shape:
             shapes = f"{(*value.shape,)} in the file, {(*own[name].shape,)} here"
             raise MlclError(f"{path}: {name} of the {part} is {shapes}: give the settings that it was trained with")
+        if name in own and own[name].is_floating_point() and not value.is_floating_point():
+            raise MlclError(f"{path}: {name} of the {part} is {value.dtype}, not floating point: quantised?")
 
 
 def _numbers(values: Tensor) -> str:

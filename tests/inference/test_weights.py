@@ -9,11 +9,13 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from support.checkpoints import altered
 from torch import nn
 
+from mlcl.errors import MlclError
 from mlcl.heads import GlobalPool
 from mlcl.inference import load, weights
 from mlcl.network import Network
@@ -56,6 +58,44 @@ def test_a_run_as_a_folder(mlcl, trained, demo_root, tmp_path):
     images = sorted((demo_root / "val2014").glob("*.jpg"))[:4]
     ours, theirs = (load(place, "cpu")(images) for place in (trained, folder))
     assert torch.equal(ours.scores, theirs.scores) and ours.labels == theirs.labels
+
+
+def test_the_card_has_the_test_that_decided_as_the_checkpoint_on_the_run_s_own_images(trained, tmp_path):
+    """Of two later tests of the same file one had other thresholds, one other labels."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    own = json.loads((run / "metrics.json").read_text())
+    with np.load(run / "scores.npz") as found:
+        arrays = dict(found)
+    for number, change in enumerate(
+        ({"thresholds": arrays["thresholds"] + 0.4}, {"targets": 1 - arrays["targets"]}, {})
+    ):
+        (later := run / f"test_{number}").mkdir()
+        (later / "metrics.json").write_text(json.dumps({**own, "metrics": {"mAP": number / 10}}))
+        np.savez(later / "scores.npz", **arrays | change)
+        weights.export(run / "checkpoints" / "best.ckpt", tmp_path / f"weights{number}")
+        test = json.loads((tmp_path / f"weights{number}" / "mlcl.json").read_text())["test"]
+        assert test["metrics"] == (own["metrics"] if change else {"mAP": 0.2})
+
+
+def test_a_file_of_weights_is_left_out_and_no_class_is_taken_for_a_path(mlcl, trained, tmp_path):
+    def change(content, config):
+        overlay = {"pretrained_cfg_overlay": {"file": "/home/someone/w.safetensors"}}
+        config["model"]["network"]["init_args"]["backbone_kwargs"] = overlay
+        names = [f"/m/{k}" for k in range(12)]
+        content[record.KEY]["classes"] = config["data"]["init_args"]["classes"] = names
+
+    weights.export(altered(trained, tmp_path / "x.ckpt", change), tmp_path / "weights")
+    text = (tmp_path / "weights" / "mlcl.json").read_text()
+    assert "someone" not in text and load(tmp_path / "weights", "cpu").classes[3] == "/m/3"
+    assert yaml.safe_load(json.loads(text)["record"]["config"])["data"]["init_args"]["classes"][3] == "/m/3"
+
+
+@pytest.mark.parametrize("key, value", [("threshold", float("nan")), ("threshold", [0.5]), ("temperature", 0)])
+def test_numbers_that_decide_nothing_are_refused(trained, tmp_path, key, value):
+    path = altered(trained, tmp_path / "x.ckpt", lambda content, config: config["model"].update({key: value}))
+    with pytest.raises(MlclError, match="threshold and temperature of its record are not what mlcl writes"):
+        load(path, "cpu")
 
 
 def test_thresholds_and_promises_go_along(mlcl, calibrated, calibrated_low, demo_root, tmp_path):

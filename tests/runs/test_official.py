@@ -164,6 +164,37 @@ def test_a_vit_of_another_size_is_not_resized(tmp_path):
     assert "tensors loaded" in official.load(sizes[64], tmp_path / "x.pth", NAMES)
 
 
+def test_codes_of_positions_are_of_one_size(tmp_path):
+    """A file of 96 pixels (3 x 3 positions) is refused for 64: our head would compute other codes than theirs."""
+    torch.manual_seed(2)
+    network = Network("test_resnet", QueryDecoder(their.D, their.FFN), their.K, feature_norm=False).eval()
+    part = {f"backbone.0.{name}": value for name, value in network.backbone.state_dict().items()}
+    torch.save({"model": part | their.query2label(network.backbone.num_features)}, tmp_path / "x.pth")
+    with pytest.raises(MlclError, match=r"maps of 3 x 3 positions, pictures of 64 pixels give 2 x 2 here: .* 96$"):
+        official.load(network, tmp_path / "x.pth", NAMES, 64)
+    said = official.load(network, tmp_path / "x.pth", NAMES, 96, "bicubic")
+    assert "--data.image_size, --data.interpolation bicubic (of its code: bilinear), --model.network.head.heads" in said
+
+
+def test_what_is_taken_of_several_is_said(tmp_path):
+    """A file often holds a moving average, too."""
+    first, second = their.csra(), their.csra()
+    torch.save({"state_dict": first, "state_dict_ema": second, "optimizer": {"state": {}}}, tmp_path / "x.pth")
+    network = network_of(CSRA(2))
+    assert "tensors of state_dict (not those of state_dict_ema) loaded" in official.load(
+        network, tmp_path / "x.pth", NAMES
+    )
+    assert torch.equal(network.head.weight[0], first["classifier.multi_head.0.head.weight"].flatten(1))
+
+
+@pytest.mark.parametrize("names", [{"idx_to_class": NAMES[::-1]}, {"idx_to_class": dict(enumerate(NAMES[::-1]))},
+                                   {"class_to_idx": {name: 4 - k for k, name in enumerate(NAMES)}}])  # fmt: skip
+def test_another_order_of_the_classes_is_refused_however_it_is_written(tmp_path, names):
+    torch.save({"state_dict": their.csra(), **names}, tmp_path / "x.pth")
+    with pytest.raises(MlclError, match="its class 0 is 'class 4', that of the data 'class 0'"):
+        official.load(network_of(CSRA(2)), tmp_path / "x.pth", NAMES)
+
+
 @pytest.mark.slow
 def test_tresnet_by_its_own_names(tmp_path):
     """Its ABN takes |w| + 1e-5 for the weight w: the sign is lost on purpose."""
@@ -218,6 +249,13 @@ REFUSED = {
     "zero-shot": (lambda: MLDecoder(8, 4), dict, {"head.wordvec_proj.weight": torch.ones(1)}, "zero-shot"),
     "not finite": (lambda: CSRA(2), two_heads(NAN, ONES), {}, "not finite"),
     "unequal": (lambda: CSRA(2), two_heads(ONES, ONES[:, 1:]), {}, "do not fit each other"),
+    "twice": (
+        lambda: CSRA(2),
+        two_heads(ONES, ONES),
+        {"module.classifier.multi_head.0.head.weight": 2 * ONES},
+        "twice",
+    ),
+    "quantised": (lambda: CSRA(2), two_heads(ONES.to(torch.int8), ONES.to(torch.int8)), {}, "torch.int8, not floating"),
     "something else": (CSRA, dict, {"weight": ONES}, "is no checkpoint of CSRA, ML-Decoder, Query2Label"),
 }
 
@@ -272,7 +310,7 @@ def test_the_command_makes_a_checkpoint(mlcl, demo, demo_root, tmp_path):
     outcome = mlcl(*common, *network, *pixels)
     assert outcome.status == 1 and "--model.network.feature_norm false" in outcome.err
     outcome = mlcl(*common, *network, *pixels, "--model.network.feature_norm", "false")
-    assert outcome.status == 0 and "pixels 0/0/0 and 1/1/1, --model.network.head.lam" in outcome.err
+    assert outcome.status == 0 and "pixels 0/0/0 and 1/1/1, --data.image_size, --model.network.head.lam" in outcome.err
     model = load("csra.ckpt", "cpu")
     images = sorted((demo_root / "val2014").glob("*.jpg"))[:2]
     batch = torch.stack([model.preprocess(path) for path in images]).float() / 255
@@ -290,4 +328,7 @@ def test_the_command_makes_a_checkpoint(mlcl, demo, demo_root, tmp_path):
 def test_mean_and_std_of_the_code_are_named_where_they_differ(tmp_path):
     torch.save(their.csra(), tmp_path / "x.pth")
     said = official.load(network_of(CSRA(2)), tmp_path / "x.pth", NAMES)
-    assert "pixels 0.5/0.5/0.5 and 0.5/0.5/0.5 (of its code: 0/0/0 and 1/1/1), --model.network.head.lam" in said
+    assert (
+        "pixels 0.5/0.5/0.5 and 0.5/0.5/0.5 (of its code: 0/0/0 and 1/1/1), --data.image_size, --model.network.head.lam"
+        in said
+    )
