@@ -180,13 +180,18 @@ LABEL = {"a.txt": "0 1 1 1 1"}
 # What it must refuse: its pictures, its files, and words of the line.
 REFUSED = {
     "XML, two pictures": (XML, TWO, {"a/0.xml": xml("0.jpg"), "b/0.xml": xml("0.jpg")}, "one folder at a time"),
-    "XML, two files": (XML, ONE, {"1.xml": xml("a.jpg"), "2.xml": xml("a.jpg")}, "2.xml: two pictures, or two"),
+    "XML, two files": (XML, ONE, {"1.xml": xml("a.jpg"), "2.xml": xml("a.jpg")}, "2.xml: two pictures or XML files"),
     "XML, no picture": (XML, ONE, {"b.xml": xml("b.jpg")}, "b.xml: no picture b.jpg"),
     "CVAT, two pictures": (CVAT, TWO, {"a.xml": cvat(**{"0": "cat"})}, "two pictures"),
-    "CVAT, two entries": (CVAT, ONE, {"1.xml": cvat(a="cat"), "2.xml": cvat(a="dog")}, "two entries"),
+    "CVAT, two entries": (CVAT, ONE, {"1.xml": cvat(a="cat"), "2.xml": cvat(a="dog")}, "two pictures or entries"),
     "CVAT, no picture": (CVAT, {"a/0.jpg": 0}, {"1.xml": cvat(b__0="cat")}, "no picture b/0.jpg"),
     "LabelMe, two pictures": (LABELME, TWO, {"0.json": labelme("0.jpg")}, "two pictures"),
-    "LabelMe, two files": (LABELME, ONE, {"1.json": labelme("a.jpg"), "2.json": labelme("a.jpg")}, "two JSON files"),
+    "LabelMe, two files": (
+        LABELME,
+        ONE,
+        {"1.json": labelme("a.jpg"), "2.json": labelme("a.jpg")},
+        "two pictures or JSON files",
+    ),
     "LabelMe, no picture": (LABELME, {"b/0.jpg": 0}, {"a/0.json": labelme("0.jpg", "cat")}, "no picture a/0.jpg"),
     "LabelMe, another file": (LABELME, ONE, {"notes.json": "{}"}, "notes.json: not a file of LabelMe"),
     "YOLO, two pictures": (YOLO, ["a.jpg", "a.png"], NAMED | LABEL, "not one picture with its text: a.jpg, a.png"),
