@@ -28,7 +28,7 @@ _ours: set[str] = set()  # names of modules that no test has written
 # Files that take half a minute or more come first, so that two workers end together.
 _LONG = (
     *("test_readme", "test_interrupted", "test_configs", "test_distributed", "test_predict_parts", "test_export"),
-    *("test_streams", "test_nodes", "test_wandb", "test_notebooks", "test_bad_images", "test_predict", "test_sweeps"),
+    *("test_module", "test_check", "test_checkpoint", "test_nodes", "test_finite", "test_streams", "test_wandb"),
 )
 
 

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     interpolation = data.interpolation or network.interpolation
     console.say(official.load(network, Path(options.weights), list(data.classes), data.image_size, interpolation))
     config = {key: value for key, value in settings.as_dict().items() if key not in ("ckpt_path", "import")}
-    entries = record.make(config, made.data, None)
-    content = record.weights_only(made.model.network.state_dict(), entries)
+    entries = record.make(config, data, None)
+    content = record.weights_only(network.state_dict(), entries)
     write_whole(Path(options.output), lambda path: torch.save(content, path))
     return 0

@@ -170,9 +170,13 @@ def load(checkpoint: str | PathLike[str], device: str | None = None, imports: tu
     threshold = model.get("threshold", 0.5)
     thresholds = threshold if isinstance(threshold, list) else [threshold] * len(rebuilt.classes)
     temperature = model.get("temperature", 1.0)
-    numbers = all(isinstance(value, int | float) and not math.isnan(value) for value in [*thresholds, temperature])
-    if not numbers or len(thresholds) != len(rebuilt.classes) or not 0 < temperature < math.inf:
-        raise MlclError(f"{rebuilt.path}: threshold and temperature of its record are not what mlcl writes")
+    numbers = all(isinstance(value, int | float) for value in (*thresholds, temperature))
+    if not numbers or not all(0 <= value <= 1 for value in thresholds) or not 0 < temperature < math.inf:
+        raise MlclError(f"{rebuilt.path}: a threshold outside [0, 1], or a temperature of 0 or below, in its record")
+    if len(thresholds) != len(rebuilt.classes):
+        raise MlclError(
+            f"{rebuilt.path}: {len(thresholds)} thresholds for {len(rebuilt.classes)} classes in its record"
+        )
     calibration, familiar_from = record.calibration_of(rebuilt.content, rebuilt.path)
     made = Model(
         network,

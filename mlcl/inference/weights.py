@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ from mlcl.errors import MlclError
 from mlcl.inference import model_card
 from mlcl.inference.export import metadata
 from mlcl.inference.model import Model, load
-from mlcl.runs import folders, provenance, record, safetensors_folder
+from mlcl.runs import folders, provenance, record, results, safetensors_folder
+from mlcl.runs.results import Results
 from mlcl.system import yaml_text
 from mlcl.system.console import say
 
+_NO_PATHS = ("classes", "label_separator")
 _OF_START = ("started", "python", "versions", "git", "data")  # not the command and the folder: they name people
 
 
@@ -78,14 +79,13 @@ def _about(model: Model) -> dict[str, Any]:
 def _without_places(config: Any) -> Any:
     """The configuration with the last part of each absolute path: the rest is about a machine and a person.
 
-    Names of classes and separators may begin with a slash, too. A file that timm had taken weights from is left out.
+    Names of classes and separators may begin with a slash, too. The file that timm took weights from is left out.
     """
     if isinstance(config, dict):
-        return {
-            key: value if key == "classes" or key.endswith("_separator") else _without_places(value)
-            for key, value in config.items()
-            if not (key == "file" and isinstance(value, str))
-        }
+        found = {key: value if key in _NO_PATHS else _without_places(value) for key, value in config.items()}
+        if isinstance(overlay := found.get("pretrained_cfg_overlay"), dict):
+            overlay.pop("file", None)
+        return found
     if isinstance(config, list):
         return [_without_places(value) for value in config]
     return Path(config).name if isinstance(config, str) and os.path.isabs(config) else config
@@ -102,32 +102,29 @@ def _own_test(model: Model) -> dict[str, Any] | None:
 
     It has to have decided as the checkpoint does, on the images and labels of the run's own test, if there was one.
     """
-    checkpoint = model.source
-    run = folders.run_of(checkpoint)
-    found = [*run.glob("metrics.json"), *run.glob("test_*/metrics.json")] if run else []
-    decides: dict[str, Any] = {"thresholds": model.thresholds.numpy(), "temperature": model.temperature}
-    tested_on = _arrays(run / "scores.npz", "images", "targets") if run else {}
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            tested, newer = Path(summary["checkpoint"]), path.stat().st_mtime >= checkpoint.stat().st_mtime
-            wanted = decides | tested_on
-            seen = _arrays(path.with_name("scores.npz"), *wanted)
-            same = all(name in seen and np.array_equal(seen[name], value) for name, value in wanted.items())
-            if summary["split"] == "test" and tested.name == checkpoint.name and newer and same:
-                return {**summary, "checkpoint": tested.name}
-        except (OSError, ValueError, KeyError, TypeError):  # damaged: as if it were not there
+    if (run := folders.run_of(model.source)) is None:
+        return None
+    first, start = _test(run), model.source.stat().st_mtime
+    written = {
+        path.parent: path.stat().st_mtime for path in (*run.glob("metrics.json"), *run.glob("test_*/metrics.json"))
+    }
+    for folder in sorted(written, key=written.__getitem__, reverse=True):
+        if (test := _test(folder)) is None or written[folder] < start:
             continue
+        name = Path(str(test.summary.get("checkpoint"))).name
+        decides = test.temperature == model.temperature and np.array_equal(test.thresholds, model.thresholds.numpy())
+        same = first is None or all(np.array_equal(getattr(test, a), getattr(first, a)) for a in ("images", "targets"))
+        if name == model.source.name and decides and same:
+            return {**test.summary, "checkpoint": name}
     return None
 
 
-def _arrays(scores: Path, *names: str) -> dict[str, Any]:
-    """Arrays of a ``scores.npz``; none of a file that is not there or damaged."""
+def _test(folder: Path) -> Results | None:
+    """The results of a test there; damaged ones are as if they were not there."""
     try:
-        with np.load(scores) as found:
-            return {name: found[name] for name in names}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return {}
+        return found if (found := results.read(folder)).split == "test" else None
+    except MlclError:
+        return None
 
 
 def _check(model: Model, again: Model) -> None:

@@ -52,7 +52,7 @@ def load(network: Any, path: Path, classes: list[str], side: int | None = None, 
     content = record.read(path, numbers=True)
     if not isinstance(content, dict):
         raise MlclError(f"{path} holds no weights, but a {type(content).__name__}")
-    parts = [str(key) for key, value in content.items() if isinstance(value, dict) and _tensors(value)]
+    parts = [str(key) for key, value in content.items() if isinstance(value, dict) and _tensors(value, path)]
     taken = next((key for key in ("state_dict", "model") if key in parts), None)
     state = _tensors(content if taken is None else content[taken], path)
     try:
@@ -60,7 +60,7 @@ def load(network: Any, path: Path, classes: list[str], side: int | None = None, 
         backbone = _by_timm(network.backbone, weights.backbone, path)
     except KeyError as error:
         raise MlclError(f"{path}: there is no tensor {error.args[0]}, which the code of its paper has") from None
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise MlclError(f"{path}: its tensors do not fit each other: {str(error).splitlines()[0]}") from None
     _check_network(network, weights, path)
     _check_names(content, classes, path)
@@ -72,7 +72,7 @@ def load(network: Any, path: Path, classes: list[str], side: int | None = None, 
     pixels = f"{_numbers(network.mean)} and {_numbers(network.std)}"
     other = f" (of its code: {weights.pixels})" if pixels != weights.pixels else ""
     resized = "" if interpolation == "bilinear" else f", --data.interpolation {interpolation} (of its code: bilinear)"
-    left = "".join(f", {key}" for key in parts if key not in (taken, "optimizer"))
+    left = "".join(f", {key}" for key in parts if key != taken)
     entry = f" of {taken} (not those of {left[2:]})" if taken and left else ""
     return (
         f"{path}: all {len(weights.tensors) + len(weights.backbone)} tensors{entry} loaded; check what is not in the "
@@ -81,12 +81,12 @@ def load(network: Any, path: Path, classes: list[str], side: int | None = None, 
     )
 
 
-def _tensors(held: dict[Any, Any], path: Path | None = None) -> State:
+def _tensors(held: dict[Any, Any], path: Path) -> State:
     """The tensors of an entry by their names, without what ``DataParallel`` puts before them."""
     found = {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
     plain = {name.removeprefix("module."): value for name, value in found.items()}
     if len(plain) < len(found):
-        raise MlclError(f"{path or 'the file'} has tensors twice, with and without 'module.' before their names")
+        raise MlclError(f"{path} has tensors twice, with and without 'module.' before their names")
     return plain
 
 
@@ -156,7 +156,7 @@ def _mulcon(state: State, path: Path) -> Weights:
     if not path.name.endswith("_net_A.pth"):
         raise MlclError(f"{path}: of MulCon give the file ..._net_A.pth, with ..._net_E.pth and ..._net_C_0.pth beside")
     start, count = path.name.removesuffix("A.pth"), state["I"].shape[1]
-    classes = [_tensors(record.read(path.with_name(f"{start}C_{k}.pth"))) for k in range(count)]
+    classes = [_beside(path, f"{start}C_{k}.pth") for k in range(count)]
     tensors = {"queries": state.pop("I")[0]}
     tensors |= {f"classifier.{kind}": torch.cat([part[kind] for part in classes]) for kind in ("weight", "bias")}
     places = {
@@ -171,13 +171,16 @@ def _mulcon(state: State, path: Path) -> Weights:
         for part, name in names.items():
             tensors |= _linear(state, f"{theirs}.{part}", f"{ours}.{name}")
     stages = {"0": "conv1", "1": "bn1", **{str(3 + stage): f"layer{stage}" for stage in range(1, 5)}}
-    backbone = _tensors(record.read(path.with_name(f"{start}E.pth")))
-    renamed = {f"{stages.get(first, first)}.{rest}": value for (first, _, rest), value in _parted(backbone)}
+    backbone = [(name.partition("."), value) for name, value in _beside(path, f"{start}E.pth").items()]
+    renamed = {f"{stages.get(first, first)}.{rest}": value for (first, _, rest), value in backbone}
     return Weights("LabelAttention", tensors, renamed | state, _IMAGENET, (("heads", 4), ("scale", "full")))
 
 
-def _parted(state: State) -> list[tuple[tuple[str, str, str], Tensor]]:
-    return [(name.partition("."), value) for name, value in state.items()]
+def _beside(path: Path, name: str) -> State:
+    content = record.read(path := path.with_name(name))
+    if not isinstance(content, dict):
+        raise MlclError(f"{path} holds no weights, but a {type(content).__name__}")
+    return _tensors(content, path)
 
 
 def _linear(state: State, theirs: str, ours: str) -> State:
@@ -232,8 +235,9 @@ def _check_names(content: dict[Any, Any], classes: list[str], path: Path) -> Non
         elif isinstance(numbers, dict):
             theirs = sorted(numbers, key=lambda name: int(numbers[name]))
     except (ValueError, TypeError):
-        raise MlclError(f"{path}: the numbers of its classes are none") from None
-    for k, (before, now) in enumerate(zip(classes if theirs is None else theirs, classes, strict=False)):
+        raise MlclError(f"{path}: its classes are numbered by something that is no number") from None
+    stored = theirs if isinstance(theirs, list) else classes
+    for k, (before, now) in enumerate(zip(stored, classes, strict=False)):
         if str(before).casefold() != now.casefold():
             raise MlclError(
                 f"{path}: its class {k} is {before!r}, that of the data {now!r}: give --data.classes its order"
@@ -243,7 +247,7 @@ def _check_names(content: dict[Any, Any], classes: list[str], path: Path) -> Non
 def _by_timm(backbone: nn.Module, state: State, path: Path) -> State:
     """The tensors by timm's names: those of torchvision, and what timm's own filter of an architecture renames."""
     codes = {name: value for name, value in state.items() if "pos" in name}
-    _check_shapes(backbone.state_dict(), codes, path, "backbone")  # before it: it would resize them
+    _check_tensors(backbone.state_dict(), codes, path, "backbone")  # before it: it would resize them
     change = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     return dict(change(dict(state), backbone)) if change else state
 
@@ -254,13 +258,13 @@ def _fitting(module: nn.Module, tensors: State, path: Path, part: str) -> State:
     record.check_finite(tensors, path)
     if strange := [name for name in tensors if name not in own]:
         raise MlclError(f"{path}: {strange[0]} is none of the tensors {question}")
-    _check_shapes(own, tensors, path, part)
+    _check_tensors(own, tensors, path, part)
     if missing := [name for name in own if name not in tensors and not name.endswith(_COUNTER)]:
         raise MlclError(f"{path}: there is nothing for {missing[0]} {question}")
     return own | tensors
 
 
-def _check_shapes(own: State, tensors: State, path: Path, part: str) -> None:
+def _check_tensors(own: State, tensors: State, path: Path, part: str) -> None:
     for name, value in tensors.items():
         if name in own and own[name].shape != value.shape:
             shapes = f"{(*value.shape,)} in the file, {(*own[name].shape,)} here"

@@ -71,17 +71,18 @@ def test_the_card_has_the_test_that_decided_as_the_checkpoint_on_the_run_s_own_i
         ({"thresholds": arrays["thresholds"] + 0.4}, {"targets": 1 - arrays["targets"]}, {})
     ):
         (later := run / f"test_{number}").mkdir()
-        (later / "metrics.json").write_text(json.dumps({**own, "metrics": {"mAP": number / 10}}))
+        (later / "metrics.json").write_text(json.dumps({**own, "metrics": {**own["metrics"], "mAP": number / 10}}))
         np.savez(later / "scores.npz", **arrays | change)
         weights.export(run / "checkpoints" / "best.ckpt", tmp_path / f"weights{number}")
         test = json.loads((tmp_path / f"weights{number}" / "mlcl.json").read_text())["test"]
-        assert test["metrics"] == (own["metrics"] if change else {"mAP": 0.2})
+        assert test["metrics"]["mAP"] == (own["metrics"]["mAP"] if change else 0.2)
 
 
 def test_a_file_of_weights_is_left_out_and_no_class_is_taken_for_a_path(mlcl, trained, tmp_path):
     def change(content, config):
         overlay = {"pretrained_cfg_overlay": {"file": "/home/someone/w.safetensors"}}
         config["model"]["network"]["init_args"]["backbone_kwargs"] = overlay
+        config["data"]["init_args"]["mine"] = {1: {"file": "vectors"}}  # of a user's own dataset
         names = [f"/m/{k}" for k in range(12)]
         content[record.KEY]["classes"] = config["data"]["init_args"]["classes"] = names
 
@@ -89,12 +90,15 @@ def test_a_file_of_weights_is_left_out_and_no_class_is_taken_for_a_path(mlcl, tr
     text = (tmp_path / "weights" / "mlcl.json").read_text()
     assert "someone" not in text and load(tmp_path / "weights", "cpu").classes[3] == "/m/3"
     assert yaml.safe_load(json.loads(text)["record"]["config"])["data"]["init_args"]["classes"][3] == "/m/3"
+    assert yaml.safe_load(json.loads(text)["record"]["config"])["data"]["init_args"]["mine"] == {1: {"file": "vectors"}}
 
 
-@pytest.mark.parametrize("key, value", [("threshold", float("nan")), ("threshold", [0.5]), ("temperature", 0)])
+@pytest.mark.parametrize(
+    "key, value", [("threshold", float("nan")), ("threshold", [0.5]), ("threshold", "0.5"), ("temperature", 0)]
+)
 def test_numbers_that_decide_nothing_are_refused(trained, tmp_path, key, value):
     path = altered(trained, tmp_path / "x.ckpt", lambda content, config: config["model"].update({key: value}))
-    with pytest.raises(MlclError, match="threshold and temperature of its record are not what mlcl writes"):
+    with pytest.raises(MlclError, match=r"outside \[0, 1\], or a temperature|1 thresholds for 12 classes"):
         load(path, "cpu")
 
 
@@ -107,9 +111,9 @@ def test_thresholds_and_promises_go_along(mlcl, calibrated, calibrated_low, demo
     assert about["test"] is None and about["record"]["calibration"] == kept["calibration"]
     assert "there are no numbers" in (tmp_path / "weights" / "README.md").read_text()
     common = ("--images", demo_root / "val2014", "--num_workers", "0", "--output")
-    for source, name in ((calibrated_low, "a.csv"), ("weights", "b.csv")):
+    for source, name in ((calibrated_low, "vectors"), ("weights", "b.csv")):
         assert mlcl("predict", "--ckpt_path", source, *common, name).status == 0
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert (tmp_path / "vectors").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
 @pytest.mark.slow

@@ -117,6 +117,9 @@ def test_mulcon_from_its_many_files(tmp_path):
     for heads, scale in ((2, "full"), (4, "head")):
         with pytest.raises(MlclError, match=r"its code has (heads 4, this head 2|scale full, this head head)"):
             official.load(network_of(LabelAttention(their.D, heads, scale=scale)), path, NAMES)
+    torch.save([1], tmp_path / "ema_epoch_7_net_E.pth")
+    with pytest.raises(MlclError, match=r"net_E\.pth holds no weights, but a list"):
+        official.load(network, path, NAMES)
     (tmp_path / "ema_epoch_7_net_C_3.pth").unlink()
     with pytest.raises(MlclError, match=r"net_C_3\.pth: no such"):
         official.load(network, path, NAMES)
