@@ -111,9 +111,9 @@ def test_thresholds_and_promises_go_along(mlcl, calibrated, calibrated_low, demo
     assert about["test"] is None and about["record"]["calibration"] == kept["calibration"]
     assert "there are no numbers" in (tmp_path / "weights" / "README.md").read_text()
     common = ("--images", demo_root / "val2014", "--num_workers", "0", "--output")
-    for source, name in ((calibrated_low, "vectors"), ("weights", "b.csv")):
+    for source, name in ((calibrated_low, "a.csv"), ("weights", "b.csv")):
         assert mlcl("predict", "--ckpt_path", source, *common, name).status == 0
-    assert (tmp_path / "vectors").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
 @pytest.mark.slow
