@@ -25,6 +25,7 @@ def test_every_loss_has_a_form():
     assert {EMBEDDINGS[form][0] for form in FORMS} == set(EMBEDDING_LOSSES)
 
 
+@pytest.mark.slow
 def test_a_network_compiles_in_one_piece():
     made = module("SemanticAttention")
     image = batch()["image"].flatten(0, 1)

@@ -47,7 +47,7 @@ def breaking(at: int, backward: bool = False) -> list[str]:
     return [*own, "--model.network.head.backward", str(backward).lower(), "--test_after_fit", "false"]
 
 
-@pytest.mark.parametrize(("every", "splices"), [("1", "0"), ("50", "0.5")])
+@pytest.mark.parametrize(("every", "splices"), [pytest.param("1", "0", marks=pytest.mark.slow), ("50", "0.5")])
 def test_a_broken_activation_names_step_term_and_files_and_keeps_the_checkpoint(mlcl, demo, demo_root, every, splices):
     flags = ["--trainer.log_every_n_steps", every, "--data.splicemix", splices]
     outcome = mlcl("fit", *demo, *breaking(6), *flags)
@@ -92,7 +92,10 @@ class Unlucky(lightning.Callback):
 """
 
 
-@pytest.mark.parametrize(("how", "says"), [("Spoil", "no checkpoint is written"), ("Unlucky", "validation images")])
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [("Spoil", "no checkpoint is written"), pytest.param("Unlucky", "validation images", marks=pytest.mark.slow)],
+)
 def test_nothing_is_saved_of_broken_statistics(mlcl, demo, how, says):
     """No loss shows them in training: only a validation, or nothing at all."""
     Path("own_callback.py").write_text(STATISTICS)

@@ -361,6 +361,7 @@ def test_a_pack_says_what_its_files_said(mlcl, root, tmp_path):
     assert problems("pack.csv") == plain and {row[0] for row in plain} > {"bad image", "leak", "duplicate"}
 
 
+@pytest.mark.slow  # in a folder: the tests below
 @pytest.mark.filterwarnings("ignore:.*DataLoader will create", "ignore:.*use of fork")
 def test_a_pack_in_a_store(mlcl, packed, tmp_path, monkeypatch):
     with s3_server() as server:

@@ -14,7 +14,6 @@ METHODS = sorted(REPOSITORY.glob("configs/methods/*.yaml"))
 RECIPES = sorted(REPOSITORY.glob("configs/recipes/*.yaml"))
 CONTINUED = ("mulcon", "sadcl")  # a projector; a bank and prototypes
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-every_method = pytest.mark.parametrize("method", METHODS, ids=lambda path: path.stem)
 every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 TINY = [
     *("--model.network.backbone", "test_resnet", "--model.network.pretrained", "false"),  # nothing to download
@@ -126,7 +125,13 @@ def method_flags(mlcl, demo: list[str], method: Path) -> list[str]:
     return flags
 
 
-@every_method
+TRAINED_ELSEWHERE = ("asl", "bce", "frozen")  # by commands of README, and as a first stage below
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, id=m.stem, marks=[pytest.mark.slow] * (m.stem in TRAINED_ELSEWHERE)) for m in METHODS],
+)
 def test_every_method_trains(mlcl, demo, method):
     outcome = mlcl("fit", *method_flags(mlcl, demo, method), "--trainer.max_epochs", "1", *FEW)
     assert outcome.status == 0, outcome.err
@@ -162,7 +167,7 @@ def test_a_method_with_a_state_goes_on_where_it_stopped(mlcl, demo, method, tmp_
     assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize("method", ["mulcon", "sadcl"])
+@pytest.mark.parametrize("method", [pytest.param("mulcon", marks=pytest.mark.slow), "sadcl"])
 def test_the_control_differs_in_the_contrastive_loss_only(mlcl, method):
     folder = REPOSITORY / "configs"
     stage = ["--config", folder / "coco.yaml"]
@@ -174,7 +179,7 @@ def test_the_control_differs_in_the_contrastive_loss_only(mlcl, method):
         assert a == b
 
 
-@pytest.mark.parametrize("config", ["nuswide", "vg500"])
+@pytest.mark.parametrize("config", ["nuswide", pytest.param("vg500", marks=pytest.mark.slow)])
 def test_the_methods_of_the_papers_lie_over_their_datasets(mlcl, config):
     """MulCon and SADCL report on both; the size of the pictures and the dataset stay the config's own."""
     folder = REPOSITORY / "configs"

@@ -56,7 +56,11 @@ WORKING = [name for name in CALLBACKS if TABLE[name][0] == "works" and name not 
 
 
 @pytest.mark.filterwarnings("ignore:.*flops_per_batch")
-@pytest.mark.parametrize("names", [ALONE[::2], ALONE[1::2], WORKING], ids=["one", "other", "all others"])
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param(ALONE[::2], marks=pytest.mark.slow), ALONE[1::2], WORKING],
+    ids=["one", "other", "all others"],
+)
 def test_those_that_work_do_so_together(mlcl, demo, names):
     outcome = train(mlcl, demo, *names)
     assert outcome.status == 0, outcome.err

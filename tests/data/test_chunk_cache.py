@@ -127,6 +127,7 @@ def test_the_limit_holds_while_ten_times_as_much_goes_by(place, folder, pictures
     assert not list(pack.cache.glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_room_for_one_chunk_alone_is_slow_but_no_deadlock(place, folder, pictures, tmp_path):
     table = os.path.getsize(folder / "train/samples.npy")
     chunks = [size for _, size in Pack(place).manifest["folders"]["train"]["chunks"]]

@@ -429,6 +429,7 @@ def test_what_a_store_refuses(mlcl, many, server, monkeypatch, tmp_path):
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.slow  # a read that dies: data/test_store.py
 def test_a_store_that_dies_in_the_middle(mlcl, many, server, monkeypatch):
     monkeypatch.setenv("MLCL_STORE_PATIENCE", "1")
     place, client = f"{server.place}/dies", server.client()

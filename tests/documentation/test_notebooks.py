@@ -112,6 +112,7 @@ def test_all_run_and_leave_nothing_beside_themselves(tmp_path):
     assert not any(here.iterdir())
 
 
+@pytest.mark.slow
 def test_the_script_names_what_failed(tmp_path, monkeypatch, capsys):
     paths = [tmp_path / "fine.ipynb", tmp_path / "failing.ipynb"]
     for path, text in zip(paths, ("1 + 1", "1 / 0"), strict=True):

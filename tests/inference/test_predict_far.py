@@ -174,6 +174,7 @@ def test_a_damaged_chunk_of_the_second_process(trained, packed, tmp_path):
     assert statuses == [0] and "o.csv: goes on after" in err and len(rows_of(str(tmp_path / "o.csv"))) == 105
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_ends_it_in_a_line(mlcl, trained, demo_root, server, monkeypatch):
     """And with the server back, the same command goes on."""
     monkeypatch.setenv("MLCL_STORE_PATIENCE", "3.0")

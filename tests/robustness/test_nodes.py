@@ -82,7 +82,8 @@ def test_what_is_compared_has_unknown_labels_and_a_picture_that_is_skipped(expec
 
 
 @pytest.mark.parametrize(
-    ("source", "workers"), [("files", 3), ("pack", 0), pytest.param("pack", 1, marks=pytest.mark.slow), ("pack", 3)]
+    ("source", "workers"),
+    [("files", 3), *(pytest.param("pack", n, marks=[pytest.mark.slow] * (n < 3)) for n in (0, 1, 3))],
 )
 def test_results_do_not_depend_on_workers_and_where_pictures_lie(source, workers, place: Path, expected: Path, mlcl):
     done = mlcl("test", *evaluation(source, place), "--data.num_workers", workers)

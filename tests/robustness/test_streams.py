@@ -53,8 +53,9 @@ def same_weights(a: Path, b: Path) -> None:
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
 
 
+@pytest.mark.slow  # from a folder as from files: test_nodes.py; what a store gives: data/test_store.py
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of two processors
-@pytest.mark.parametrize("workers", ["2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("0", "1", "3"))])
+@pytest.mark.parametrize("workers", ["0", "1", "2", "3"])
 def test_a_training_from_a_store_is_that_from_a_folder(mlcl, packed, place, monkeypatch, workers):
     """Step by step and to the last bit, and nowhere a key; the test after it is that of the store's pictures."""
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)), raising=False)  # 3 are used
