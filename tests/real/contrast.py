@@ -43,6 +43,12 @@ ROOT, SIDE, BATCH, CELLS, FOLDS, DIM = Path("runs/contrast"), 256, 16, 4, 3, 128
 EPOCHS = {"one": 15, "first": 10, "second": 5}  # of one stage, or of two
 RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 WEIGHTS = (0.01, 0.1, 1.0)
+HEAD_SETTINGS = {
+    "QueryDecoder": {"dim": DIM, "ffn": 4 * DIM},
+    "LabelAttention": {"dim": DIM, "token_blocks": 0},
+    "CSRA": {"lam": 0.4},
+    "GlobalPool": {},
+}
 SADCL = {"projection": 0, "label_weight": 1, "prototype_weight": 0.5}
 CONTRASTS: dict[str, Any] = {  # name: class, the setting searched beside the weight, its values, the fixed ones
     "discriminative": ("DiscriminativeLoss", "margin", (0.5, 1.0), {}),
@@ -119,18 +125,17 @@ def class_means(head: Head, maps: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 
 
 @torch.no_grad()
-def tested(head: Head, maps: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Logits (N, K) and, where the head has it, attention (N, K, h, w) of plain pictures."""
-    outputs = [head(part) for part in maps.split(64)]
-    seen = None if outputs[0].attention is None else torch.cat([out.attention for out in outputs])
-    return torch.cat([out.logits for out in outputs]), seen
+def tested(head: Head, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) and where the head sees each class, (N, K, h, w), of plain pictures."""
+    outputs = [(part, head(part)) for part in maps.split(64)]
+    seen = torch.cat([head.saliency(part, out) for part, out in outputs])
+    return torch.cat([out.logits for _, out in outputs]), seen
 
 
 def new_head(kind: str, maps: Tensor, classes: int, seed: int) -> Head:
     """A head of its own seed, for these maps."""
     torch.manual_seed(seed)
-    small = {"QueryDecoder": {"ffn": 4 * DIM}, "LabelAttention": {"token_blocks": 0}}.get(kind, {})
-    return HEADS[kind](dim=DIM, **small).build(maps.shape[2], classes)  # type: ignore[no-any-return]
+    return HEADS[kind](**HEAD_SETTINGS.get(kind, {"dim": DIM})).build(maps.shape[2], classes)  # type: ignore[no-any-return]
 
 
 def train(
@@ -193,7 +198,7 @@ def maps_of(name: str, root: str, backbone: str, weights: str) -> tuple[Any, dic
 def leave(folder: Path, data: Any, head: Head, maps: Tensor, targets: Tensor) -> None:
     """What mlcl compare reads of a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    logits, attention = tested(head, maps)
+    logits, seen = tested(head, maps)
     metrics = MultiLabelMetrics(targets.shape[1])
     metrics.update(logits, targets, torch.arange(len(targets)))
     metrics.compute()
@@ -201,10 +206,10 @@ def leave(folder: Path, data: Any, head: Head, maps: Tensor, targets: Tensor) ->
     names, spread = data.splits["test"].names(data.root), torch.full((targets.shape[1],), torch.nan)
     write_scores(folder / "scores.npz", evaluation, list(data.classes), names)
     (folder / "per_class.csv").write_text(per_class(evaluation, list(data.classes), spread))
-    if attention is not None and isinstance(data, COCO2014):  # whose annotations are all real
+    if isinstance(data, COCO2014):  # whose annotations are all real
         index, classes = (targets == 1).nonzero(as_tuple=True)
         covered = data.coverage("test", (CELLS, CELLS))
-        found = localisation.measure(index.numpy(), classes.numpy(), attention[index, classes].numpy(), covered)
+        found = localisation.measure(index.numpy(), classes.numpy(), seen[index, classes].numpy(), covered)
         np.savez(folder / "localisation.npz", **{one.name: getattr(found, one.name) for one in fields(found)})
     summary = {"split": "test", "checkpoint": None, **summary_of(evaluation, list(data.classes))}
     (folder / "metrics.json").write_text(json.dumps(summary, indent=2))
