@@ -62,7 +62,8 @@ def openvino(path: Path, calibration: np.ndarray | None = None, half: bool = Fal
     """An ONNX file in OpenVINO: as it is, with its weights stored in 16 bits, or with 8 bits of NNCF."""
     import openvino as ov
 
-    core, stored = ov.Core(), path.with_suffix(".xml")
+    kind = "int8" if calibration is not None else "half" if half else "whole"
+    core, stored = ov.Core(), path.with_name(f"{kind}.xml")  # each its own: OpenVINO keeps the weights' file mapped
     model = core.read_model(path)
     if calibration is not None:
         import nncf
