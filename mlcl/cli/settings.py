@@ -50,7 +50,8 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """The whole configuration as plain values, class paths and arguments."""
-        plain: dict[str, Any] = yaml_text.read(self.parser.dump(self.config, skip_none=False), "the settings")
+        dumped = self.parser.dump(self.config, skip_none=False, skip_validation=True)  # as parsed, so valid
+        plain: dict[str, Any] = yaml_text.read(dumped, "the settings")
         return plain
 
 
