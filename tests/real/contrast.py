@@ -3,8 +3,7 @@
     python tests/real/contrast.py all --voc2012 DIR --coco DIR --weights tf_efficientnet_lite0=FILE NAME=FILE
 
 Its parts, in this order, are ``search``, ``train`` (with --first-seed and --seeds, to divide it among processes) and
-``compare``; runs that are there are kept. --head QueryDecoder and LabelAttention repeat the table of other heads, with
---only BCE ASL PSCL presence control "MulCon, second stage" "presence, second stage", on VOC2012 and the first backbone.
+``compare``; runs that are there are kept. --head and --only make the tables of other heads; there are their commands.
 
 ``search`` tries six settings of every method on three folds of the training images, with the first backbone, and writes
 runs/contrast/settings-DATA-HEAD.json. ``train`` trains each method with its best setting on all training images of both
