@@ -51,7 +51,7 @@ tour: .venv/installed  ## every command once, and two methods compared: ten minu
 notebooks: .venv/installed  ## execute all notebooks and print how long each takes
 	$(BIN)/python tests/support/run_notebooks.py notebooks/*.ipynb
 
-# On two cores: a third worker computes while the others wait for processes and servers, 424 s in place of 464.
+# On two cores: a third worker computes while the others wait for processes and servers, 424 s in place of 464 (one run each).
 test: .venv/installed  ## the test suite, without GPU and long trainings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder
 

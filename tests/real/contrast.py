@@ -3,7 +3,8 @@
     python tests/real/contrast.py all --voc2012 DIR --coco DIR --weights tf_efficientnet_lite0=FILE NAME=FILE
 
 Its parts, in this order, are ``search``, ``train`` (with --first-seed and --seeds, to divide it among processes) and
-``compare``; runs that are there are kept. --head and --only make the tables of other heads; there are their commands.
+``compare``; runs that are there are kept. --head and --only make the tables of other heads, by the
+commands below those tables.
 
 ``search`` tries six settings of every method on three folds of the training images, with the first backbone, and writes
 runs/contrast/settings-DATA-HEAD.json. ``train`` trains each method with its best setting on all training images of both
